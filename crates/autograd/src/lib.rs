@@ -1,0 +1,1 @@
+//! LoRA autograd core: tensors, tape, operations with their backward, optimisers.

@@ -1,0 +1,1 @@
+//! Rows, chat templates, loss masks, batches.

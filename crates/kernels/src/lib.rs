@@ -1,0 +1,1 @@
+//! Every numeric operation of the trainer, once per backend.

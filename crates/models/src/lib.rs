@@ -1,0 +1,1 @@
+//! Checkpoints to decoder: configurations, weight readers, tokenizer, adapters, generation.

@@ -1,0 +1,1 @@
+//! Recipe, objective, loop, metrics and one module per subcommand.

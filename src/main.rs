@@ -1,0 +1,2 @@
+//! The `qlora-train` binary.
+fn main() {}
