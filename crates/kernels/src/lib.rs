@@ -1,1 +1,24 @@
 //! Every numeric operation of the trainer, once per backend.
+//!
+//! [`Backend`] is the boundary: coarse operations over flat buffers whose shapes come in small
+//! parameter structs ([`ops`]). [`Cpu`] is the backend that runs everywhere. [`reference`] holds the
+//! slow, obviously right definition of each operation that every backend is tested against.
+//!
+//! **Architecture Invariant:** this crate knows no model, no file and no tape. It allocates nothing
+//! that its caller did not ask for, except scratch of a fixed size.
+
+mod backend;
+mod buffer;
+mod cpu;
+mod error;
+mod memory;
+pub mod ops;
+mod philox;
+pub mod reference;
+
+pub use backend::Backend;
+pub use buffer::{Buffer, DType, HostSlice};
+pub use cpu::Cpu;
+pub use error::{Error, Result};
+pub use memory::{MemoryKind, MemoryLedger, MemoryUsage};
+pub use philox::Philox;

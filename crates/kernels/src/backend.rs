@@ -1,0 +1,169 @@
+//! The boundary between the numbers and everything above them.
+
+use crate::ops::{
+    Activation, AdamW, AdamWTensor, Attention, AttentionGrads, Linear, LinearCrossEntropy,
+    LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
+};
+use crate::{Buffer, DType, HostSlice, MemoryKind, Result};
+
+/// A device that stores buffers and runs operations on them.
+///
+/// Operations write into buffers that the caller allocated, so that every byte of a training step
+/// is visible as an [`alloc`](Self::alloc). Matrices are row-major. Float operands may be f32 or
+/// bf16, each on its own, unless an operation says otherwise; arithmetic is in f32 and rounds once,
+/// at the store. Results do not depend on the number of threads.
+pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
+    /// Flat typed storage.
+    type Buffer: Buffer;
+    /// A frozen 4-bit weight in the layout this backend multiplies from.
+    type QuantizedWeight: std::fmt::Debug + Send + Sync;
+
+    /// Allocates `len` elements of unspecified content.
+    fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<Self::Buffer>;
+    /// Allocates `len` zeros.
+    fn zeros(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<Self::Buffer>;
+    /// Copies host data into a new buffer of the same element type.
+    fn upload(&self, data: HostSlice<'_>, kind: MemoryKind) -> Result<Self::Buffer>;
+    /// Takes a quantised weight over.
+    fn upload_quantized(&self, weight: nf4::QuantizedTensor) -> Result<Self::QuantizedWeight>;
+    /// Copies a float buffer to the host, widened to f32.
+    fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
+    /// `dst[dst_start..dst_start + len] = src[src_start..src_start + len]`, same element type.
+    fn copy(
+        &self,
+        src: &Self::Buffer,
+        src_start: usize,
+        dst: &mut Self::Buffer,
+        dst_start: usize,
+        len: usize,
+    ) -> Result<()>;
+
+    /// `out[i, :] = table[ids[i], :]`; `ids` u32 `[rows]`, `table` `[table_rows, cols]`. Also
+    /// picks rows of hidden states.
+    fn gather_rows(
+        &self,
+        table: &Self::Buffer,
+        ids: &Self::Buffer,
+        cols: usize,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `out = x + y`, all of one length.
+    fn add(&self, x: &Self::Buffer, y: &Self::Buffer, out: &mut Self::Buffer) -> Result<()>;
+    /// `acc += x`.
+    fn add_assign(&self, acc: &mut Self::Buffer, x: &Self::Buffer) -> Result<()>;
+    /// `x *= factor`.
+    fn scale(&self, x: &mut Self::Buffer, factor: f32) -> Result<()>;
+
+    /// `y = x / sqrt(mean(x^2) + eps) * weight` by row (Zhang and Sennrich 2019); `inv_rms` f32
+    /// `[rows]` is kept for the backward.
+    fn rms_norm(
+        &self,
+        op: RmsNorm,
+        x: &Self::Buffer,
+        weight: &Self::Buffer,
+        y: &mut Self::Buffer,
+        inv_rms: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Gradient of the input; added to `dx` when `accumulate`.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn rms_norm_backward(
+        &self,
+        op: RmsNorm,
+        x: &Self::Buffer,
+        weight: &Self::Buffer,
+        inv_rms: &Self::Buffer,
+        dy: &Self::Buffer,
+        dx: &mut Self::Buffer,
+        accumulate: bool,
+    ) -> Result<()>;
+
+    /// Frozen linear with its adapter. With LoRA, `xa` (f32 `[m, r]`) receives `dropout(x) . A^T`,
+    /// which the backward needs; without, it is `None`.
+    fn linear(
+        &self,
+        op: &Linear<'_, Self>,
+        x: &Self::Buffer,
+        y: &mut Self::Buffer,
+        xa: Option<&mut Self::Buffer>,
+    ) -> Result<()>;
+    /// Gradients of [`linear`](Self::linear): `dX = dY.W + scale * mask((dY.B).A)`,
+    /// `dA += scale * (dY.B)^T . dropout(X)`, `dB += scale * dY^T . xa`.
+    fn linear_backward(
+        &self,
+        op: &Linear<'_, Self>,
+        x: &Self::Buffer,
+        xa: Option<&Self::Buffer>,
+        dy: &Self::Buffer,
+        grads: LinearGrads<'_, Self>,
+    ) -> Result<()>;
+
+    /// Rotates `x` into `out`; `positions` u32 `[tokens]` indexes the table.
+    fn rope(
+        &self,
+        op: Rope,
+        table: &RopeTable<Self>,
+        positions: &Self::Buffer,
+        x: &Self::Buffer,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `o = softmax(mask(scale * q.k^T)) . v` by sequence; `lse` f32 `[q_tokens, heads]` is the
+    /// log-sum-exp of each row of scores. Never holds a whole score matrix of all heads.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn attention(
+        &self,
+        op: Attention,
+        sequences: &Sequences<Self>,
+        q: &Self::Buffer,
+        k: &Self::Buffer,
+        v: &Self::Buffer,
+        o: &mut Self::Buffer,
+        lse: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Gradients of [`attention`](Self::attention), scores recomputed from `lse`.
+    fn attention_backward(
+        &self,
+        op: Attention,
+        sequences: &Sequences<Self>,
+        grads: AttentionGrads<'_, Self>,
+    ) -> Result<()>;
+
+    /// `out = act(gate) * up`.
+    fn gated(
+        &self,
+        act: Activation,
+        gate: &Self::Buffer,
+        up: &Self::Buffer,
+        out: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Gradients of [`gated`](Self::gated).
+    fn gated_backward(
+        &self,
+        act: Activation,
+        gate: &Self::Buffer,
+        up: &Self::Buffer,
+        d_out: &Self::Buffer,
+        d_gate: &mut Self::Buffer,
+        d_up: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Cross-entropy of `softmax(x . W^T)` against `labels` (u32 `[tokens]`, [`IGNORE`] skips):
+    /// `token_loss` f32 `[tokens]` receives the negative log-probability of each label, 0 where
+    /// ignored; `dx`, if asked for, the gradient times `grad_scale` (0 where ignored).
+    ///
+    /// [`IGNORE`]: crate::ops::IGNORE
+    fn linear_cross_entropy(
+        &self,
+        op: &LinearCrossEntropy<'_, Self>,
+        x: &Self::Buffer,
+        labels: &Self::Buffer,
+        token_loss: &mut Self::Buffer,
+        dx: Option<&mut Self::Buffer>,
+    ) -> Result<()>;
+
+    /// Sum of the squares of all elements of all buffers, in a fixed order.
+    fn squared_norm(&self, buffers: &[&Self::Buffer]) -> Result<f64>;
+    /// One optimizer step over all tensors.
+    fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()>;
+}

@@ -1,0 +1,53 @@
+//! What can go wrong in an operation.
+
+use crate::DType;
+
+/// Result of a backend operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Errors of the numeric operations. Shapes are in elements.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A buffer does not have the length that the operation's shape asks for.
+    #[error("{op}: `{operand}` has {actual} elements, the shape asks for {expected}")]
+    Length {
+        /// Operation.
+        op: &'static str,
+        /// Name of the operand in the operation's signature.
+        operand: &'static str,
+        /// Elements the shape asks for.
+        expected: usize,
+        /// Elements the buffer has.
+        actual: usize,
+    },
+    /// A buffer has an element type that the operation does not take there.
+    #[error("{op}: `{operand}` is {actual}, which this operation does not take")]
+    DType {
+        /// Operation.
+        op: &'static str,
+        /// Name of the operand.
+        operand: &'static str,
+        /// Its element type.
+        actual: DType,
+    },
+    /// An index points outside its table.
+    #[error("{op}: index {index} at position {position} is outside a table of {len} rows")]
+    Index {
+        /// Operation.
+        op: &'static str,
+        /// The index.
+        index: usize,
+        /// Where in the index buffer it stands.
+        position: usize,
+        /// Rows of the table.
+        len: usize,
+    },
+    /// A parameter has a value with no meaning for the operation.
+    #[error("{op}: {what}")]
+    Parameter {
+        /// Operation.
+        op: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+}

@@ -1,0 +1,248 @@
+//! Parameters of the operations: shapes and constants, plus borrowed weights where an operation
+//! takes several. `K` is the backend (`B` is taken by LoRA's second matrix).
+
+use crate::Backend;
+
+/// Label of a position whose prediction is not trained (`-100` in Hugging Face's files).
+pub const IGNORE: u32 = u32::MAX;
+
+/// Rows normalised one by one: `[rows, cols]`.
+#[derive(Debug, Clone, Copy)]
+pub struct RmsNorm {
+    /// Rows: tokens, or tokens times heads for a per-head norm.
+    pub rows: usize,
+    /// Elements of one row; the weight has as many.
+    pub cols: usize,
+    /// Added to the mean square before the root.
+    pub eps: f32,
+}
+
+/// A frozen weight `[n, k]`, row-major: out features by in features.
+#[derive(Debug)]
+pub enum Weight<'a, K: Backend> {
+    /// 16- or 32-bit floats.
+    Dense(&'a K::Buffer),
+    /// 4-bit blocks.
+    Quantized(&'a K::QuantizedWeight),
+}
+
+impl<K: Backend> Clone for Weight<'_, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K: Backend> Copy for Weight<'_, K> {}
+
+/// Inverted dropout with a counter-based generator: element `i` of the `[m, k]` input is kept when
+/// the Philox word of (`key`, `stream`, `i`) says so, so a recomputed forward draws the same mask.
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout {
+    /// Probability of zeroing an element, in `[0, 1)`. Kept elements are scaled by `1 / (1 - p)`.
+    pub p: f32,
+    /// Key of the run.
+    pub key: u64,
+    /// Stream, unique for each layer, projection and step.
+    pub stream: u64,
+}
+
+/// LoRA on a linear: `y += scale * dropout(x) . A^T . B^T` (Hu et al. 2021).
+#[derive(Debug)]
+pub struct Lora<'a, K: Backend> {
+    /// `[r, k]`.
+    pub a: &'a K::Buffer,
+    /// `[n, r]`.
+    pub b: &'a K::Buffer,
+    /// Rank.
+    pub r: usize,
+    /// `lora_alpha / r`, or `lora_alpha / sqrt(r)` with rsLoRA.
+    pub scale: f32,
+    /// Dropout on the adapter's input only.
+    pub dropout: Option<Dropout>,
+}
+
+impl<K: Backend> Clone for Lora<'_, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K: Backend> Copy for Lora<'_, K> {}
+
+/// `Y[m, n] = X[m, k] . W^T (+ bias) (+ LoRA)`.
+///
+/// Base output, bias and LoRA delta are summed in f32 and rounded once to `Y`'s type: a sum in
+/// bf16 would lose most of an adapter's early updates.
+#[derive(Debug)]
+pub struct Linear<'a, K: Backend> {
+    /// Rows of X and Y.
+    pub m: usize,
+    /// Out features.
+    pub n: usize,
+    /// In features.
+    pub k: usize,
+    /// Frozen weight.
+    pub weight: Weight<'a, K>,
+    /// Frozen bias `[n]`.
+    pub bias: Option<&'a K::Buffer>,
+    /// Adapter.
+    pub lora: Option<Lora<'a, K>>,
+}
+
+/// Gradients that [`Backend::linear_backward`] writes; `None` where not needed.
+#[derive(Debug)]
+pub struct LinearGrads<'a, K: Backend> {
+    /// `[m, k]`.
+    pub dx: Option<&'a mut K::Buffer>,
+    /// Add to `dx` instead of overwriting it (q, k and v share their input).
+    pub accumulate_dx: bool,
+    /// `[r, k]`, always added to.
+    pub da: Option<&'a mut K::Buffer>,
+    /// `[n, r]`, always added to.
+    pub db: Option<&'a mut K::Buffer>,
+}
+
+/// Rotary embedding over `[tokens, heads, head_dim]`, halves rotated (Su et al. 2021, in the
+/// half-split layout of Hugging Face): `(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)`.
+#[derive(Debug, Clone, Copy)]
+pub struct Rope {
+    /// Tokens.
+    pub tokens: usize,
+    /// Heads of this operand.
+    pub heads: usize,
+    /// Elements of one head, even.
+    pub head_dim: usize,
+    /// Rotate by the negative angle: the backward of the forward.
+    pub inverse: bool,
+}
+
+/// `cos` and `sin` by position: f32 `[positions, head_dim / 2]` each, attention scaling included.
+#[derive(Debug)]
+pub struct RopeTable<K: Backend> {
+    /// Cosines.
+    pub cos: K::Buffer,
+    /// Sines.
+    pub sin: K::Buffer,
+    /// Rows of the tables.
+    pub positions: usize,
+}
+
+/// Which rows of q, k and v belong to which sequence.
+///
+/// Sequence `i` has the queries `q_start[i]..q_start[i + 1]` and the keys
+/// `k_start[i]..k_start[i] + k_len[i]`. Queries are the last of their sequence's keys, so query `j`
+/// of a sequence with `q` queries stands at key position `k_len - q + j`.
+#[derive(Debug)]
+pub struct Sequences<K: Backend> {
+    /// u32 `[count + 1]`.
+    pub q_start: K::Buffer,
+    /// u32 `[count]`.
+    pub k_start: K::Buffer,
+    /// u32 `[count]`.
+    pub k_len: K::Buffer,
+    /// Number of sequences.
+    pub count: usize,
+    /// Rows of q.
+    pub q_tokens: usize,
+    /// Rows of k and v that must exist.
+    pub k_tokens: usize,
+    /// Most queries of one sequence.
+    pub max_q: usize,
+    /// Most keys of one sequence.
+    pub max_k: usize,
+}
+
+/// Causal attention, `[tokens, heads, head_dim]`, grouped query.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Elements of one head.
+    pub head_dim: usize,
+    /// Multiplies the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// A query sees itself and the `window - 1` keys before it.
+    pub window: Option<usize>,
+    /// `softcap * tanh(score / softcap)` on scaled scores.
+    pub softcap: Option<f32>,
+}
+
+/// Buffers of [`Backend::attention_backward`].
+#[derive(Debug)]
+pub struct AttentionGrads<'a, K: Backend> {
+    /// Forward input `[q_tokens, heads, head_dim]`.
+    pub q: &'a K::Buffer,
+    /// Forward input `[k_tokens, kv_heads, head_dim]`.
+    pub k: &'a K::Buffer,
+    /// Forward input `[k_tokens, kv_heads, head_dim]`.
+    pub v: &'a K::Buffer,
+    /// Forward output.
+    pub o: &'a K::Buffer,
+    /// Forward log-sum-exp, f32 `[q_tokens, heads]`.
+    pub lse: &'a K::Buffer,
+    /// Gradient of the output.
+    pub d_o: &'a K::Buffer,
+    /// Gradient of q, overwritten.
+    pub dq: &'a mut K::Buffer,
+    /// Gradient of k, overwritten.
+    pub dk: &'a mut K::Buffer,
+    /// Gradient of v, overwritten.
+    pub dv: &'a mut K::Buffer,
+}
+
+/// Gate activation of a gated MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`: SwiGLU.
+    Silu,
+    /// `gelu` in its tanh form: GeGLU.
+    GeluTanh,
+}
+
+/// Output projection and cross-entropy in one pass over chunks of tokens: logits never exist as a
+/// whole, rows whose label is [`IGNORE`] are dropped before the matmul.
+#[derive(Debug)]
+pub struct LinearCrossEntropy<'a, K: Backend> {
+    /// Rows of the hidden states.
+    pub tokens: usize,
+    /// Elements of one hidden state.
+    pub hidden: usize,
+    /// Rows of the head.
+    pub vocab: usize,
+    /// Head `[vocab, hidden]`.
+    pub weight: Weight<'a, K>,
+    /// Multiplies the gradient: `1 / trained tokens of the accumulation window` for a mean.
+    pub grad_scale: f32,
+}
+
+/// One `AdamW` step (Loshchilov and Hutter 2019): decay first and decoupled, as torch does it.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub lr: f32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// This step's number, from 1.
+    pub step: u64,
+    /// Multiplies the gradients first: the clipping factor.
+    pub grad_scale: f32,
+}
+
+/// One tensor of a multi-tensor `AdamW` step; all f32, same length.
+#[derive(Debug)]
+pub struct AdamWTensor<'a, K: Backend> {
+    /// Parameter, updated.
+    pub param: &'a mut K::Buffer,
+    /// Gradient.
+    pub grad: &'a K::Buffer,
+    /// First moment, updated.
+    pub m: &'a mut K::Buffer,
+    /// Second moment, updated.
+    pub v: &'a mut K::Buffer,
+}
