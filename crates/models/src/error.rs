@@ -1,0 +1,80 @@
+//! The error type of the crate.
+
+use std::path::{Path, PathBuf};
+
+/// Result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong while reading or writing models and adapters.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory could not be read or written.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// The reason the system gave.
+        source: std::io::Error,
+    },
+    /// A file is not what its format asks for (bad JSON, truncated or damaged contents).
+    #[error("{path}: {message}", path = .path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and, where known, at which position.
+        message: String,
+    },
+    /// A field of a configuration file is missing, contradictory or asks for something unsupported.
+    #[error("{path}: field `{field}`: {message}", path = .path.display())]
+    Field {
+        /// The configuration file.
+        path: PathBuf,
+        /// The field, dotted when nested.
+        field: String,
+        /// The value found and what is supported.
+        message: String,
+    },
+    /// A tensor is missing, has the wrong shape or type, or is not expected.
+    #[error("{path}: tensor `{name}`: {message}", path = .path.display())]
+    Tensor {
+        /// The checkpoint or adapter.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// LoRA settings that no model or this model cannot satisfy.
+    #[error("LoRA: {0}")]
+    Lora(String),
+}
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn format(path: &Path, message: impl Into<String>) -> Self {
+        Self::Format {
+            path: path.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn field(path: &Path, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Field {
+            path: path.to_owned(),
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn tensor(path: &Path, name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Tensor {
+            path: path.to_owned(),
+            name: name.into(),
+            message: message.into(),
+        }
+    }
+}
