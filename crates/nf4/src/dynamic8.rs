@@ -1,0 +1,103 @@
+//! Blockwise 8-bit quantisation with the signed dynamic map (arXiv:2110.02861).
+
+use std::sync::LazyLock;
+
+/// Bins of the table bitsandbytes' CPU backend looks codes up in.
+const BINS: usize = 1 << 16;
+
+/// How a value is taken to one of the 256 codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// The nearest value of the map, ties to the lower one.
+    Nearest,
+    /// As bitsandbytes' CPU backend does: the value is first rounded to one of 65,536 even steps
+    /// over [-1, 1], and a block of zeros gets code 0. Zero itself becomes 2.1e-5 of the absmax.
+    Table,
+}
+
+/// A tensor in blockwise 8-bit form; value `i` is `map()[codes[i]] * absmax[i / blocksize]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blockwise8 {
+    /// One code per element.
+    pub codes: Vec<u8>,
+    /// Largest magnitude of each block.
+    pub absmax: Vec<f32>,
+}
+
+/// Quantises finite values in blocks of `blocksize` (the last may be short).
+pub fn quantize(data: &[f32], blocksize: usize, rounding: Rounding) -> Blockwise8 {
+    let mut codes = Vec::with_capacity(data.len());
+    let mut absmax = Vec::with_capacity(data.len().div_ceil(blocksize));
+    for block in data.chunks(blocksize) {
+        let max = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+        absmax.push(max);
+        // A zero maximum would make the reciprocal infinite and the ratios NaN.
+        let inverse = if max == 0.0 { 0.0 } else { 1.0 / max };
+        codes.extend(block.iter().map(|x| match rounding {
+            Rounding::Nearest => nearest(x * inverse),
+            Rounding::Table if max == 0.0 => 0,
+            Rounding::Table => TABLE[bin(x * inverse)],
+        }));
+    }
+    Blockwise8 { codes, absmax }
+}
+
+/// The 256 values of the signed dynamic map, ascending, from -0.993 to 1.
+///
+/// Decade `i` (of 7, the largest ending at 1) is cut into `2^i` equal intervals whose centres are
+/// taken with both signs; 0 and 1 complete the map (bitsandbytes `create_dynamic_map`).
+pub fn map() -> &'static [f32; 256] {
+    &MAP
+}
+
+static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
+    let mut map = [0.0; 256];
+    let mut next = 2;
+    map[0] = 1.0;
+    for i in 0..7 {
+        let scale = 10.0_f64.powi(i - 6) as f32;
+        for pair in linspace(1 << i).windows(2) {
+            let value = scale * f32::midpoint(pair[0], pair[1]);
+            map[next] = value;
+            map[next + 1] = -value;
+            next += 2;
+        }
+    }
+    map.sort_by(f32::total_cmp);
+    map
+});
+
+/// `intervals + 1` even steps from 0.1 to 1, in f32 and from both ends as torch computes them.
+fn linspace(intervals: usize) -> Vec<f32> {
+    let (start, end) = (0.1_f32, 1.0_f32);
+    let step = (end - start) / intervals as f32;
+    let half = intervals.div_ceil(2);
+    (0..=intervals)
+        .map(|i| {
+            if i < half {
+                start + step * i as f32
+            } else {
+                end - step * (intervals - i) as f32
+            }
+        })
+        .collect()
+}
+
+static MIDPOINTS: LazyLock<[f32; 255]> =
+    LazyLock::new(|| std::array::from_fn(|i| f32::midpoint(MAP[i], MAP[i + 1])));
+
+fn nearest(x: f32) -> u8 {
+    MIDPOINTS.partition_point(|midpoint| *midpoint < x) as u8
+}
+
+static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let last = (BINS - 1) as f32;
+    (0..BINS)
+        .map(|i| nearest(-1.0 + 2.0 * i as f32 / last))
+        .collect()
+});
+
+fn bin(x: f32) -> usize {
+    let last = (BINS - 1) as f32;
+    ((x.clamp(-1.0, 1.0) + 1.0) * 0.5 * last + 0.5) as usize
+}

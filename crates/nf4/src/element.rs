@@ -1,0 +1,112 @@
+use half::{bf16, f16, slice::HalfFloatSliceExt};
+use serde::{Deserialize, Serialize};
+
+/// The dtype a weight had before quantisation, named as in a quant state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SourceDtype {
+    /// IEEE single precision.
+    #[serde(rename = "float32")]
+    F32,
+    /// bfloat16.
+    #[serde(rename = "bfloat16")]
+    Bf16,
+    /// IEEE half precision.
+    #[serde(rename = "float16")]
+    F16,
+}
+
+impl SourceDtype {
+    /// torch's name: `float32`, `bfloat16` or `float16`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+        }
+    }
+}
+
+/// A float that weights come in or are restored to.
+pub trait Element: Copy + Send + Sync + 'static {
+    /// The dtype's name in a quant state.
+    const DTYPE: SourceDtype;
+
+    /// The value as f32, exactly.
+    fn to_f32(self) -> f32;
+
+    /// The nearest value to `x`, ties to even.
+    fn from_f32(x: f32) -> Self;
+
+    /// `data` as f32, written to the front of `buffer` unless it is f32 already.
+    ///
+    /// `buffer` must be at least as long as `data`.
+    fn as_f32<'a>(data: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
+        let buffer = &mut buffer[..data.len()];
+        for (to, from) in buffer.iter_mut().zip(data) {
+            *to = from.to_f32();
+        }
+        buffer
+    }
+
+    /// Writes `data`, rounded to the nearest, to `out` of the same length.
+    fn write_f32(data: &[f32], out: &mut [Self]) {
+        for (to, from) in out.iter_mut().zip(data) {
+            *to = Self::from_f32(*from);
+        }
+    }
+}
+
+impl Element for f32 {
+    const DTYPE: SourceDtype = SourceDtype::F32;
+
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+
+    fn as_f32<'a>(data: &'a [Self], _: &'a mut [f32]) -> &'a [f32] {
+        data
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: SourceDtype = SourceDtype::Bf16;
+
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    // Branch-free, so that loops over slices vectorise; `bf16::from_f32` does not.
+    fn from_f32(x: f32) -> Self {
+        let bits = x.to_bits();
+        let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+        let quiet_nan = (bits >> 16) as u16 | 0x40;
+        Self::from_bits(if x.is_nan() { quiet_nan } else { rounded })
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: SourceDtype = SourceDtype::F16;
+
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+
+    fn from_f32(x: f32) -> Self {
+        f16::from_f32(x)
+    }
+
+    // The slice conversions look for the CPU's f16 instructions once instead of per element.
+    fn as_f32<'a>(data: &'a [Self], buffer: &'a mut [f32]) -> &'a [f32] {
+        let buffer = &mut buffer[..data.len()];
+        data.convert_to_f32_slice(buffer);
+        buffer
+    }
+
+    fn write_f32(data: &[f32], out: &mut [Self]) {
+        out.convert_from_f32_slice(data);
+    }
+}
