@@ -1,0 +1,64 @@
+//! Frozen linear with its adapter.
+
+use kernels::ops::{Dropout, Linear, LinearGrads};
+use kernels::{Backend, DType};
+
+use crate::tape::Slot;
+use crate::{Error, FrozenLinear, LoraLinear, Params, Result, Tape, Tensor, Var};
+
+impl<'m, K: Backend> Tape<'m, K> {
+    /// `x . W^T + bias`, plus the adapter's delta where there is one. Gradients flow to `x` and to
+    /// the adapter.
+    pub fn linear(
+        &mut self,
+        x: &Var<K>,
+        linear: &'m FrozenLinear<K>,
+        adapter: Option<(LoraLinear, &'m Params<K>)>,
+        dropout: Option<Dropout>,
+    ) -> Result<Var<K>> {
+        let (m, n, k) = (x.tensor.rows(), linear.out_features, linear.in_features);
+        if x.tensor.cols() != k {
+            return Err(Error::Shape {
+                op: "linear",
+                operand: "x",
+                actual: x.tensor.shape().to_vec(),
+                expected: vec![m, k],
+            });
+        }
+        let dropout = if self.is_recording() { dropout } else { None };
+        let op = Linear {
+            m,
+            n,
+            k,
+            weight: linear.weight.operand(),
+            bias: linear.bias.as_ref(),
+            lora: adapter.map(|(lora, params)| lora.operand(params, dropout)),
+        };
+        let mut y = self.alloc(self.precision().activations, m * n)?;
+        let mut xa = adapter.map(|(lora, _)| self.alloc(DType::F32, m * lora.r)).transpose()?;
+        let input = x.tensor.clone();
+        self.backend().linear(&op, input.buffer(), &mut y, xa.as_mut())?;
+
+        let mut shape = x.tensor.shape().to_vec();
+        *shape.last_mut().expect("x has columns") = n;
+        let slot = Slot::of(x);
+        let needs_grad = slot.wanted() || adapter.is_some();
+        Ok(self.push(Tensor::new(y, &shape), needs_grad, move |pass, dy| {
+            let backend = pass.backend.clone();
+            if let Some((lora, _)) = adapter {
+                let [da, db] = pass.params.pair_mut(lora.a, lora.b);
+                let grads = LinearGrads {
+                    dx: None,
+                    accumulate_dx: false,
+                    da: Some(da),
+                    db: Some(db),
+                };
+                backend.linear_backward(&op, input.buffer(), xa.as_ref(), &dy, grads)?;
+            }
+            pass.accumulate(&slot, |_, dx, accumulate_dx| {
+                let grads = LinearGrads { dx: Some(dx), accumulate_dx, da: None, db: None };
+                Ok(backend.linear_backward(&op, input.buffer(), xa.as_ref(), &dy, grads)?)
+            })
+        }))
+    }
+}

@@ -1,0 +1,217 @@
+//! The tape: what a forward pass did, run backwards once.
+
+use std::sync::Arc;
+
+use kernels::{Backend, Buffer, DType, MemoryKind};
+
+use crate::tensor::NodeId;
+use crate::{ParamGrads, Result, Tensor, Var};
+
+/// Element types of a forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    /// Inside a layer: norms' outputs, projections, attention, MLP.
+    pub activations: DType,
+    /// The residual stream, which every layer adds to.
+    pub residual: DType,
+}
+
+impl Precision {
+    /// Everything in single precision.
+    pub const F32: Self = Self { activations: DType::F32, residual: DType::F32 };
+    /// bf16 inside the layers, f32 between them.
+    pub const BF16: Self = Self { activations: DType::Bf16, residual: DType::F32 };
+}
+
+pub(crate) type BackwardFn<'m, K> =
+    Box<dyn FnOnce(&mut Backward<'_, K>, Arc<<K as Backend>::Buffer>) -> Result<()> + 'm>;
+
+struct Node<'m, K: Backend> {
+    /// `None` for a leaf, whose gradient the caller of [`Tape::run_backward`] collects.
+    backward: Option<BackwardFn<'m, K>>,
+}
+
+/// Records operations on [`Var`]s. `'m` is the lifetime of the weights that they borrow.
+pub struct Tape<'m, K: Backend> {
+    backend: K,
+    precision: Precision,
+    recording: bool,
+    nodes: Vec<Node<'m, K>>,
+    /// Gradients that operations computed in the forward pass.
+    seeds: Vec<(NodeId, Arc<K::Buffer>)>,
+}
+
+impl<'m, K: Backend> Tape<'m, K> {
+    /// A tape that records for one backward pass.
+    pub fn training(backend: &K, precision: Precision) -> Self {
+        Self::new(backend, precision, true)
+    }
+
+    /// A tape that records nothing.
+    pub fn inference(backend: &K, precision: Precision) -> Self {
+        Self::new(backend, precision, false)
+    }
+
+    fn new(backend: &K, precision: Precision, recording: bool) -> Self {
+        Self {
+            backend: backend.clone(),
+            precision,
+            recording,
+            nodes: Vec::new(),
+            seeds: Vec::new(),
+        }
+    }
+
+    /// The backend that runs the operations.
+    pub fn backend(&self) -> &K {
+        &self.backend
+    }
+
+    /// Element types of the outputs.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Whether a backward pass can follow.
+    pub fn is_recording(&self) -> bool {
+        self.recording
+    }
+
+    /// Runs the tape backwards from the losses recorded on it, adding to `grads`.
+    pub fn backward(mut self, grads: &mut ParamGrads<K>) -> Result<()> {
+        let seeds = std::mem::take(&mut self.seeds);
+        self.run_backward(seeds, grads)?;
+        Ok(())
+    }
+
+    /// Runs the tape backwards from the given gradients; returns those of the nodes, of which only
+    /// leaves are left.
+    pub(crate) fn run_backward(
+        self,
+        seeds: Vec<(NodeId, Arc<K::Buffer>)>,
+        params: &mut ParamGrads<K>,
+    ) -> Result<Vec<Option<Arc<K::Buffer>>>> {
+        let mut grads = vec![None; self.nodes.len()];
+        for (node, grad) in seeds {
+            grads[node.0] = Some(grad);
+        }
+        let mut pass = Backward { backend: self.backend, grads, params };
+        for (i, node) in self.nodes.into_iter().enumerate().rev() {
+            let Some(backward) = node.backward else { continue };
+            if let Some(grad) = pass.grads[i].take() {
+                backward(&mut pass, grad)?;
+            }
+        }
+        Ok(pass.grads)
+    }
+
+    pub(crate) fn alloc(&self, dtype: DType, len: usize) -> Result<K::Buffer> {
+        Ok(self.backend.alloc(dtype, len, MemoryKind::Activations)?)
+    }
+
+    pub(crate) fn pause(&mut self) -> bool {
+        std::mem::replace(&mut self.recording, false)
+    }
+
+    pub(crate) fn resume(&mut self, recording: bool) {
+        self.recording = recording;
+    }
+
+    pub(crate) fn leaf(&mut self, tensor: Tensor<K>) -> Var<K> {
+        self.nodes.push(Node { backward: None });
+        Var { tensor, node: Some(NodeId(self.nodes.len() - 1)) }
+    }
+
+    /// Makes the output of an operation; it gets a node if the tape records and `needs_grad`.
+    pub(crate) fn push(
+        &mut self,
+        tensor: Tensor<K>,
+        needs_grad: bool,
+        backward: impl FnOnce(&mut Backward<'_, K>, Arc<K::Buffer>) -> Result<()> + 'm,
+    ) -> Var<K> {
+        if !(self.recording && needs_grad) {
+            return Var::constant(tensor);
+        }
+        self.nodes.push(Node { backward: Some(Box::new(backward)) });
+        Var { tensor, node: Some(NodeId(self.nodes.len() - 1)) }
+    }
+
+    /// Starts the backward pass at `var` with a gradient that the forward already knows.
+    pub(crate) fn seed(&mut self, var: &Var<K>, grad: K::Buffer) {
+        if let (true, Some(node)) = (self.recording, var.node) {
+            self.seeds.push((node, Arc::new(grad)));
+        }
+    }
+}
+
+/// The state of a running backward pass, handed to each operation's closure.
+pub(crate) struct Backward<'a, K: Backend> {
+    pub(crate) backend: K,
+    grads: Vec<Option<Arc<K::Buffer>>>,
+    pub(crate) params: &'a mut ParamGrads<K>,
+}
+
+impl<K: Backend> Backward<'_, K> {
+    /// Lets `write` put a gradient for `var` into a buffer; its flag says that the buffer already
+    /// holds a part of the gradient, to be added to. Does nothing where no gradient is needed.
+    pub(crate) fn accumulate(
+        &mut self,
+        var: &Slot,
+        write: impl FnOnce(&mut Self, &mut K::Buffer, bool) -> Result<()>,
+    ) -> Result<()> {
+        let Some(node) = var.node else { return Ok(()) };
+        let (mut buffer, accumulate) = match self.grads[node.0].take() {
+            None => (self.alloc(var)?, false),
+            Some(shared) => (self.unshare(shared, var)?, true),
+        };
+        write(self, &mut buffer, accumulate)?;
+        self.grads[node.0] = Some(Arc::new(buffer));
+        Ok(())
+    }
+
+    /// Adds a whole gradient to `var`'s without a copy where it is the first.
+    pub(crate) fn give(&mut self, var: &Slot, grad: Arc<K::Buffer>) -> Result<()> {
+        let Some(node) = var.node else { return Ok(()) };
+        if self.grads[node.0].is_none() && grad.dtype() == var.dtype {
+            self.grads[node.0] = Some(grad);
+            return Ok(());
+        }
+        if self.grads[node.0].is_none() {
+            let zeros = self.backend.zeros(var.dtype, var.len, MemoryKind::Scratch)?;
+            self.grads[node.0] = Some(Arc::new(zeros));
+        }
+        self.accumulate(var, |pass, buffer, _| Ok(pass.backend.add_assign(buffer, &grad)?))
+    }
+
+    /// A gradient buffer for an operand that is not on the tape's way but that the kernel writes.
+    pub(crate) fn alloc(&self, var: &Slot) -> Result<K::Buffer> {
+        Ok(self.backend.alloc(var.dtype, var.len, MemoryKind::Scratch)?)
+    }
+
+    fn unshare(&self, shared: Arc<K::Buffer>, var: &Slot) -> Result<K::Buffer> {
+        Arc::try_unwrap(shared).or_else(|shared| {
+            let mut own = self.alloc(var)?;
+            self.backend.copy(&shared, 0, &mut own, 0, var.len)?;
+            Ok(own)
+        })
+    }
+}
+
+/// Where a variable's gradient goes: what a backward closure keeps of it, without its value.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    node: Option<NodeId>,
+    dtype: DType,
+    len: usize,
+}
+
+impl Slot {
+    pub(crate) fn of<K: Backend>(var: &Var<K>) -> Self {
+        Self { node: var.node, dtype: var.tensor.dtype(), len: var.tensor.len() }
+    }
+
+    /// Whether a gradient flows there.
+    pub(crate) fn wanted(&self) -> bool {
+        self.node.is_some()
+    }
+}

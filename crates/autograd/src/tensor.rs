@@ -1,0 +1,106 @@
+//! Immutable tensors, and variables on a tape.
+
+use std::sync::Arc;
+
+use kernels::{Backend, Buffer, DType};
+
+/// A backend buffer with a shape; cheap to clone, never written after it was made.
+#[derive(Debug)]
+pub struct Tensor<K: Backend> {
+    buffer: Arc<K::Buffer>,
+    shape: Vec<usize>,
+}
+
+impl<K: Backend> Clone for Tensor<K> {
+    fn clone(&self) -> Self {
+        Self { buffer: Arc::clone(&self.buffer), shape: self.shape.clone() }
+    }
+}
+
+impl<K: Backend> Tensor<K> {
+    /// Wraps a buffer of `shape.product()` elements.
+    pub fn new(buffer: K::Buffer, shape: &[usize]) -> Self {
+        debug_assert_eq!(buffer.len(), shape.iter().product::<usize>());
+        Self { buffer: Arc::new(buffer), shape: shape.to_vec() }
+    }
+
+    /// The storage.
+    pub fn buffer(&self) -> &K::Buffer {
+        &self.buffer
+    }
+
+    /// Sizes, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Elements.
+    pub fn len(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.buffer.dtype()
+    }
+
+    /// Size of the last dimension.
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Product of all dimensions but the last.
+    pub fn rows(&self) -> usize {
+        self.shape[..self.shape.len().saturating_sub(1)].iter().product()
+    }
+}
+
+/// Index of a node of a tape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeId(pub(crate) usize);
+
+/// A tensor, and the node that made it if a gradient must flow there.
+#[derive(Debug)]
+pub struct Var<K: Backend> {
+    pub(crate) tensor: Tensor<K>,
+    pub(crate) node: Option<NodeId>,
+}
+
+impl<K: Backend> Clone for Var<K> {
+    fn clone(&self) -> Self {
+        Self { tensor: self.tensor.clone(), node: self.node }
+    }
+}
+
+impl<K: Backend> Var<K> {
+    /// A tensor that needs no gradient.
+    pub fn constant(tensor: Tensor<K>) -> Self {
+        Self { tensor, node: None }
+    }
+
+    /// The value.
+    pub fn tensor(&self) -> &Tensor<K> {
+        &self.tensor
+    }
+
+    /// Whether a gradient flows here.
+    pub fn requires_grad(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Panics
+    /// If the number of elements differs.
+    #[must_use]
+    pub fn reshape(mut self, shape: &[usize]) -> Self {
+        assert_eq!(self.tensor.len(), shape.iter().product::<usize>());
+        self.tensor.shape = shape.to_vec();
+        self
+    }
+}
