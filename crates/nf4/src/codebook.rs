@@ -108,11 +108,6 @@ impl CodeBook {
             pairs[byte] = [values[high], values[low]];
             byte += 1;
         }
-        Self {
-            values,
-            midpoints,
-            from_ranks,
-            pairs,
-        }
+        Self { values, midpoints, from_ranks, pairs }
     }
 }

@@ -18,29 +18,17 @@ impl QuantConfig {
     /// A checked configuration. Errors when `blocksize` is not in [`BLOCKSIZES`].
     pub fn new(quant_type: QuantType, blocksize: usize, double_quant: bool) -> Result<Self, Error> {
         check_blocksize(blocksize)?;
-        Ok(Self {
-            quant_type,
-            blocksize,
-            double_quant,
-        })
+        Ok(Self { quant_type, blocksize, double_quant })
     }
 }
 
 impl Default for QuantConfig {
     /// QLoRA's choice: NF4, blocks of 64, double quantisation.
     fn default() -> Self {
-        Self {
-            quant_type: QuantType::Nf4,
-            blocksize: 64,
-            double_quant: true,
-        }
+        Self { quant_type: QuantType::Nf4, blocksize: 64, double_quant: true }
     }
 }
 
 pub(crate) fn check_blocksize(blocksize: usize) -> Result<(), Error> {
-    if BLOCKSIZES.contains(&blocksize) {
-        Ok(())
-    } else {
-        Err(Error::Blocksize { blocksize })
-    }
+    if BLOCKSIZES.contains(&blocksize) { Ok(()) } else { Err(Error::Blocksize { blocksize }) }
 }

@@ -67,7 +67,7 @@ static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
     map
 });
 
-/// `intervals + 1` even steps from 0.1 to 1, in f32 and from both ends as torch computes them.
+/// `intervals + 1` even steps from 0.1 to 1, in f32, fused and from both ends as torch takes them.
 fn linspace(intervals: usize) -> Vec<f32> {
     let (start, end) = (0.1_f32, 1.0_f32);
     let step = (end - start) / intervals as f32;
@@ -75,9 +75,9 @@ fn linspace(intervals: usize) -> Vec<f32> {
     (0..=intervals)
         .map(|i| {
             if i < half {
-                start + step * i as f32
+                step.mul_add(i as f32, start)
             } else {
-                end - step * (intervals - i) as f32
+                (-step).mul_add((intervals - i) as f32, end)
             }
         })
         .collect()
@@ -92,9 +92,7 @@ fn nearest(x: f32) -> u8 {
 
 static TABLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let last = (BINS - 1) as f32;
-    (0..BINS)
-        .map(|i| nearest(-1.0 + 2.0 * i as f32 / last))
-        .collect()
+    (0..BINS).map(|i| nearest(-1.0 + 2.0 * i as f32 / last)).collect()
 });
 
 fn bin(x: f32) -> usize {

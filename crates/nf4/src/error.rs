@@ -5,10 +5,7 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum Error {
     /// The block size is not one bitsandbytes knows.
-    #[error(
-        "blocksize {blocksize} is not supported; use one of {:?}",
-        crate::BLOCKSIZES
-    )]
+    #[error("blocksize {blocksize} is not supported; use one of {:?}", crate::BLOCKSIZES)]
     Blocksize {
         /// The value that was asked for.
         blocksize: usize,

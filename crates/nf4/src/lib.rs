@@ -26,6 +26,7 @@ mod nested;
 mod quantize;
 pub mod state;
 mod tensor;
+mod torch_sum;
 
 pub use codebook::QuantType;
 pub use config::{BLOCKSIZES, QuantConfig};

@@ -65,11 +65,9 @@ fn quantize_blocks<T: Element>(
         .min();
     match first_bad {
         None => Ok((packed, absmax)),
-        Some(index) => Err(Error::NonFinite {
-            name: name.to_owned(),
-            index,
-            value: data[index].to_f32(),
-        }),
+        Some(index) => {
+            Err(Error::NonFinite { name: name.to_owned(), index, value: data[index].to_f32() })
+        }
     }
 }
 
@@ -82,10 +80,7 @@ fn quantize_chunk<T: Element>(
     absmax: &mut [f32],
 ) -> Option<usize> {
     let mut buffer = [0.0; BLOCKSIZES[BLOCKSIZES.len() - 1]];
-    let blocks = data
-        .chunks(blocksize)
-        .zip(packed.chunks_mut(blocksize / 2))
-        .zip(absmax);
+    let blocks = data.chunks(blocksize).zip(packed.chunks_mut(blocksize / 2)).zip(absmax);
     for (i, ((block, packed), absmax)) in blocks.enumerate() {
         let block = T::as_f32(block, &mut buffer);
         *absmax = max_magnitude(block);
@@ -110,9 +105,7 @@ fn quantize_chunk<T: Element>(
 /// The largest magnitude; NaN or infinite if any element is. Magnitudes of floats order as their
 /// bits do, and integer maxima vectorise and do not lose a NaN.
 fn max_magnitude(block: &[f32]) -> f32 {
-    let bits = block
-        .iter()
-        .fold(0, |max: i32, x| max.max((x.to_bits() & 0x7fff_ffff) as i32));
+    let bits = block.iter().fold(0, |max: i32, x| max.max((x.to_bits() & 0x7fff_ffff) as i32));
     f32::from_bits(bits as u32)
 }
 

@@ -60,13 +60,7 @@ pub fn to_tensors<'a>(tensor: &'a QuantizedTensor, module: &str) -> Vec<(String,
     let state = StateJson::of(tensor).to_json().into_bytes();
     let state_key = state_suffix(quant_type);
     let mut tensors = vec![
-        (
-            "",
-            StateTensor {
-                shape: vec![tensor.packed().len(), 1],
-                ..packed
-            },
-        ),
+        ("", StateTensor { shape: vec![tensor.packed().len(), 1], ..packed }),
         (".quant_map", f32_tensor(quant_type.values())),
         (
             state_key,
@@ -223,11 +217,7 @@ fn state_suffix(quant_type: QuantType) -> &'static str {
 }
 
 fn bytes_tensor(bytes: &[u8]) -> StateTensor<'_> {
-    StateTensor {
-        dtype: StateDtype::U8,
-        shape: vec![bytes.len()],
-        bytes: Cow::Borrowed(bytes),
-    }
+    StateTensor { dtype: StateDtype::U8, shape: vec![bytes.len()], bytes: Cow::Borrowed(bytes) }
 }
 
 fn f32_tensor(values: &[f32]) -> StateTensor<'static> {

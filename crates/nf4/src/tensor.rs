@@ -129,13 +129,7 @@ impl QuantizedTensor {
     pub fn dequantize_into<T: Element>(&self, out: &mut [T]) {
         assert_eq!(out.len(), self.numel, "one slot per element");
         let (absmax, parts) = (self.restored_absmax(), &self.parts);
-        dequantize_all(
-            &parts.packed,
-            &absmax,
-            parts.quant_type,
-            parts.blocksize,
-            out,
-        );
+        dequantize_all(&parts.packed, &absmax, parts.quant_type, parts.blocksize, out);
     }
 }
 
@@ -143,16 +137,9 @@ impl QuantizedTensor {
 pub(crate) fn check_shape(name: &str, shape: &[usize], actual: usize) -> Result<(), Error> {
     let (name, shape_owned) = (name.to_owned(), shape.to_vec());
     match numel(shape) {
-        Some(0) => Err(Error::Empty {
-            name,
-            shape: shape_owned,
-        }),
+        Some(0) => Err(Error::Empty { name, shape: shape_owned }),
         Some(numel) if numel == actual => Ok(()),
-        _ => Err(Error::Shape {
-            name,
-            shape: shape_owned,
-            numel: actual,
-        }),
+        _ => Err(Error::Shape { name, shape: shape_owned, numel: actual }),
     }
 }
 
@@ -191,12 +178,7 @@ fn check_length(
     if actual == expected {
         return Ok(());
     }
-    Err(Error::Length {
-        name: name.to_owned(),
-        part,
-        expected,
-        actual,
-    })
+    Err(Error::Length { name: name.to_owned(), part, expected, actual })
 }
 
 fn check_finite(name: &str, part: &'static str, values: &[f32]) -> Result<(), Error> {

@@ -47,10 +47,7 @@ impl StateJson {
     }
 
     pub(super) fn parse(key: &str, bytes: &[u8]) -> Result<Self, Error> {
-        Self::from_slice(bytes).map_err(|source| Error::StateJson {
-            key: key.to_owned(),
-            source,
-        })
+        Self::from_slice(bytes).map_err(|source| Error::StateJson { key: key.to_owned(), source })
     }
 
     fn from_slice(bytes: &[u8]) -> Result<Self, serde_json::Error> {

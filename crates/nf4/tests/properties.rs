@@ -1,0 +1,262 @@
+//! Laws of the number formats, on generated weights of any size.
+
+use half::bf16;
+use nf4::dynamic8::{self, Rounding};
+use nf4::{Absmax, BLOCKSIZES, Element, Error, QuantConfig, QuantType, QuantizedTensor};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+/// Largest half distance between neighbouring values, in units of absmax.
+fn largest_half_gap(quant_type: QuantType) -> f32 {
+    let mut values = *quant_type.values();
+    values.sort_by(f32::total_cmp);
+    let gaps = values.windows(2).map(|pair| (pair[1] - pair[0]) / 2.0);
+    gaps.fold(0.0, f32::max)
+}
+
+fn quant_types() -> impl Strategy<Value = QuantType> {
+    select(vec![QuantType::Nf4, QuantType::Fp4])
+}
+
+fn blocksizes() -> impl Strategy<Value = usize> {
+    select(BLOCKSIZES[..4].to_vec())
+}
+
+/// Weights of a few blocks, ragged, with zeros, at any ordinary scale.
+fn weights() -> impl Strategy<Value = Vec<f32>> {
+    let element = prop_oneof![8 => -1.0_f32..1.0, 1 => Just(0.0)];
+    (vec(element, 1..900), -20..20_i32)
+        .prop_map(|(data, power)| data.iter().map(|x| x * 2.0_f32.powi(power)).collect())
+}
+
+fn quantize<T: Element>(
+    data: &[T],
+    quant_type: QuantType,
+    blocksize: usize,
+    double_quant: bool,
+) -> QuantizedTensor {
+    let config = QuantConfig::new(quant_type, blocksize, double_quant).expect("valid");
+    nf4::quantize("w", data, &[data.len()], &config).expect("finite")
+}
+
+fn codes(tensor: &QuantizedTensor) -> Vec<u8> {
+    let nibbles = tensor.packed().iter().flat_map(|b| [b >> 4, b & 15]);
+    nibbles.take(tensor.numel()).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+fn pool(threads: usize) -> rayon::ThreadPool {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.expect("threads")
+}
+
+proptest! {
+    #[test]
+    fn error_is_at_most_half_a_gap(data in weights(), quant_type in quant_types(), blocksize in blocksizes()) {
+        let tensor = quantize(&data, quant_type, blocksize, false);
+        let restored: Vec<f32> = tensor.dequantize();
+        let bound = largest_half_gap(quant_type) * (1.0 + 1e-6);
+        let blocks = data.chunks(blocksize).zip(restored.chunks(blocksize));
+        for ((block, restored), absmax) in blocks.zip(&*tensor.restored_absmax()) {
+            for (x, y) in block.iter().zip(restored) {
+                prop_assert!((x - y).abs() <= bound * absmax, "{x} -> {y}, absmax {absmax}");
+            }
+        }
+    }
+
+    /// Restored values quantise to themselves: a block's largest value is `absmax` itself, so the
+    /// scale comes back, and a code's value is far from the thresholds around it. This needs an
+    /// `absmax` of 1e-38 or more, below which the reciprocal is clamped. FP4's second zero (code 8)
+    /// comes back as code 0, so values are compared, and codes for NF4 only.
+    #[test]
+    fn quantising_restored_values_changes_nothing(data in weights(), quant_type in quant_types(), blocksize in blocksizes()) {
+        let first = quantize(&data, quant_type, blocksize, false);
+        let second = quantize(&first.dequantize::<f32>(), quant_type, blocksize, false);
+        prop_assert_eq!(second.absmax(), first.absmax());
+        prop_assert_eq!(second.dequantize::<f32>(), first.dequantize::<f32>());
+        if quant_type == QuantType::Nf4 {
+            prop_assert_eq!(second.packed(), first.packed());
+        }
+    }
+
+    /// The same through bf16: `absmax` is a bf16 value already, and half a bf16 step is far less
+    /// than half a gap.
+    #[test]
+    fn bf16_is_wide_enough_to_restore_into(data in weights(), blocksize in blocksizes()) {
+        let data: Vec<bf16> = data.iter().map(|x| bf16::from_f32(*x)).collect();
+        let first = quantize(&data, QuantType::Nf4, blocksize, false);
+        let second = quantize(&first.dequantize::<bf16>(), QuantType::Nf4, blocksize, false);
+        prop_assert_eq!(second, first);
+    }
+
+    #[test]
+    fn powers_of_two_scale_absmax_only(data in weights(), quant_type in quant_types(), power in -30..30_i32) {
+        let factor = 2.0_f32.powi(power);
+        let scaled: Vec<f32> = data.iter().map(|x| x * factor).collect();
+        let (before, after) = (quantize(&data, quant_type, 64, false), quantize(&scaled, quant_type, 64, false));
+        prop_assert_eq!(after.packed(), before.packed());
+        // The last block stores at least 1e-38, even if it is zero.
+        let expected = before.restored_absmax().iter().map(|x| if *x > 1e-38 { x * factor } else { *x }).collect::<Vec<_>>();
+        prop_assert_eq!(&*after.restored_absmax(), expected);
+    }
+
+    #[test]
+    fn larger_elements_never_get_smaller_values(mut data in vec(-1.0_f32..1.0, 1..=64), quant_type in quant_types()) {
+        data.sort_by(f32::total_cmp);
+        let restored: Vec<f32> = quantize(&data, quant_type, 64, false).dequantize();
+        prop_assert!(restored.is_sorted(), "{restored:?}");
+    }
+
+    #[test]
+    fn packed_bytes_hold_the_codes_in_order(data in weights()) {
+        let tensor = quantize(&data, QuantType::Nf4, 64, false);
+        prop_assert_eq!(tensor.packed().len(), data.len().div_ceil(2));
+        let absmax = tensor.restored_absmax();
+        let values = QuantType::Nf4.values();
+        let decoded: Vec<f32> = codes(&tensor).iter().enumerate().map(|(i, code)| values[*code as usize] * absmax[i / 64]).collect();
+        prop_assert_eq!(bits(&decoded), bits(&tensor.dequantize::<f32>()));
+        if data.len() % 2 == 1 {
+            prop_assert_eq!(tensor.packed()[data.len() / 2] & 15, 7, "padded with the code of zero");
+        }
+    }
+
+    #[test]
+    fn parts_go_back_together(data in weights(), quant_type in quant_types(), double_quant: bool) {
+        let tensor = quantize(&data, quant_type, 64, double_quant);
+        let again = QuantizedTensor::from_parts("w", tensor.clone().into_parts()).expect("same parts");
+        prop_assert_eq!(again, tensor);
+    }
+
+    #[test]
+    fn any_range_is_restored_alone(data in weights(), blocksize in blocksizes(), from in 0.0..1.0_f64, to in 0.0..1.0_f64) {
+        let tensor = quantize(&data, QuantType::Nf4, blocksize, false);
+        let whole: Vec<f32> = tensor.dequantize();
+        let at = |share: f64| (share * data.len() as f64) as usize;
+        let (start, end) = (at(from.min(to)), at(from.max(to)));
+        let mut part = vec![f32::NAN; end - start];
+        nf4::dequantize_range(tensor.packed(), &tensor.restored_absmax(), QuantType::Nf4, blocksize, start, &mut part);
+        prop_assert_eq!(bits(&part), bits(&whole[start..end]));
+    }
+
+    /// Half the largest gap of the map (0.00703), half a step of the table (7.7e-6) on either side
+    /// of it, and f32 rounding of the sum with the offset.
+    #[test]
+    fn nested_scales_are_close(data in weights()) {
+        let plain = quantize(&data, QuantType::Nf4, 32, false);
+        let nested = quantize(&data, QuantType::Nf4, 32, true);
+        prop_assert_eq!(nested.packed(), plain.packed());
+        let Absmax::Nested(scales) = nested.absmax() else { panic!("double quantisation was on") };
+        for (i, (x, y)) in plain.restored_absmax().iter().zip(&*nested.restored_absmax()).enumerate() {
+            let bound = scales.absmax[i / scales.blocksize] * 0.00705 + x.abs().max(scales.offset) * 3e-7;
+            prop_assert!((x - y).abs() <= bound, "{x} -> {y}");
+        }
+    }
+
+    #[test]
+    fn eight_bit_codes_are_nearest(data in weights()) {
+        let map = dynamic8::map();
+        let quantized = dynamic8::quantize(&data, 256, Rounding::Nearest);
+        for (i, (x, code)) in data.iter().zip(&quantized.codes).enumerate() {
+            let absmax = quantized.absmax[i / 256];
+            if absmax == 0.0 {
+                prop_assert_eq!(map[*code as usize], 0.0);
+                continue;
+            }
+            let error = |value: &f32| (x / absmax - value).abs();
+            let least = map.iter().map(error).fold(f32::INFINITY, f32::min);
+            prop_assert!(error(&map[*code as usize]) <= least + 1e-7, "{x} / {absmax}");
+        }
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_even(x: u32) {
+        let x = f32::from_bits(x);
+        let (ours, reference) = (<bf16 as Element>::from_f32(x), bf16::from_f32(x));
+        prop_assert!(ours.to_bits() == reference.to_bits() || (ours.is_nan() && reference.is_nan()));
+        prop_assert_eq!(Element::to_f32(ours).to_bits(), reference.to_f32().to_bits());
+    }
+
+    #[test]
+    fn the_first_element_that_is_not_finite_is_named(
+        mut data in weights(),
+        at in 0.0..1.0_f64,
+        bad in select(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY]),
+    ) {
+        let index = (at * data.len() as f64) as usize;
+        data[index] = bad;
+        *data.last_mut().expect("not empty") = bad;
+        let error = nf4::quantize("blk.w", &data, &[data.len()], &QuantConfig::default());
+        match error.expect_err("not finite") {
+            Error::NonFinite { name, index: found, value } => {
+                prop_assert_eq!((name.as_str(), found), ("blk.w", index));
+                prop_assert_eq!(value.to_bits(), bad.to_bits());
+            }
+            other => prop_assert!(false, "{other}"),
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_the_result() {
+    // Several tasks, the last one ragged.
+    let data: Vec<f32> = (0..200_003).map(|i| (i as f32 * 0.77).sin()).collect();
+    let run = |threads| {
+        pool(threads).install(|| {
+            let tensor = quantize(&data, QuantType::Nf4, 64, true);
+            let restored = bits(&tensor.dequantize::<f32>());
+            (tensor, restored)
+        })
+    };
+    assert_eq!(run(1), run(2));
+}
+
+#[test]
+fn the_lowest_bad_index_wins_over_all_threads() {
+    let mut data = vec![0.5_f32; 200_000];
+    for index in [199_999, 150_000, 70_001] {
+        data[index] = f32::NAN;
+    }
+    for threads in [1, 2] {
+        let run = || nf4::quantize("w", &data, &[200, 1000], &QuantConfig::default());
+        let error = pool(threads).install(run).expect_err("not finite");
+        assert!(matches!(error, Error::NonFinite { index: 70_001, .. }), "{error}");
+    }
+}
+
+#[test]
+fn bad_shapes_and_block_sizes_are_errors() {
+    let message = |data: &[f32], shape: &[usize], blocksize| {
+        let config = QuantConfig { blocksize, ..QuantConfig::default() };
+        nf4::quantize("w", data, shape, &config).expect_err("invalid").to_string()
+    };
+    let expected = "tensor `w`: shape [2, 3] does not hold 4 elements";
+    assert_eq!(message(&[0.0; 4], &[2, 3], 64), expected);
+    assert_eq!(message(&[], &[0, 3], 64), "tensor `w` has no elements (shape [0, 3])");
+    assert!(message(&[0.0; 4], &[usize::MAX, 2], 64).contains("does not hold 4 elements"));
+    for blocksize in [0, 16, 48, 63, 8192] {
+        assert!(message(&[0.0; 4], &[4], blocksize).contains("is not supported; use one of"));
+        assert!(QuantConfig::new(QuantType::Nf4, blocksize, true).is_err());
+    }
+}
+
+#[test]
+fn overflowing_double_quantisation_is_an_error() {
+    let data = [3.4e38_f32; 128];
+    let error = nf4::quantize("w", &data, &[128], &QuantConfig::default());
+    assert!(matches!(error, Err(Error::OffsetOverflow { name }) if name == "w"));
+}
+
+#[test]
+fn a_weight_takes_little_more_than_half_a_byte_per_element() {
+    let data = vec![0.1_f32; 1 << 20];
+    let bits_per_element = |double_quant| {
+        let tensor = quantize(&data, QuantType::Nf4, 64, double_quant);
+        8.0 * tensor.bytes() as f64 / data.len() as f64
+    };
+    assert_eq!(bits_per_element(false), 4.5);
+    assert!((bits_per_element(true) - 4.127).abs() < 1e-3);
+}
