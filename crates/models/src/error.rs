@@ -44,6 +44,17 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A 4-bit weight could not be quantized or put together from its parts.
+    #[error("{path}: {source}", path = .path.display())]
+    Quantization {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The reason, with the tensor's name.
+        source: nf4::Error,
+    },
+    /// Tokens or other input that the model cannot take.
+    #[error("{0}")]
+    Input(String),
     /// LoRA settings that no model or this model cannot satisfy.
     #[error("LoRA: {0}")]
     Lora(String),
@@ -53,6 +64,24 @@ impl Error {
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn quantization(path: &Path) -> impl FnOnce(nf4::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Quantization { path, source }
+    }
+
+    pub(crate) fn wrong_shape(
+        path: &Path,
+        name: &str,
+        found: &[usize],
+        expected: &[usize],
+    ) -> Self {
+        Self::tensor(
+            path,
+            name,
+            format!("has shape {found:?}, expected {expected:?}"),
+        )
     }
 
     pub(crate) fn format(path: &Path, message: impl Into<String>) -> Self {

@@ -13,4 +13,4 @@ pub mod weights;
 pub use adapter::LoraConfig;
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 pub use error::{Error, Result};
-pub use weights::{HostData, HostTensor, StorageType, TensorInfo, TensorSource};
+pub use weights::{Checkpoint, HostData, HostTensor, StorageType, TensorInfo, TensorSource};

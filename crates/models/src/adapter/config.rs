@@ -86,7 +86,7 @@ pub enum LoraBias {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum InitLoraWeights {
-    /// `true`: uniform in ±1/sqrt(fan_in) (Kaiming with a = sqrt 5); `false`: PEFT's debugging start, not supported.
+    /// `true`: uniform in `±1/sqrt(in_features)` (Kaiming with a = sqrt 5); `false`: PEFT's debugging start, not supported.
     Flag(bool),
     /// `"gaussian"`: normal with standard deviation 1/r; other names are not supported yet.
     Named(String),

@@ -1,12 +1,26 @@
 //! Model configuration: what `config.json` (or GGUF metadata) says about a decoder.
 
+mod fields;
+mod known;
+mod layers;
+mod quantization;
+mod read;
 mod rope;
+mod rope_fields;
+mod write;
 
-use std::fmt;
+use std::{fmt, path::Path};
 
+use nf4::{QuantType, SourceDtype};
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, Result};
+
+pub use layers::LinearShape;
 pub use rope::{RopeConfig, RopeScaling};
+
+/// No real model is near this; products of two dimensions stay far from overflow.
+const MAX_DIMENSION: usize = 1 << 30;
 
 /// Decoder families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,32 +111,126 @@ pub struct ModelConfig {
     /// Padding token.
     pub pad_token_id: Option<u32>,
     /// Data type the weights were published in.
-    pub dtype: Option<FloatType>,
+    pub dtype: Option<SourceDtype>,
     /// bitsandbytes settings when the weights are stored in 4 bit.
     pub quantization: Option<BnbConfig>,
     /// Fields that were present but not understood, one sentence each; show them to the user.
     pub warnings: Vec<String>,
 }
 
-/// Floating-point types of published weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FloatType {
-    /// `float32`.
-    Float32,
-    /// `bfloat16`.
-    Bfloat16,
-    /// `float16`.
-    Float16,
-}
-
 /// The 4-bit part of `quantization_config`, in bitsandbytes' names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BnbConfig {
-    /// `nf4` or `fp4`.
-    pub bnb_4bit_quant_type: String,
-    /// Whether absmax is quantized too.
+    /// Code book of the 4-bit weights.
+    pub bnb_4bit_quant_type: QuantType,
+    /// Whether `absmax` is quantized too.
     pub bnb_4bit_use_double_quant: bool,
     /// Type of the matmul in bitsandbytes.
-    pub bnb_4bit_compute_dtype: FloatType,
+    pub bnb_4bit_compute_dtype: SourceDtype,
+}
+
+impl ModelConfig {
+    /// Reads `config.json` of a checkpoint directory, and the special tokens of `generation_config.json`
+    /// where there is one.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let mut config = Self::from_json(&text, &path)?;
+        let path = dir.join("generation_config.json");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => read::extend_special_tokens(&mut config, &text, &path)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::io(&path)(e)),
+        }
+        Ok(config)
+    }
+
+    /// Parses the text of a `config.json` in the layout of transformers 4 or 5; `path` is for messages.
+    pub fn from_json(text: &str, path: &Path) -> Result<Self> {
+        read::from_json(text, path)
+    }
+
+    /// Checks that the fields fit together; every reader ends with this. `path` is for messages.
+    pub fn validated(self, path: &Path) -> Result<Self> {
+        self.check_dimensions(path)?;
+        self.rope.check(self.head_dim, path)?;
+        if self.sliding_window.len() != self.num_hidden_layers {
+            let message = format!(
+                "{} layers have a window setting, but num_hidden_layers is {}",
+                self.sliding_window.len(),
+                self.num_hidden_layers
+            );
+            return Err(Error::field(path, "sliding_window", message));
+        }
+        if self.sliding_window.contains(&Some(0)) {
+            return Err(Error::field(
+                path,
+                "sliding_window",
+                "is 0; a window holds at least one token",
+            ));
+        }
+        if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
+            let message = format!(
+                "is {}; it must be finite and not negative",
+                self.rms_norm_eps
+            );
+            return Err(Error::field(path, "rms_norm_eps", message));
+        }
+        Ok(self)
+    }
+
+    fn check_dimensions(&self, path: &Path) -> Result<()> {
+        for (field, value) in [
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("vocab_size", self.vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ] {
+            if value == 0 || value > MAX_DIMENSION {
+                return Err(Error::field(
+                    path,
+                    field,
+                    format!("is {value}; it must be in 1..={MAX_DIMENSION}"),
+                ));
+            }
+        }
+        if !self
+            .num_attention_heads
+            .is_multiple_of(self.num_key_value_heads)
+        {
+            let message = format!(
+                "{} does not divide num_attention_heads = {}",
+                self.num_key_value_heads, self.num_attention_heads
+            );
+            return Err(Error::field(path, "num_key_value_heads", message));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(Error::field(
+                path,
+                "head_dim",
+                format!("is {}; rotary embedding needs an even one", self.head_dim),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Width of the concatenated query heads: the output of `q_proj` and the input of `o_proj`.
+    pub fn query_size(&self) -> usize {
+        self.num_attention_heads * self.head_dim
+    }
+
+    /// Width of the concatenated key (or value) heads: the output of `k_proj` and `v_proj`.
+    pub fn key_value_size(&self) -> usize {
+        self.num_key_value_heads * self.head_dim
+    }
+
+    /// Inverse frequencies (`head_dim / 2`) and the scale on cos and sin for sequences of up to `seq_len` tokens.
+    pub fn rope_tables(&self, seq_len: usize) -> (Vec<f32>, f32) {
+        self.rope
+            .tables(seq_len, self.head_dim, self.max_position_embeddings)
+    }
 }

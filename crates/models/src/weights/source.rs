@@ -49,9 +49,9 @@ pub struct TensorInfo {
 }
 
 impl TensorInfo {
-    /// Number of logical elements.
+    /// Number of logical elements; saturates on absurd shapes.
     pub fn numel(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |n, d| n.saturating_mul(*d))
     }
 }
 
@@ -75,4 +75,12 @@ pub trait TensorSource: Send + Sync {
     /// [`Error::Tensor`](crate::Error::Tensor) when the tensor does not exist (the message has the nearest name)
     /// or its contents are damaged.
     fn read(&self, name: &str) -> Result<HostTensor<'_>>;
+
+    /// [`read`](Self::read), and checks the shape.
+    ///
+    /// # Errors
+    /// Those of `read`, and [`Error::Tensor`](crate::Error::Tensor) with both shapes.
+    fn read_shaped(&self, name: &str, shape: &[usize]) -> Result<HostTensor<'_>> {
+        self.read(name)?.expect_shape(self.path(), name, shape)
+    }
 }

@@ -1,8 +1,11 @@
 //! A tensor in host memory, as a weight file gives it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, path::Path};
 
 use half::{bf16, f16};
+use nf4::QuantizedTensor;
+
+use crate::{Error, Result};
 
 /// A row-major tensor in host memory.
 #[derive(Clone, Debug)]
@@ -22,6 +25,8 @@ pub enum HostData<'a> {
     Bf16(Cow<'a, [bf16]>),
     /// IEEE half floats.
     F16(Cow<'a, [f16]>),
+    /// A bitsandbytes 4-bit weight.
+    Quantized(QuantizedTensor),
 }
 
 impl HostTensor<'_> {
@@ -30,12 +35,21 @@ impl HostTensor<'_> {
         self.shape.iter().product()
     }
 
-    /// The elements widened to f32 (exact for both 16-bit types).
+    /// The elements as f32: widened (exact) from 16 bit, dequantized from 4 bit.
     pub fn to_f32(&self) -> Cow<'_, [f32]> {
         match &self.data {
             HostData::F32(x) => Cow::Borrowed(x),
             HostData::Bf16(x) => x.iter().map(|v| v.to_f32()).collect(),
             HostData::F16(x) => x.iter().map(|v| v.to_f32()).collect(),
+            HostData::Quantized(x) => Cow::Owned(x.dequantize()),
         }
+    }
+
+    /// Passes the tensor on when it has this shape; `path` and `name` are for the message.
+    pub fn expect_shape(self, path: &Path, name: &str, shape: &[usize]) -> Result<Self> {
+        if self.shape == shape {
+            return Ok(self);
+        }
+        Err(Error::wrong_shape(path, name, &self.shape, shape))
     }
 }
