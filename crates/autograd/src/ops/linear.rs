@@ -16,6 +16,18 @@ impl<'m, K: Backend> Tape<'m, K> {
         adapter: Option<(LoraLinear, &'m Params<K>)>,
         dropout: Option<Dropout>,
     ) -> Result<Var<K>> {
+        self.linear_as(self.precision().activations, x, linear, adapter, dropout)
+    }
+
+    /// As [`linear`](Self::linear), with an output of type `dtype`.
+    pub fn linear_as(
+        &mut self,
+        dtype: DType,
+        x: &Var<K>,
+        linear: &'m FrozenLinear<K>,
+        adapter: Option<(LoraLinear, &'m Params<K>)>,
+        dropout: Option<Dropout>,
+    ) -> Result<Var<K>> {
         let (m, n, k) = (x.tensor.rows(), linear.out_features, linear.in_features);
         if x.tensor.cols() != k {
             return Err(Error::Shape {
@@ -34,7 +46,7 @@ impl<'m, K: Backend> Tape<'m, K> {
             bias: linear.bias.as_ref(),
             lora: adapter.map(|(lora, params)| lora.operand(params, dropout)),
         };
-        let mut y = self.alloc(self.precision().activations, m * n)?;
+        let mut y = self.alloc(dtype, m * n)?;
         let mut xa = adapter.map(|(lora, _)| self.alloc(DType::F32, m * lora.r)).transpose()?;
         let input = x.tensor.clone();
         self.backend().linear(&op, input.buffer(), &mut y, xa.as_mut())?;

@@ -1,0 +1,208 @@
+//! Logits, losses and every LoRA gradient of the tiny models against transformers, PEFT and
+//! bitsandbytes in f32.
+
+mod common;
+
+use common::{
+    Reference, Rows, adapter, eval_loss, load, load_with, logits, loss_and_grads, max_error,
+    nf4_base, norm_error,
+};
+use kernels::Cpu;
+use models::RopeScaling;
+use models::decoder::{Adapter, BaseFormat, Decoder, ForwardOptions, Recompute};
+
+const LOGITS: f64 = 1e-4;
+const LOSS: f64 = 1e-5;
+const GRADS: f64 = 1e-3;
+
+fn check_logits(decoder: &Decoder<Cpu>, lora: Option<&Adapter<Cpu>>, r: &Reference, name: &str) {
+    let rows = Rows::all_trained(r.ids("input_ids"));
+    let error = max_error(&logits(decoder, lora, &rows), r.values(name));
+    assert!(error <= LOGITS, "{name}: {error:e}");
+}
+
+fn check_loss(actual: f64, r: &Reference, name: &str) {
+    let expected = r.number(name);
+    assert!((actual - expected).abs() <= LOSS, "{name}: {actual} against {expected}");
+}
+
+fn check_grads(decoder: &Decoder<Cpu>, lora: &Adapter<Cpu>, rows: &Rows, r: &Reference, prefix: &str, loss_name: &str) {
+    let (loss, grads) = loss_and_grads(decoder, lora, rows, ForwardOptions::default());
+    check_loss(loss, r, loss_name);
+    let names = r.names(prefix);
+    assert!(!names.is_empty());
+    for name in names {
+        let param = name[prefix.len()..].strip_prefix("base_model.model.").expect("PEFT's prefix");
+        let error = norm_error(&grads[param], r.values(name));
+        assert!(error <= GRADS, "{name}: {error:e}");
+    }
+}
+
+fn check_model(name: &str) {
+    let r = Reference::open(&format!("models/{name}"), "ref");
+    let rows = Rows::all_trained(r.ids("input_ids"));
+    let peft = format!("{name}/adapter");
+
+    let dense = load(name, BaseFormat::Dense);
+    check_logits(&dense, None, &r, "logits_base");
+    check_loss(eval_loss(&dense, None, &rows), &r, "loss_base");
+    let lora = adapter(&dense, &peft);
+    check_logits(&dense, Some(&lora), &r, "logits_lora");
+    check_grads(&dense, &lora, &rows, &r, "grad.", "loss_lora");
+
+    let quantized = load(name, nf4_base(false));
+    check_logits(&quantized, None, &r, "logits_nf4");
+    check_loss(eval_loss(&quantized, None, &rows), &r, "loss_nf4");
+    let lora = adapter(&quantized, &peft);
+    check_logits(&quantized, Some(&lora), &r, "logits_nf4_lora");
+    check_grads(&quantized, &lora, &rows, &r, "grad_nf4.", "loss_nf4_lora");
+
+    let double = load(name, nf4_base(true));
+    let lora = adapter(&double, &peft);
+    check_loss(eval_loss(&double, Some(&lora), &rows), &r, "loss_nf4_doublequant_lora");
+}
+
+#[test]
+fn llama() {
+    check_model("llama");
+}
+
+#[test]
+fn mistral_with_a_sliding_window() {
+    check_model("mistral");
+}
+
+#[test]
+fn qwen2_with_bias_and_tied_head() {
+    check_model("qwen2");
+}
+
+#[test]
+fn qwen3_with_qk_norm() {
+    check_model("qwen3");
+}
+
+#[test]
+fn masked_labels_and_rows_of_different_length() {
+    let r = Reference::open("models/llama", "ref");
+    let attended = r.values("masked.attention_mask");
+    let labels = r.values("masked.labels");
+    let ids = r.ids("masked.input_ids");
+    let cols = ids[0].len();
+    let mut rows = Rows { ids: Vec::new(), labels: Vec::new() };
+    for (i, row) in ids.iter().enumerate() {
+        let len = attended[i * cols..(i + 1) * cols].iter().filter(|&&x| x == 1.0).count();
+        let label = |x: &f64| (*x >= 0.0).then_some(*x as u32);
+        rows.ids.push(row[..len].to_vec());
+        rows.labels.push(labels[i * cols..i * cols + len].iter().map(label).collect());
+    }
+    let dense = load("llama", BaseFormat::Dense);
+    let lora = adapter(&dense, "llama/adapter");
+    check_grads(&dense, &lora, &rows, &r, "grad_masked.", "loss_masked_lora");
+}
+
+#[test]
+fn packed_sequences_do_not_see_each_other() {
+    let r = Reference::open("models/llama", "ref");
+    let mut row = r.ids("input_ids").swap_remove(0);
+    let mut ids = Vec::new();
+    for len in r.json["packed_lens"].as_array().unwrap() {
+        let rest = row.split_off(len.as_u64().unwrap() as usize);
+        ids.push(std::mem::replace(&mut row, rest));
+    }
+    assert!(row.is_empty());
+    let dense = load("llama", BaseFormat::Dense);
+    let lora = adapter(&dense, "llama/adapter");
+    check_grads(&dense, &lora, &Rows::all_trained(ids), &r, "grad_packed.", "loss_packed_lora");
+}
+
+#[test]
+fn rope_scaling() {
+    let r = Reference::open("models/llama", "ref");
+    let rows = Rows::all_trained(r.ids("input_ids"));
+    let variants = [
+        (
+            "llama3",
+            RopeScaling::Llama3 {
+                factor: 8.0,
+                low_freq_factor: 1.0,
+                high_freq_factor: 4.0,
+                original_max_position_embeddings: 32,
+            },
+        ),
+        ("linear", RopeScaling::Linear { factor: 2.0 }),
+        (
+            "yarn",
+            RopeScaling::Yarn {
+                factor: 4.0,
+                original_max_position_embeddings: 32,
+                attention_factor: None,
+                beta_fast: 32.0,
+                beta_slow: 1.0,
+                mscale: None,
+                mscale_all_dim: None,
+                truncate: true,
+            },
+        ),
+    ];
+    for (name, scaling) in variants {
+        let decoder = load_with("llama", BaseFormat::Dense, |mut config| {
+            config.rope.scaling = scaling;
+            config
+        });
+        let expected = r.values(&format!("logits_rope_{name}"));
+        let all = logits(&decoder, None, &rows);
+        let error = max_error(&all[all.len() - expected.len()..], expected);
+        assert!(error <= LOGITS, "{name}: {error:e}");
+        let loss = r.json["rope_variants"][name]["loss"].as_f64().unwrap();
+        let actual = eval_loss(&decoder, None, &rows);
+        assert!((actual - loss).abs() <= LOSS, "{name}: {actual} against {loss}");
+    }
+}
+
+#[test]
+fn rslora_scaling() {
+    let r = Reference::open("models/llama", "ref");
+    let rows = Rows::all_trained(r.ids("input_ids"));
+    let dense = load("llama", BaseFormat::Dense);
+    let lora = adapter(&dense, "llama/adapter_rslora");
+    check_grads(&dense, &lora, &rows, &r, "grad_rslora.", "loss_rslora");
+}
+
+#[test]
+fn bitsandbytes_checkpoint() {
+    let r = Reference::open("models/llama", "ref");
+    let rows = Rows::all_trained(r.ids("input_ids"));
+    // The dense format must not matter: what comes in 4 bit stays in 4 bit.
+    let decoder = load("llama-bnb4", BaseFormat::Dense);
+    check_loss(eval_loss(&decoder, None, &rows), &r, "loss_bnb4_model");
+}
+
+#[test]
+fn recompute_gives_the_same_bits() {
+    let r = Reference::open("models/qwen3", "ref");
+    let rows = Rows::all_trained(r.ids("input_ids"));
+    let decoder = load("qwen3", nf4_base(true));
+    let lora = adapter(&decoder, "qwen3/adapter");
+    for dropout_key in [None, Some(7)] {
+        let options = ForwardOptions { dropout_key, ..ForwardOptions::default() };
+        let kept = loss_and_grads(&decoder, &lora, &rows, options);
+        let again = ForwardOptions { recompute: Recompute::Layers, ..options };
+        assert_eq!(kept, loss_and_grads(&decoder, &lora, &rows, again));
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let r = Reference::open("models/llama", "ref");
+    let rows = Rows::all_trained(r.ids("input_ids"));
+    let decoder = load("llama", nf4_base(true));
+    let lora = adapter(&decoder, "llama/adapter");
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| loss_and_grads(&decoder, &lora, &rows, ForwardOptions::default()))
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(3));
+}

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Checks that transformers, bitsandbytes and PEFT load what qlora-train writes and compute the same
+# logits. Installs the pinned packages (about 3 GB) into a virtual environment in the user's cache;
+# PYTHON=... uses an existing one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -z "${PYTHON:-}" ]; then
+    venv=${XDG_CACHE_HOME:-$HOME/.cache}/qlora-train/interop-venv
+    PYTHON=$venv/bin/python
+    [ -x "$PYTHON" ] || python3 -m venv "$venv"
+    "$PYTHON" -m pip install --quiet --requirement scripts/interop/requirements.txt
+fi
+
+cargo build --release --quiet --bin qlora-train
+cargo build --release --quiet --package models --example logits
+qlora=target/release/qlora-train
+logits=target/release/examples/logits
+model=$(scripts/fetch-model.sh)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+"$qlora" quantize --model "$model" --output "$work/nf4"
+"$qlora" demo-data --rows 24 --held-out 0 --seed 3 "$work/data"
+"$qlora" train recipes/quickstart.toml --model "$work/nf4" --data "$work/data/train.jsonl" \
+    --output "$work/run" --set train.max_steps=3 --set data.eval_fraction=0.0
+ids=1,4093,198,504,3575,282,4649,314,7042,30,33,34,260,3575,282,2,198
+"$logits" "$work/nf4" - "$ids" "$work/base.f32"
+"$logits" "$work/nf4" "$work/run/adapter" "$ids" "$work/adapter.f32"
+"$PYTHON" scripts/interop/check_interop.py "$work/nf4" "$work/run/adapter" "$ids" "$work/base.f32" "$work/adapter.f32"

@@ -1,0 +1,104 @@
+//! SmolLM2-135M-Instruct, read from its GGUF, against what the Python stack gives for it
+//! (`tests/fixtures/smollm2/ref.json`, see `tests/fixtures/README.md`). `scripts/test.sh` fetches the
+//! model and says where it is in `QLORA_SMOLLM2`.
+#![cfg(feature = "real-model-tests")]
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use autograd::Precision;
+use kernels::Cpu;
+use models::decoder::{BaseFormat, Decoder, LoadOptions};
+use models::generate::{GenerateOptions, Sampling, generate};
+use models::tokenizer::Tokenizer;
+use models::weights::Checkpoint;
+use models::{HostData, TensorSource};
+use nf4::{Absmax, QuantConfig, QuantType};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+fn gguf() -> PathBuf {
+    std::env::var_os("QLORA_SMOLLM2")
+        .map(PathBuf::from)
+        .expect("QLORA_SMOLLM2 names the GGUF: export QLORA_SMOLLM2=$(scripts/fetch-model.sh)")
+}
+
+fn reference() -> &'static Value {
+    static REFERENCE: OnceLock<Value> = OnceLock::new();
+    REFERENCE.get_or_init(|| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/smollm2/ref.json");
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    })
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn tokenizer_vectors() {
+    let tokenizer = Tokenizer::open(&gguf()).unwrap();
+    for case in reference()["tokenizer"].as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&case["ids"]), "{text:?}");
+    }
+}
+
+fn sha16(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn f32_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+#[test]
+fn nf4_bytes_of_all_linears() {
+    let checkpoint = Checkpoint::open(&gguf()).unwrap();
+    let linears = reference()["nf4_sha256"].as_object().unwrap();
+    assert_eq!(linears.len(), 210);
+    for (module, expected) in linears {
+        let name = format!("{module}.weight");
+        let tensor = checkpoint.source().read(&name).unwrap();
+        let HostData::Bf16(data) = &tensor.data else { panic!("{name} is not bf16") };
+        let quantize = |double_quant| {
+            let config = QuantConfig::new(QuantType::Nf4, 64, double_quant).unwrap();
+            nf4::quantize(&name, data, &tensor.shape, &config).unwrap()
+        };
+        let plain = quantize(false);
+        let Absmax::Plain(absmax) = plain.absmax() else { panic!("{name} is nested") };
+        assert_eq!(sha16(plain.packed()), expected[0].as_str().unwrap(), "{name}: packed");
+        assert_eq!(sha16(&f32_bytes(absmax)), expected[1].as_str().unwrap(), "{name}: absmax");
+        let double = quantize(true);
+        let Absmax::Nested(nested) = double.absmax() else { panic!("{name} is not nested") };
+        assert_eq!(sha16(&nested.codes), expected[2].as_str().unwrap(), "{name}: nested absmax");
+        let offset = expected[3].as_f64().unwrap();
+        assert_eq!(f64::from(nested.offset), offset, "{name}: offset");
+    }
+}
+
+#[test]
+fn greedy_tokens() {
+    let checkpoint = Checkpoint::open(&gguf()).unwrap();
+    let config = checkpoint.config().unwrap();
+    let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
+    let decoder = Decoder::load(&Cpu::new(), checkpoint.source(), &config, &options).unwrap();
+    let r = reference();
+    let prompts = [ids(&r["chat"][0]["ids"]), ids(&r["greedy2_prompt"])];
+    let expected = [ids(&r["greedy_f32"]), ids(&r["greedy2_f32"])];
+    let options = |max_new_tokens| GenerateOptions {
+        max_new_tokens,
+        sampling: Sampling::GREEDY,
+        stop_tokens: config.eos_token_ids.clone(),
+        precision: Precision::F32,
+    };
+    // The reference keeps the end-of-turn token that ended the first answer.
+    let (answer, end) = expected[0].split_at(expected[0].len() - 1);
+    assert!(config.eos_token_ids.contains(&end[0]));
+    let texts = generate(&decoder, None, &prompts[..1], &options(40), |_, _| ()).unwrap();
+    assert_eq!(texts[0], answer);
+    // Together with a shorter one, and each on its own: the same tokens.
+    let texts = generate(&decoder, None, &prompts, &options(64), |_, _| ()).unwrap();
+    assert_eq!(texts, [answer.to_vec(), expected[1].clone()]);
+}
