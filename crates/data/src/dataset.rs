@@ -1,0 +1,122 @@
+//! Encoded rows, the held-out split and the order of an epoch.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::encode::Example;
+use crate::error::{Error, Result};
+use crate::rng::Rng;
+use crate::rows::{Row, Rows};
+
+/// Encoded rows, in file order.
+#[derive(Debug, Clone, Default)]
+pub struct Dataset {
+    /// The rows.
+    pub examples: Vec<Example>,
+    /// Rows left out because they were too long.
+    pub dropped: usize,
+    /// Rows whose end was cut off.
+    pub truncated: usize,
+}
+
+/// Sizes of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Stats {
+    /// Rows.
+    pub rows: usize,
+    /// Tokens of all rows.
+    pub tokens: usize,
+    /// Tokens the loss covers.
+    pub trained_tokens: usize,
+    /// Tokens of the longest row.
+    pub longest: usize,
+}
+
+impl Dataset {
+    /// Counts rows and tokens.
+    pub fn stats(&self) -> Stats {
+        let lengths = || self.examples.iter().map(|example| example.input_ids.len());
+        Stats {
+            rows: self.examples.len(),
+            tokens: lengths().sum(),
+            trained_tokens: self.examples.iter().map(Example::trained_tokens).sum(),
+            longest: lengths().max().unwrap_or(0),
+        }
+    }
+
+    /// The order of the examples in one epoch (counted from 0): a permutation that depends on the number of examples,
+    /// `seed` and `epoch` alone.
+    pub fn epoch_order(&self, seed: u64, epoch: u64) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.examples.len()).collect();
+        Rng::new(seed, epoch).shuffle(&mut order);
+        order
+    }
+}
+
+/// How many rows to hold out for evaluation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum HeldOut {
+    /// Each row with this probability, by its content: adding rows moves no other row.
+    Fraction(f64),
+    /// The rows whose content hashes lowest; equal rows stay together, so there may be a few more.
+    Rows(usize),
+}
+
+/// Splits into training and held-out rows, both in file order. Equal rows always fall on the same side.
+///
+/// # Errors
+/// [`Error::Setting`] when a side would be empty.
+pub fn split(rows: &Rows, held_out: HeldOut, seed: u64) -> Result<(Rows, Rows)> {
+    let keys: Vec<u64> = rows.rows.iter().map(|row| content_hash(row, seed)).collect();
+    let (name, threshold) = match held_out {
+        HeldOut::Fraction(fraction) => ("eval_fraction", fraction_threshold(fraction)?),
+        HeldOut::Rows(count) => ("eval_rows", rows_threshold(&keys, count)?),
+    };
+    let side = |wanted: bool| {
+        let chosen = rows
+            .rows
+            .iter()
+            .zip(&keys)
+            .filter(|(_, key)| (u128::from(**key) < threshold) == wanted);
+        rows.with_rows(chosen.map(|(row, _)| row.clone()).collect())
+    };
+    let (train, eval) = (side(false), side(true));
+    let total = rows.rows.len();
+    if train.rows.is_empty() || eval.rows.is_empty() {
+        let side = if eval.rows.is_empty() { "held out" } else { "left to train on" };
+        let message =
+            format!("no row of {total} is {side}; choose another number of held-out rows");
+        return Err(Error::Setting { name, message });
+    }
+    Ok((train, eval))
+}
+
+/// Hashes below the returned number are held out.
+fn fraction_threshold(fraction: f64) -> Result<u128> {
+    if fraction > 0.0 && fraction < 1.0 {
+        return Ok((fraction * 2f64.powi(64)) as u128);
+    }
+    let message = format!("must lie between 0 and 1, not {fraction}");
+    Err(Error::Setting { name: "eval_fraction", message })
+}
+
+fn rows_threshold(keys: &[u64], count: usize) -> Result<u128> {
+    if count == 0 || count >= keys.len() {
+        let message = format!(
+            "{count} held-out rows of {} in the file; give 1 to {}",
+            keys.len(),
+            keys.len().max(2) - 1
+        );
+        return Err(Error::Setting { name: "eval_rows", message });
+    }
+    let mut sorted = keys.to_vec();
+    let (_, last, _) = sorted.select_nth_unstable(count - 1);
+    Ok(u128::from(*last) + 1)
+}
+
+/// Of the parsed row, so that spacing and unused fields do not matter.
+fn content_hash(row: &Row, seed: u64) -> u64 {
+    let content = serde_json::to_vec(&row.content).expect("rows always serialise");
+    let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(content).finalize();
+    u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
