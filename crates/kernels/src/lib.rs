@@ -18,7 +18,7 @@ pub mod reference;
 
 pub use backend::Backend;
 pub use buffer::{Buffer, DType, HostSlice};
-pub use cpu::Cpu;
+pub use cpu::{Cpu, CpuBuffer, CpuQuantizedWeight};
 pub use error::{Error, Result};
 pub use memory::{MemoryKind, MemoryLedger, MemoryUsage};
 pub use philox::Philox;

@@ -45,6 +45,13 @@ pub struct Dropout {
     pub stream: u64,
 }
 
+impl Dropout {
+    /// An element is kept when its Philox word is at least this: `floor(p * 2^32)`.
+    pub fn threshold(&self) -> u32 {
+        (f64::from(self.p) * 4_294_967_296.0) as u32
+    }
+}
+
 /// LoRA on a linear: `y += scale * dropout(x) . A^T . B^T` (Hu et al. 2021).
 #[derive(Debug)]
 pub struct Lora<'a, K: Backend> {

@@ -1,0 +1,219 @@
+//! Gradients of attention. Scores are recomputed twice, once by blocks of queries for dQ and once by
+//! blocks of keys for dK and dV: each task then owns the rows that it writes, and no partial sums
+//! are kept.
+
+use rayon::prelude::*;
+
+use super::KEYS;
+use super::forward::key_blocks;
+use super::layout::{Layout, QueryBlock, Sequence};
+use super::scores::{Block, group_rows, key_rows};
+use crate::Result;
+use crate::cpu::Cpu;
+use crate::cpu::check::Op;
+use crate::cpu::gemm::{Mat, gemm};
+use crate::cpu::reduce;
+use crate::cpu::view::{FloatMut, FloatRef, sized};
+use crate::ops::{Attention, AttentionGrads, Sequences};
+
+/// Operands that both passes read.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    layout: &'a Layout,
+    q: FloatRef<'a>,
+    k: FloatRef<'a>,
+    v: FloatRef<'a>,
+    d_o: FloatRef<'a>,
+    lse: &'a [f32],
+    /// `dO . O` by query and head.
+    delta: &'a [f32],
+}
+
+#[derive(Default)]
+struct Scratch {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    d_o: Vec<f32>,
+    lse: Vec<f32>,
+    delta: Vec<f32>,
+    probs: Vec<f32>,
+    d_scores: Vec<f32>,
+}
+
+pub(in crate::cpu) fn backward(
+    cpu: &Cpu,
+    op: Attention,
+    sequences: &Sequences<Cpu>,
+    grads: AttentionGrads<'_, Cpu>,
+) -> Result<()> {
+    let name = Op("attention_backward");
+    let layout = &Layout::new(name, op, sequences)?;
+    let (q_len, k_len) = (layout.q_tokens * layout.q_width(), layout.k_tokens * layout.k_width());
+    let o = name.float("o", grads.o, q_len)?;
+    let d_o = name.float("d_o", grads.d_o, q_len)?;
+    let mut delta = cpu.scratch(layout.q_tokens * op.heads);
+    row_dots(o, d_o, op.head_dim, &mut delta);
+    let inputs = Inputs {
+        layout,
+        q: name.float("q", grads.q, q_len)?,
+        k: name.float("k", grads.k, k_len)?,
+        v: name.float("v", grads.v, k_len)?,
+        d_o,
+        lse: name.f32("lse", grads.lse, layout.q_tokens * op.heads)?,
+        delta: &delta,
+    };
+    let dq = name.float_mut("dq", grads.dq, q_len)?;
+    let dk = name.float_mut("dk", grads.dk, k_len)?;
+    let dv = name.float_mut("dv", grads.dv, k_len)?;
+    query_gradient(inputs, dq);
+    key_gradients(inputs, dk, dv);
+    Ok(())
+}
+
+fn row_dots(x: FloatRef<'_>, y: FloatRef<'_>, cols: usize, out: &mut [f32]) {
+    const ROWS: usize = 64;
+    let tasks = out.par_chunks_mut(ROWS).enumerate();
+    tasks.for_each_init(Default::default, |scratch: &mut [Vec<f32>; 2], (task, out)| {
+        let [wide_x, wide_y] = scratch;
+        let x = x.chunk(task, ROWS * cols).widen(wide_x);
+        let y = y.chunk(task, ROWS * cols).widen(wide_y);
+        for ((out, x), y) in out.iter_mut().zip(x.chunks(cols)).zip(y.chunks(cols)) {
+            *out = reduce::dot(x, y);
+        }
+    });
+}
+
+fn query_gradient(inputs: Inputs<'_>, dq: FloatMut<'_>) {
+    let layout = inputs.layout;
+    let (d, kv_heads) = (layout.op.head_dim, layout.op.kv_heads);
+    let width = layout.group() * d;
+    let blocks = layout.query_blocks();
+    let lens = blocks.iter().map(|(_, block)| block.tokens.len() * layout.q_width());
+    let tasks = blocks.par_iter().zip(dq.split(lens));
+    let init = || (Scratch::default(), Vec::new(), Vec::new());
+    tasks.for_each_init(init, |(scratch, wide, acc), ((sequence, block), dq)| {
+        dq.write(wide, |dq| {
+            for kv_head in 0..kv_heads {
+                inputs.load(block, kv_head, scratch);
+                let acc = sized(acc, block.tokens.len() * width);
+                acc.fill(0.0);
+                for keys in key_blocks(layout.keys_of(block)) {
+                    let parts = inputs.recompute(sequence, block, keys, kv_head, scratch);
+                    gemm(acc, true, 1.0, parts.d_scores, parts.k);
+                }
+                for (dq, acc) in dq.chunks_mut(layout.q_width()).zip(acc.chunks(width)) {
+                    dq[kv_head * width..(kv_head + 1) * width].copy_from_slice(acc);
+                }
+            }
+        });
+    });
+}
+
+fn key_gradients(inputs: Inputs<'_>, dk: FloatMut<'_>, dv: FloatMut<'_>) {
+    let layout = inputs.layout;
+    let (d, width) = (layout.op.head_dim, layout.k_width());
+    let dk = dk.chunks(KEYS * width).into_par_iter();
+    let dv = dv.chunks(KEYS * width).into_par_iter();
+    let tasks = dk.zip(dv).enumerate();
+    let init = || (Scratch::default(), <[Vec<f32>; 4]>::default());
+    tasks.for_each_init(init, |(scratch, [wide_k, wide_v, acc_k, acc_v]), (task, (dk, dv))| {
+        let first = task * KEYS;
+        let rows = dk.len() / width;
+        dk.write(wide_k, |dk| {
+            dv.write(wide_v, |dv| {
+                for kv_head in 0..layout.op.kv_heads {
+                    let acc_k = sized(acc_k, rows * d);
+                    let acc_v = sized(acc_v, rows * d);
+                    acc_k.fill(0.0);
+                    acc_v.fill(0.0);
+                    for sequence in &layout.sequences {
+                        let start = sequence.k.start.max(first);
+                        let end = sequence.k.end.min(first + rows);
+                        if start >= end {
+                            continue;
+                        }
+                        let part = (start - first) * d..(end - first) * d;
+                        let keys = start - sequence.k.start..end - sequence.k.start;
+                        let (acc_k, acc_v) = (&mut acc_k[part.clone()], &mut acc_v[part]);
+                        for block in layout.blocks_of(sequence, layout.queries_of(sequence, &keys))
+                        {
+                            inputs.load(&block, kv_head, scratch);
+                            let keys = keys.clone();
+                            let parts = inputs.recompute(sequence, &block, keys, kv_head, scratch);
+                            gemm(acc_v, true, 1.0, parts.probs.t(), parts.d_o);
+                            gemm(acc_k, true, 1.0, parts.d_scores.t(), parts.q);
+                        }
+                    }
+                    let col = kv_head * d;
+                    for (out, acc) in [(&mut *dk, &*acc_k), (&mut *dv, &*acc_v)] {
+                        for (out, acc) in out.chunks_mut(width).zip(acc.chunks(d)) {
+                            out[col..col + d].copy_from_slice(acc);
+                        }
+                    }
+                }
+            });
+        });
+    });
+}
+
+/// What the products of a block with its gradients need.
+struct Parts<'s> {
+    q: Mat<'s>,
+    k: Mat<'s>,
+    d_o: Mat<'s>,
+    probs: Mat<'s>,
+    d_scores: Mat<'s>,
+}
+
+impl<'a> Inputs<'a> {
+    /// Brings the rows of a block of queries into scratch.
+    fn load(&self, block: &QueryBlock, kv_head: usize, scratch: &mut Scratch) {
+        let layout = self.layout;
+        group_rows(layout, self.q, block, kv_head, &mut scratch.q);
+        group_rows(layout, self.d_o, block, kv_head, &mut scratch.d_o);
+        let (heads, group) = (layout.op.heads, layout.group());
+        for (from, to) in [(self.lse, &mut scratch.lse), (self.delta, &mut scratch.delta)] {
+            to.clear();
+            for token in block.tokens.clone() {
+                let start = token * heads + kv_head * group;
+                to.extend_from_slice(&from[start..start + group]);
+            }
+        }
+    }
+
+    /// Probabilities and gradients of the raw products of a loaded block against `keys`.
+    fn recompute<'s>(
+        &self,
+        sequence: &Sequence,
+        queries: &QueryBlock,
+        keys: std::ops::Range<usize>,
+        kv_head: usize,
+        scratch: &'s mut Scratch,
+    ) -> Parts<'s>
+    where
+        'a: 's,
+    {
+        let layout = self.layout;
+        let (rows, d) = (queries.tokens.len() * layout.group(), layout.op.head_dim);
+        let q = Mat::new(&scratch.q, rows, d);
+        let d_o = Mat::new(&scratch.d_o, rows, d);
+        let range = sequence.k.start + keys.start..sequence.k.start + keys.end;
+        let k = key_rows(layout, self.k, range.clone(), kv_head, &mut scratch.k);
+        let v = key_rows(layout, self.v, range, kv_head, &mut scratch.v);
+        let cols = keys.len();
+        let probs = sized(&mut scratch.probs, rows * cols);
+        let d_scores = sized(&mut scratch.d_scores, rows * cols);
+        gemm(probs, false, 1.0, q, k.t());
+        gemm(d_scores, false, 1.0, d_o, v.t());
+        let block = Block { layout, queries, keys };
+        block.gradient(probs, d_scores, &scratch.lse, &scratch.delta);
+        Parts {
+            q,
+            k,
+            d_o,
+            probs: Mat::new(probs, rows, cols),
+            d_scores: Mat::new(d_scores, rows, cols),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Softmax of a row over blocks of keys, with a running maximum (Dao et al. 2022).
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::KEYS;
+use super::layout::{Layout, QueryBlock, Sequence};
+use super::scores::{Block, group_rows, key_rows};
+use crate::Result;
+use crate::cpu::Cpu;
+use crate::cpu::buffer::CpuBuffer;
+use crate::cpu::check::Op;
+use crate::cpu::exp::exp;
+use crate::cpu::gemm::{Mat, gemm};
+use crate::cpu::reduce;
+use crate::cpu::view::{FloatRef, sized};
+use crate::ops::{Attention, Sequences};
+
+pub(in crate::cpu) fn forward(
+    op: Attention,
+    sequences: &Sequences<Cpu>,
+    q: &CpuBuffer,
+    k: &CpuBuffer,
+    v: &CpuBuffer,
+    o: &mut CpuBuffer,
+    lse: &mut CpuBuffer,
+) -> Result<()> {
+    let name = Op("attention");
+    let layout = &Layout::new(name, op, sequences)?;
+    let (q_len, k_len) = (layout.q_tokens * layout.q_width(), layout.k_tokens * layout.k_width());
+    let q = name.float("q", q, q_len)?;
+    let k = name.float("k", k, k_len)?;
+    let v = name.float("v", v, k_len)?;
+    let o = name.float_mut("o", o, q_len)?;
+    let mut lse = name.f32_mut("lse", lse, layout.q_tokens * op.heads)?;
+    let blocks = layout.query_blocks();
+    let tokens = || blocks.iter().map(|(_, block)| block.tokens.len());
+    let outputs = o.split(tokens().map(|tokens| tokens * layout.q_width()));
+    let lses: Vec<_> = tokens()
+        .map(|tokens| lse.split_off_mut(..tokens * op.heads).expect("blocks cover the queries"))
+        .collect();
+    let tasks = blocks.par_iter().zip(outputs).zip(lses);
+    tasks.for_each_init(Scratch::default, |scratch, (((sequence, block), o), lse)| {
+        let mut wide_o = std::mem::take(&mut scratch.wide_o);
+        o.write(&mut wide_o, |o| {
+            for kv_head in 0..op.kv_heads {
+                let inputs = Inputs { layout, sequence, block, kv_head };
+                inputs.attend(q, k, v, scratch);
+                inputs.store(o, lse, scratch);
+            }
+        });
+        scratch.wide_o = wide_o;
+    });
+    Ok(())
+}
+
+#[derive(Default)]
+struct Scratch {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    scores: Vec<f32>,
+    /// Unnormalised output rows.
+    out: Vec<f32>,
+    max: Vec<f32>,
+    sum: Vec<f32>,
+    wide_o: Vec<f32>,
+}
+
+/// One block of queries of one group of heads.
+struct Inputs<'a> {
+    layout: &'a Layout,
+    sequence: &'a Sequence,
+    block: &'a QueryBlock,
+    kv_head: usize,
+}
+
+impl Inputs<'_> {
+    fn rows(&self) -> usize {
+        self.block.tokens.len() * self.layout.group()
+    }
+
+    fn attend(&self, q: FloatRef<'_>, k: FloatRef<'_>, v: FloatRef<'_>, scratch: &mut Scratch) {
+        let (layout, rows, d) = (self.layout, self.rows(), self.layout.op.head_dim);
+        let q = Mat::new(group_rows(layout, q, self.block, self.kv_head, &mut scratch.q), rows, d);
+        let out = sized(&mut scratch.out, rows * d);
+        let max = sized(&mut scratch.max, rows);
+        let sum = sized(&mut scratch.sum, rows);
+        out.fill(0.0);
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        for keys in key_blocks(layout.keys_of(self.block)) {
+            let range = self.sequence.k.start + keys.start..self.sequence.k.start + keys.end;
+            let k = key_rows(layout, k, range.clone(), self.kv_head, &mut scratch.k);
+            let v = key_rows(layout, v, range, self.kv_head, &mut scratch.v);
+            let cols = keys.len();
+            let scores = sized(&mut scratch.scores, rows * cols);
+            gemm(scores, false, 1.0, q, k.t());
+            let queries = self.block;
+            Block { layout, queries, keys }.mask(scores);
+            let state = max.iter_mut().zip(sum.iter_mut());
+            let rows_of = scores.chunks_mut(cols).zip(out.chunks_mut(d)).zip(state);
+            for ((scores, out), (max, sum)) in rows_of {
+                online_softmax(scores, out, max, sum);
+            }
+            gemm(out, true, 1.0, Mat::new(scores, rows, cols), v);
+        }
+    }
+
+    /// Normalises and puts the rows at their places among all heads.
+    fn store(&self, o: &mut [f32], lse: &mut [f32], scratch: &Scratch) {
+        let (layout, d) = (self.layout, self.layout.op.head_dim);
+        let group = layout.group();
+        for (row, values) in scratch.out[..self.rows() * d].chunks(d).enumerate() {
+            let head = row / group * layout.op.heads + self.kv_head * group + row % group;
+            lse[head] = scratch.max[row] + scratch.sum[row].ln();
+            let inverse = 1.0 / scratch.sum[row];
+            for (o, value) in o[head * d..(head + 1) * d].iter_mut().zip(values) {
+                *o = value * inverse;
+            }
+        }
+    }
+}
+
+pub(super) fn key_blocks(keys: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = keys.end;
+    keys.step_by(KEYS).map(move |start| start..end.min(start + KEYS))
+}
+
+/// Turns scores into weights relative to the running maximum and rescales what came before.
+fn online_softmax(scores: &mut [f32], out: &mut [f32], max: &mut f32, sum: &mut f32) {
+    let block_max = reduce::max(scores);
+    if block_max > *max {
+        let correction = exp(*max - block_max);
+        *max = block_max;
+        *sum *= correction;
+        out.iter_mut().for_each(|out| *out *= correction);
+    }
+    if *max == f32::NEG_INFINITY {
+        // Nothing visible so far: hidden scores would become exp(-inf + inf).
+        scores.iter_mut().for_each(|s| *s = if s.is_nan() { *s } else { 0.0 });
+    } else {
+        scores.iter_mut().for_each(|s| *s = exp(*s - *max));
+    }
+    *sum += reduce::sum(scores);
+}

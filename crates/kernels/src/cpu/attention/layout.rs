@@ -1,0 +1,141 @@
+//! Checked shapes of attention, and which tokens belong together.
+
+use std::ops::Range;
+
+use super::QUERY_ROWS;
+use crate::Result;
+use crate::cpu::Cpu;
+use crate::cpu::check::Op;
+use crate::ops::{Attention, Sequences};
+
+/// One sequence: rows of q, rows of k and v.
+#[derive(Debug, Clone)]
+pub(super) struct Sequence {
+    pub(super) q: Range<usize>,
+    pub(super) k: Range<usize>,
+}
+
+impl Sequence {
+    /// Position of the first query among the sequence's keys.
+    pub(super) fn offset(&self) -> usize {
+        self.k.len() - self.q.len()
+    }
+}
+
+/// A block of queries of one sequence.
+#[derive(Debug, Clone)]
+pub(super) struct QueryBlock {
+    /// Rows of q.
+    pub(super) tokens: Range<usize>,
+    /// Position of the first token among the sequence's keys.
+    pub(super) position: usize,
+}
+
+/// Checked parameters.
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) op: Attention,
+    pub(super) sequences: Vec<Sequence>,
+    pub(super) q_tokens: usize,
+    pub(super) k_tokens: usize,
+}
+
+impl Layout {
+    pub(super) fn new(name: Op, op: Attention, sequences: &Sequences<Cpu>) -> Result<Self> {
+        let Attention { heads, kv_heads, head_dim, .. } = op;
+        name.require(kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads), || {
+            format!("{heads} query heads cannot share {kv_heads} key heads")
+        })?;
+        name.require(head_dim > 0, || "head_dim is 0".into())?;
+        name.require(op.window != Some(0), || "a window of 0 keys hides every key".into())?;
+        name.require(op.softcap.is_none_or(|cap| cap > 0.0), || "softcap is not positive".into())?;
+        let &Sequences { count, q_tokens, k_tokens, .. } = sequences;
+        let q_start = name.u32("q_start", &sequences.q_start, count + 1)?;
+        let k_start = name.u32("k_start", &sequences.k_start, count)?;
+        let k_len = name.u32("k_len", &sequences.k_len, count)?;
+        name.require(q_start[0] == 0 && q_start[count] as usize == q_tokens, || {
+            format!("the sequences' queries do not cover the {q_tokens} rows of q")
+        })?;
+        let mut list = Vec::with_capacity(count);
+        for i in 0..count {
+            let q = q_start[i] as usize..q_start[i + 1] as usize;
+            let start = k_start[i] as usize;
+            let k = start..start + k_len[i] as usize;
+            name.require(q.start <= q.end && q.end <= q_tokens && k.end <= k_tokens, || {
+                format!("sequence {i} has queries {q:?} of {q_tokens} and keys {k:?} of {k_tokens}")
+            })?;
+            name.require(q.len() <= k.len(), || {
+                format!("sequence {i} has {} queries but {} keys", q.len(), k.len())
+            })?;
+            list.push(Sequence { q, k });
+        }
+        Ok(Self { op, sequences: list, q_tokens, k_tokens })
+    }
+
+    /// Query heads that share a key head.
+    pub(super) const fn group(&self) -> usize {
+        self.op.heads / self.op.kv_heads
+    }
+
+    /// Tokens of a block of queries.
+    pub(super) fn block_tokens(&self) -> usize {
+        (QUERY_ROWS / self.group()).max(1)
+    }
+
+    /// Elements of one token in q.
+    pub(super) const fn q_width(&self) -> usize {
+        self.op.heads * self.op.head_dim
+    }
+
+    /// Elements of one token in k or v.
+    pub(super) const fn k_width(&self) -> usize {
+        self.op.kv_heads * self.op.head_dim
+    }
+
+    /// All queries in order, cut into blocks that do not cross sequences.
+    pub(super) fn query_blocks(&self) -> Vec<(Sequence, QueryBlock)> {
+        let blocks = self.sequences.iter().flat_map(|sequence| {
+            let all = sequence.q.clone();
+            self.blocks_of(sequence, all).map(|block| (sequence.clone(), block))
+        });
+        blocks.collect()
+    }
+
+    /// The queries `tokens` of a sequence, cut into blocks.
+    pub(super) fn blocks_of(
+        &self,
+        sequence: &Sequence,
+        tokens: Range<usize>,
+    ) -> impl Iterator<Item = QueryBlock> + use<> {
+        let step = self.block_tokens();
+        let (first, offset) = (sequence.q.start, sequence.offset());
+        let end = tokens.end;
+        tokens.step_by(step).map(move |start| QueryBlock {
+            tokens: start..end.min(start + step),
+            position: start - first + offset,
+        })
+    }
+
+    /// Keys, counted within the sequence, that any query of the block sees.
+    pub(super) fn keys_of(&self, block: &QueryBlock) -> Range<usize> {
+        self.first_key(block.position)..block.position + block.tokens.len()
+    }
+
+    /// First key that a query at `position` sees.
+    pub(super) fn first_key(&self, position: usize) -> usize {
+        self.op.window.map_or(0, |window| (position + 1).saturating_sub(window))
+    }
+
+    /// Rows of q, of one sequence, that see any of its keys `keys` (counted within the sequence).
+    pub(super) fn queries_of(&self, sequence: &Sequence, keys: &Range<usize>) -> Range<usize> {
+        let past = match self.op.window {
+            Some(window) => (keys.end - 1).saturating_add(window).min(sequence.k.len()),
+            None => sequence.k.len(),
+        };
+        let row = |position: usize| {
+            let queries = position.saturating_sub(sequence.offset());
+            sequence.q.start + queries.min(sequence.q.len())
+        };
+        row(keys.start)..row(past).max(row(keys.start))
+    }
+}

@@ -1,0 +1,118 @@
+//! From raw products to masked scores, and back.
+
+use std::ops::Range;
+
+use super::layout::{Layout, QueryBlock};
+use crate::cpu::exp::{exp, tanh};
+use crate::cpu::gemm::Mat;
+use crate::cpu::panel::Matrix;
+use crate::cpu::view::{FloatRef, sized};
+use crate::ops::Attention;
+
+/// A block of scores: queries of one group of heads against consecutive keys.
+pub(super) struct Block<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) queries: &'a QueryBlock,
+    /// Keys, counted within the sequence.
+    pub(super) keys: Range<usize>,
+}
+
+impl Block<'_> {
+    /// Columns of row `row` that its query sees.
+    fn visible(&self, row: usize) -> Range<usize> {
+        let position = self.queries.position + row / self.layout.group();
+        let column = |key: usize| key.saturating_sub(self.keys.start).min(self.keys.len());
+        let first = column(self.layout.first_key(position));
+        first..column(position + 1).max(first)
+    }
+
+    /// Raw products to scores; negative infinity where hidden.
+    pub(super) fn mask(&self, products: &mut [f32]) {
+        for (row, products) in products.chunks_mut(self.keys.len()).enumerate() {
+            let visible = self.visible(row);
+            products[..visible.start].fill(f32::NEG_INFINITY);
+            products[visible.end..].fill(f32::NEG_INFINITY);
+            to_scores(self.layout.op, &mut products[visible]);
+        }
+    }
+
+    /// From raw products to probabilities, and from the gradient of probabilities to that of raw
+    /// products, both in place. `lse` and `delta` (the row's `dO . O`) are by row.
+    pub(super) fn gradient(
+        &self,
+        products: &mut [f32],
+        d_probs: &mut [f32],
+        lse: &[f32],
+        delta: &[f32],
+    ) {
+        let cols = self.keys.len();
+        let rows = products.chunks_mut(cols).zip(d_probs.chunks_mut(cols)).enumerate();
+        for (row, (products, d_probs)) in rows {
+            let visible = self.visible(row);
+            for hidden in [0..visible.start, visible.end..cols] {
+                products[hidden.clone()].fill(0.0);
+                d_probs[hidden].fill(0.0);
+            }
+            let products = &mut products[visible.clone()];
+            let d_probs = &mut d_probs[visible];
+            gradient_row(self.layout.op, products, d_probs, lse[row], delta[row]);
+        }
+    }
+}
+
+fn to_scores(op: Attention, products: &mut [f32]) {
+    match op.softcap {
+        None => products.iter_mut().for_each(|s| *s *= op.scale),
+        Some(cap) => products.iter_mut().for_each(|s| *s = cap * tanh(*s * op.scale / cap)),
+    }
+}
+
+fn gradient_row(op: Attention, products: &mut [f32], d_probs: &mut [f32], lse: f32, delta: f32) {
+    let Attention { scale, softcap, .. } = op;
+    let pairs = products.iter_mut().zip(d_probs);
+    match softcap {
+        None => {
+            for (s, d) in pairs {
+                *s = exp(*s * scale - lse);
+                *d = *s * (*d - delta) * scale;
+            }
+        }
+        Some(cap) => {
+            for (s, d) in pairs {
+                let t = tanh(*s * scale / cap);
+                *s = exp(cap * t - lse);
+                *d = *s * (*d - delta) * scale * (1.0 - t * t);
+            }
+        }
+    }
+}
+
+/// The rows of a block of queries for one group of heads, `[tokens * group, head_dim]`.
+pub(super) fn group_rows<'s>(
+    layout: &Layout,
+    x: FloatRef<'_>,
+    queries: &QueryBlock,
+    kv_head: usize,
+    scratch: &'s mut Vec<f32>,
+) -> &'s [f32] {
+    let width = layout.group() * layout.op.head_dim;
+    let out = sized(scratch, queries.tokens.len() * width);
+    for (token, out) in queries.tokens.clone().zip(out.chunks_mut(width)) {
+        let start = token * layout.q_width() + kv_head * width;
+        x.slice(start..start + width).widen_into(out);
+    }
+    out
+}
+
+/// One head of consecutive rows of k or v, `[rows, head_dim]`.
+pub(super) fn key_rows<'s, 'a: 's>(
+    layout: &Layout,
+    x: FloatRef<'a>,
+    rows: Range<usize>,
+    kv_head: usize,
+    scratch: &'s mut Vec<f32>,
+) -> Mat<'s> {
+    let d = layout.op.head_dim;
+    let matrix = Matrix { data: x, width: layout.k_width() };
+    matrix.panel(rows, kv_head * d..(kv_head + 1) * d, scratch)
+}

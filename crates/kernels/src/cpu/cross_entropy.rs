@@ -1,0 +1,224 @@
+//! Output projection and cross-entropy over chunks of trained tokens.
+//!
+//! For each chunk the vocabulary is cut into panels, whose logits lie one panel after the other.
+//! A panel keeps its own maximum and sum of exponentials by row; rows combine them in order.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::buffer::CpuBuffer;
+use super::check::Op;
+use super::exp::exp;
+use super::gemm::{Mat, gemm};
+use super::reduce;
+use super::view::{FloatRef, sized};
+use super::weight::WeightRef;
+use super::{Cpu, F32Scratch};
+use crate::ops::{IGNORE, LinearCrossEntropy};
+use crate::{Error, Result};
+
+/// Rows of the head in a panel.
+const PANEL: usize = 512;
+/// Logits held at a time (48 MiB).
+const LOGITS: usize = 12 << 20;
+/// Most tokens of a chunk.
+const MAX_TOKENS: usize = 256;
+/// Fewest tokens of a chunk, however large the vocabulary.
+const MIN_TOKENS: usize = 16;
+/// Partial sums of the gradient, each over its own panels.
+const GROUPS: usize = 8;
+
+pub(super) fn run(
+    cpu: &Cpu,
+    op: &LinearCrossEntropy<'_, Cpu>,
+    x: &CpuBuffer,
+    labels: &CpuBuffer,
+    token_loss: &mut CpuBuffer,
+    dx: Option<&mut CpuBuffer>,
+) -> Result<()> {
+    let name = Op("linear_cross_entropy");
+    let &LinearCrossEntropy { tokens, hidden, vocab, .. } = op;
+    name.require(hidden > 0 && vocab > 0, || "the head is empty".into())?;
+    let weight = WeightRef::new(name, op.weight, vocab, hidden)?;
+    let x = name.float("x", x, tokens * hidden)?;
+    let labels = name.u32("labels", labels, tokens)?;
+    let token_loss = name.f32_mut("token_loss", token_loss, tokens)?;
+    let dx = dx.map(|dx| name.float_mut("dx", dx, tokens * hidden)).transpose()?;
+    let trained = trained_rows(name, labels, vocab)?;
+
+    let mut dx = dx.map(|dx| dx.chunks(hidden));
+    let zeros = vec![0.0; hidden];
+    for row in (0..tokens).filter(|&row| labels[row] == IGNORE) {
+        token_loss[row] = 0.0;
+        if let Some(dx) = &mut dx {
+            dx[row].store(&zeros);
+        }
+    }
+    let head = Head { weight, hidden, vocab };
+    for rows in trained.chunks((LOGITS / vocab).clamp(MIN_TOKENS, MAX_TOKENS)) {
+        let labels = rows.iter().map(|&row| labels[row] as usize).collect();
+        let mut chunk = Chunk::new(cpu, head, gather(cpu, x, rows, hidden), labels);
+        for (&row, stats) in rows.iter().zip(&chunk.stats) {
+            token_loss[row] = stats.loss();
+        }
+        if let Some(dx) = &mut dx {
+            let grad = chunk.gradient(cpu, op.grad_scale);
+            for (&row, grad) in rows.iter().zip(grad.chunks(hidden)) {
+                dx[row].store(grad);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn trained_rows(name: Op, labels: &[u32], vocab: usize) -> Result<Vec<usize>> {
+    let trained: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] != IGNORE).collect();
+    match trained.iter().find(|&&i| labels[i] as usize >= vocab) {
+        None => Ok(trained),
+        Some(&position) => {
+            Err(Error::Index { op: name.0, index: labels[position] as usize, position, len: vocab })
+        }
+    }
+}
+
+fn gather(cpu: &Cpu, x: FloatRef<'_>, rows: &[usize], cols: usize) -> F32Scratch {
+    let mut out = cpu.scratch(rows.len() * cols);
+    for (out, &row) in out.chunks_mut(cols).zip(rows) {
+        x.chunk(row, cols).widen_into(out);
+    }
+    out
+}
+
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    weight: WeightRef<'a>,
+    hidden: usize,
+    vocab: usize,
+}
+
+impl Head<'_> {
+    fn panel(&self, index: usize) -> Range<usize> {
+        index * PANEL..self.vocab.min((index + 1) * PANEL)
+    }
+
+    /// Rows `rows` of the head, `[rows, hidden]`.
+    fn rows<'s>(&'s self, rows: &Range<usize>, scratch: &'s mut Widened) -> Mat<'s> {
+        let (start, len) = (rows.start * self.hidden, rows.len() * self.hidden);
+        let data = if let Some(w) = self.weight.as_f32() {
+            &w[start..start + len]
+        } else {
+            let out = sized(&mut scratch.weight, len);
+            self.weight.read(start, out, &mut scratch.absmax);
+            out
+        };
+        Mat::new(data, rows.len(), self.hidden)
+    }
+}
+
+#[derive(Default)]
+struct Widened {
+    weight: Vec<f32>,
+    absmax: Vec<f32>,
+}
+
+/// Softmax of one row, over a panel or the whole vocabulary.
+#[derive(Debug, Clone, Copy)]
+struct Stats {
+    max: f32,
+    /// Of the exponentials relative to `max`.
+    sum: f32,
+    /// Logit of the label, where it lies in the panel.
+    label: Option<f32>,
+}
+
+impl Stats {
+    fn loss(&self) -> f32 {
+        let label = self.label.expect("labels were checked to lie in the vocabulary");
+        self.sum.ln() + (self.max - label)
+    }
+
+    fn combine(panels: impl Iterator<Item = Self> + Clone) -> Self {
+        let largest = |a: f32, b: Self| if b.max > a { b.max } else { a };
+        let max = panels.clone().fold(f32::NEG_INFINITY, largest);
+        Self {
+            max,
+            sum: panels.clone().map(|p| p.sum * exp(p.max - max)).sum(),
+            label: panels.into_iter().find_map(|p| p.label),
+        }
+    }
+}
+
+/// Trained tokens whose logits are held together.
+struct Chunk<'a> {
+    head: Head<'a>,
+    labels: Vec<usize>,
+    /// Logits at first, their exponentials relative to the panel's maximum thereafter.
+    logits: F32Scratch,
+    /// By panel, then by row.
+    panels: Vec<Vec<Stats>>,
+    stats: Vec<Stats>,
+}
+
+impl<'a> Chunk<'a> {
+    fn new(cpu: &Cpu, head: Head<'a>, x: F32Scratch, labels: Vec<usize>) -> Self {
+        let tokens = labels.len();
+        let mut logits = cpu.scratch(tokens * head.vocab);
+        let tasks = logits.par_chunks_mut(tokens * PANEL).enumerate();
+        let panels = tasks.map_init(Widened::default, |scratch, (index, logits)| {
+            let panel = head.panel(index);
+            let w = head.rows(&panel, scratch);
+            gemm(logits, false, 1.0, Mat::new(&x, tokens, head.hidden), w.t());
+            let rows = logits.chunks_mut(panel.len()).zip(&labels);
+            rows.map(|(row, label)| softmax_row(row, &panel, *label)).collect()
+        });
+        let panels: Vec<Vec<Stats>> = panels.collect();
+        let stats = |row| Stats::combine(panels.iter().map(move |panel| panel[row]));
+        Self { head, stats: (0..tokens).map(stats).collect(), labels, logits, panels }
+    }
+
+    /// `grad_scale * (softmax - onehot) . W`, using the logits up.
+    fn gradient(&mut self, cpu: &Cpu, grad_scale: f32) -> F32Scratch {
+        let Self { head, labels, logits, panels, stats } = self;
+        let (tokens, hidden) = (labels.len(), head.hidden);
+        let per_group = panels.len().div_ceil(GROUPS);
+        let groups = panels.len().div_ceil(per_group);
+        let mut partial = cpu.scratch(groups * tokens * hidden);
+        let outputs = partial.par_chunks_mut(tokens * hidden);
+        let tasks = outputs.zip(logits.par_chunks_mut(tokens * PANEL * per_group)).enumerate();
+        tasks.for_each_init(Widened::default, |scratch, (group, (out, logits))| {
+            for (i, logits) in logits.chunks_mut(tokens * PANEL).enumerate() {
+                let index = group * per_group + i;
+                let panel = head.panel(index);
+                for (row, probs) in logits.chunks_mut(panel.len()).enumerate() {
+                    let relative = exp(panels[index][row].max - stats[row].max);
+                    let factor = relative / stats[row].sum * grad_scale;
+                    probs.iter_mut().for_each(|p| *p *= factor);
+                    if panel.contains(&labels[row]) {
+                        probs[labels[row] - panel.start] -= grad_scale;
+                    }
+                }
+                let w = head.rows(&panel, scratch);
+                gemm(out, i > 0, 1.0, Mat::new(logits, tokens, panel.len()), w);
+            }
+        });
+        let mut sum = cpu.scratch(tokens * hidden);
+        let tasks = sum.par_chunks_mut(hidden).enumerate();
+        tasks.for_each(|(row, sum)| {
+            sum.fill(0.0);
+            for part in partial.chunks(tokens * hidden) {
+                let part = &part[row * hidden..(row + 1) * hidden];
+                sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+        });
+        sum
+    }
+}
+
+/// Exponentials of a row of a panel, in place.
+fn softmax_row(row: &mut [f32], panel: &Range<usize>, label: usize) -> Stats {
+    let label = panel.contains(&label).then(|| row[label - panel.start]);
+    let max = reduce::max(row);
+    row.iter_mut().for_each(|x| *x = exp(*x - max));
+    Stats { max, sum: reduce::sum(row), label }
+}

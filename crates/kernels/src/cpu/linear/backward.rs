@@ -1,0 +1,180 @@
+//! Gradients of the linear: input and adapter; the weight is frozen.
+
+use rayon::prelude::*;
+
+use super::slab::{Slab, slabs};
+use super::{Adapter, Checked, LORA_ROWS, Scratch, TILE_COLS, TILE_ROWS};
+use crate::Result;
+use crate::cpu::Cpu;
+use crate::cpu::buffer::CpuBuffer;
+use crate::cpu::check::Op;
+use crate::cpu::gemm::{Mat, gemm};
+use crate::cpu::panel::Matrix;
+use crate::cpu::tiles::tiles;
+use crate::cpu::view::{FloatMut, FloatRef, sized};
+use crate::ops::{Linear, LinearGrads};
+
+/// Columns of A, and rows of B, whose gradient is one task.
+const GRAD_COLS: usize = 64;
+/// Rows of X and dY that a task of the adapter's gradients reads at a time.
+const GRAD_ROWS: usize = 256;
+
+pub(in crate::cpu) fn backward(
+    cpu: &Cpu,
+    op: &Linear<'_, Cpu>,
+    x: &CpuBuffer,
+    xa: Option<&CpuBuffer>,
+    dy: &CpuBuffer,
+    grads: LinearGrads<'_, Cpu>,
+) -> Result<()> {
+    let name = Op("linear_backward");
+    let checked = Checked::new(name, op)?;
+    let &Checked { m, n, k, .. } = &checked;
+    let x = name.float("x", x, m * k)?;
+    let dy = name.float("dy", dy, m * n)?;
+    let dx = grads.dx.map(|dx| name.float_mut("dx", dx, m * k)).transpose()?;
+    let Some(adapter) = &checked.lora else {
+        name.require(grads.da.is_none() && grads.db.is_none(), || {
+            "there is no adapter whose gradients could be written to `da` and `db`".into()
+        })?;
+        if let Some(dx) = dx {
+            input_gradient(cpu, &checked, dy, None, dx, grads.accumulate_dx);
+        }
+        return Ok(());
+    };
+    let r = adapter.r;
+    let da = grads.da.map(|da| name.float_mut("da", da, r * k)).transpose()?;
+    let db = grads.db.map(|db| name.float_mut("db", db, n * r)).transpose()?;
+    let xa = xa.map(|xa| name.f32("xa", xa, m * r)).transpose()?;
+    name.require(db.is_none() || xa.is_some(), || "`db` needs `xa`".into())?;
+    if let (Some(db), Some(xa)) = (db, xa) {
+        b_gradient(adapter, dy, xa, (m, n), db);
+    }
+    if dx.is_none() && da.is_none() {
+        return Ok(());
+    }
+    let mut dyb = cpu.scratch(m * r);
+    up_projection(adapter, dy, n, &mut dyb);
+    if let Some(da) = da {
+        a_gradient(adapter, &dyb, x, (m, k), da);
+    }
+    if let Some(dx) = dx {
+        let lora = Some((adapter, &dyb[..]));
+        input_gradient(cpu, &checked, dy, lora, dx, grads.accumulate_dx);
+    }
+    Ok(())
+}
+
+/// `dyb = dY . B`.
+fn up_projection(adapter: &Adapter<'_>, dy: FloatRef<'_>, n: usize, dyb: &mut [f32]) {
+    let r = adapter.r;
+    let b = Mat::new(&adapter.b, n, r);
+    let dy = Matrix { data: dy, width: n };
+    let tasks = dyb.par_chunks_mut(LORA_ROWS * r).enumerate();
+    tasks.for_each_init(Vec::new, |scratch, (task, dyb)| {
+        let (row, rows) = (task * LORA_ROWS, dyb.len() / r);
+        let dy = dy.panel(row..row + rows, 0..n, scratch);
+        gemm(dyb, false, 1.0, dy, b);
+    });
+}
+
+/// `dB += scale * dY^T . xa`.
+fn b_gradient(
+    adapter: &Adapter<'_>,
+    dy: FloatRef<'_>,
+    xa: &[f32],
+    (m, n): (usize, usize),
+    db: FloatMut<'_>,
+) {
+    let r = adapter.r;
+    let dy = Matrix { data: dy, width: n };
+    let tasks = db.chunks(GRAD_COLS * r).into_par_iter().enumerate();
+    tasks.for_each_init(Scratch::default, |scratch, (task, db)| {
+        let cols = db.len() / r;
+        db.update(&mut scratch.tile, |db| {
+            for row in (0..m).step_by(GRAD_ROWS) {
+                let rows = GRAD_ROWS.min(m - row);
+                let xa = Mat::new(&xa[row * r..], rows, r);
+                let col = task * GRAD_COLS;
+                let operand = &mut scratch.operand;
+                let dy = dy.panel(row..row + rows, col..col + cols, operand);
+                gemm(db, true, adapter.scale, dy.t(), xa);
+            }
+        });
+    });
+}
+
+/// `dA += scale * dyb^T . dropout(X)`.
+fn a_gradient(
+    adapter: &Adapter<'_>,
+    dyb: &[f32],
+    x: FloatRef<'_>,
+    (m, k): (usize, usize),
+    mut da: FloatMut<'_>,
+) {
+    let r = adapter.r;
+    let x = Matrix { data: x, width: k };
+    let tiles = tiles(&mut da, k, 0..k, r, GRAD_COLS).into_par_iter();
+    tiles.for_each_init(Scratch::default, |scratch, mut tile| {
+        let out = sized(&mut scratch.tile, r * tile.cols);
+        tile.load(out);
+        for row in (0..m).step_by(GRAD_ROWS) {
+            let rows = GRAD_ROWS.min(m - row);
+            let dyb = Mat::new(&dyb[row * r..], rows, r);
+            let cols = tile.col..tile.col + tile.cols;
+            let operand = &mut scratch.operand;
+            let x = x.masked_panel(row..row + rows, cols, adapter.mask, operand);
+            gemm(out, true, adapter.scale, dyb.t(), x);
+        }
+        tile.store(out);
+    });
+}
+
+/// `dX = [dX +] dY . W + scale * mask(dyb . A)`.
+fn input_gradient(
+    cpu: &Cpu,
+    checked: &Checked<'_>,
+    dy: FloatRef<'_>,
+    lora: Option<(&Adapter<'_>, &[f32])>,
+    mut dx: FloatMut<'_>,
+    accumulate: bool,
+) {
+    let &Checked { n, k, .. } = checked;
+    let dy = Matrix { data: dy, width: n };
+    for cols in slabs(k, n) {
+        let (slab, stride) = Slab::of_cols(cpu, checked.weight, (n, k), cols.clone());
+        let tiles = tiles(&mut dx, k, cols.clone(), TILE_ROWS, TILE_COLS);
+        tiles.into_par_iter().for_each_init(Scratch::default, |scratch, mut tile| {
+            let out = sized(&mut scratch.tile, tile.rows * tile.cols);
+            if accumulate {
+                tile.load(out);
+            }
+            let dy = dy.panel(tile.row..tile.row + tile.rows, 0..n, &mut scratch.operand);
+            let first = (tile.col - cols.start).min(slab.len());
+            let w = Mat::strided(&slab[first..], n, tile.cols, stride);
+            gemm(out, accumulate, 1.0, dy, w);
+            if let Some((adapter, dyb)) = lora {
+                let r = adapter.r;
+                let dyb = Mat::new(&dyb[tile.row * r..], tile.rows, r);
+                let a = Mat::strided(&adapter.a[tile.col..], r, tile.cols, k);
+                if let Some(mask) = adapter.mask {
+                    let delta = sized(&mut scratch.delta, tile.rows * tile.cols);
+                    gemm(delta, false, adapter.scale, dyb, a);
+                    for (i, row) in delta.chunks_mut(tile.cols).enumerate() {
+                        mask.apply((tile.row + i) * k + tile.col, row);
+                    }
+                    add_assign(out, delta);
+                } else {
+                    gemm(out, true, adapter.scale, dyb, a);
+                }
+            }
+            tile.store(out);
+        });
+    }
+}
+
+fn add_assign(out: &mut [f32], x: &[f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out += x;
+    }
+}

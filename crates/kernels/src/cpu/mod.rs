@@ -1,0 +1,259 @@
+//! The backend that runs on any processor.
+
+mod attention;
+mod buffer;
+mod check;
+mod cross_entropy;
+mod dropout;
+mod elementwise;
+mod exp;
+mod gated;
+mod gemm;
+mod linear;
+mod optimizer;
+mod panel;
+mod reduce;
+mod rms_norm;
+mod rope;
+mod rows;
+mod tiles;
+mod view;
+mod weight;
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use self::buffer::{Shared, Storage};
+use crate::ops::{
+    Activation, AdamW, AdamWTensor, Attention, AttentionGrads, Linear, LinearCrossEntropy,
+    LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
+};
+use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
+
+pub use self::buffer::CpuBuffer;
+pub use self::weight::CpuQuantizedWeight;
+
+/// Host memory and the threads of the current rayon pool. Clones share memory and ledger.
+#[derive(Debug, Clone, Default)]
+pub struct Cpu {
+    shared: Arc<Shared>,
+}
+
+impl Cpu {
+    /// A backend with an empty ledger.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Live and peak bytes of all buffers and quantised weights.
+    pub fn memory(&self) -> MemoryUsage {
+        self.shared.ledger.usage()
+    }
+
+    fn scratch(&self, len: usize) -> F32Scratch {
+        F32Scratch(CpuBuffer::alloc(&self.shared, DType::F32, len, MemoryKind::Scratch))
+    }
+}
+
+/// Scratch shared by the tasks of one operation; content unspecified at first.
+#[derive(Debug)]
+struct F32Scratch(CpuBuffer);
+
+impl Deref for F32Scratch {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        self.0.as_f32().expect("made as f32")
+    }
+}
+
+impl DerefMut for F32Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        match self.0.storage_mut() {
+            Storage::F32(x) => x,
+            _ => unreachable!("made as f32"),
+        }
+    }
+}
+
+impl Backend for Cpu {
+    type Buffer = CpuBuffer;
+    type QuantizedWeight = CpuQuantizedWeight;
+
+    fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CpuBuffer> {
+        Ok(CpuBuffer::alloc(&self.shared, dtype, len, kind))
+    }
+
+    fn zeros(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CpuBuffer> {
+        Ok(CpuBuffer::zeros(&self.shared, dtype, len, kind))
+    }
+
+    fn upload(&self, data: HostSlice<'_>, kind: MemoryKind) -> Result<CpuBuffer> {
+        let storage = match data {
+            HostSlice::F32(x) => Storage::F32(x.to_vec()),
+            HostSlice::Bf16(x) => Storage::Bf16(x.to_vec()),
+            HostSlice::U32(x) => Storage::U32(x.to_vec()),
+        };
+        Ok(CpuBuffer::new(&self.shared, storage, kind))
+    }
+
+    fn upload_quantized(&self, weight: nf4::QuantizedTensor) -> Result<CpuQuantizedWeight> {
+        Ok(CpuQuantizedWeight::new(&self.shared, weight))
+    }
+
+    fn download(&self, buffer: &CpuBuffer) -> Result<Vec<f32>> {
+        rows::download(buffer)
+    }
+
+    fn copy(
+        &self,
+        src: &CpuBuffer,
+        src_start: usize,
+        dst: &mut CpuBuffer,
+        dst_start: usize,
+        len: usize,
+    ) -> Result<()> {
+        rows::copy(src, src_start, dst, dst_start, len)
+    }
+
+    fn gather_rows(
+        &self,
+        table: &CpuBuffer,
+        ids: &CpuBuffer,
+        cols: usize,
+        out: &mut CpuBuffer,
+    ) -> Result<()> {
+        rows::gather(table, ids, cols, out)
+    }
+
+    fn add(&self, x: &CpuBuffer, y: &CpuBuffer, out: &mut CpuBuffer) -> Result<()> {
+        elementwise::add(x, y, out)
+    }
+
+    fn add_assign(&self, acc: &mut CpuBuffer, x: &CpuBuffer) -> Result<()> {
+        elementwise::add_assign(acc, x)
+    }
+
+    fn scale(&self, x: &mut CpuBuffer, factor: f32) -> Result<()> {
+        elementwise::scale(x, factor)
+    }
+
+    fn rms_norm(
+        &self,
+        op: RmsNorm,
+        x: &CpuBuffer,
+        weight: &CpuBuffer,
+        y: &mut CpuBuffer,
+        inv_rms: &mut CpuBuffer,
+    ) -> Result<()> {
+        rms_norm::forward(op, x, weight, y, inv_rms)
+    }
+
+    fn rms_norm_backward(
+        &self,
+        op: RmsNorm,
+        x: &CpuBuffer,
+        weight: &CpuBuffer,
+        inv_rms: &CpuBuffer,
+        dy: &CpuBuffer,
+        dx: &mut CpuBuffer,
+        accumulate: bool,
+    ) -> Result<()> {
+        rms_norm::backward(op, x, weight, inv_rms, dy, dx, accumulate)
+    }
+
+    fn linear(
+        &self,
+        op: &Linear<'_, Self>,
+        x: &CpuBuffer,
+        y: &mut CpuBuffer,
+        xa: Option<&mut CpuBuffer>,
+    ) -> Result<()> {
+        linear::forward(self, op, x, y, xa)
+    }
+
+    fn linear_backward(
+        &self,
+        op: &Linear<'_, Self>,
+        x: &CpuBuffer,
+        xa: Option<&CpuBuffer>,
+        dy: &CpuBuffer,
+        grads: LinearGrads<'_, Self>,
+    ) -> Result<()> {
+        linear::backward(self, op, x, xa, dy, grads)
+    }
+
+    fn rope(
+        &self,
+        op: Rope,
+        table: &RopeTable<Self>,
+        positions: &CpuBuffer,
+        x: &CpuBuffer,
+        out: &mut CpuBuffer,
+    ) -> Result<()> {
+        rope::rotate(op, table, positions, x, out)
+    }
+
+    fn attention(
+        &self,
+        op: Attention,
+        sequences: &Sequences<Self>,
+        q: &CpuBuffer,
+        k: &CpuBuffer,
+        v: &CpuBuffer,
+        o: &mut CpuBuffer,
+        lse: &mut CpuBuffer,
+    ) -> Result<()> {
+        attention::forward(op, sequences, q, k, v, o, lse)
+    }
+
+    fn attention_backward(
+        &self,
+        op: Attention,
+        sequences: &Sequences<Self>,
+        grads: AttentionGrads<'_, Self>,
+    ) -> Result<()> {
+        attention::backward(self, op, sequences, grads)
+    }
+
+    fn gated(
+        &self,
+        act: Activation,
+        gate: &CpuBuffer,
+        up: &CpuBuffer,
+        out: &mut CpuBuffer,
+    ) -> Result<()> {
+        gated::forward(act, gate, up, out)
+    }
+
+    fn gated_backward(
+        &self,
+        act: Activation,
+        gate: &CpuBuffer,
+        up: &CpuBuffer,
+        d_out: &CpuBuffer,
+        d_gate: &mut CpuBuffer,
+        d_up: &mut CpuBuffer,
+    ) -> Result<()> {
+        gated::backward(act, gate, up, d_out, d_gate, d_up)
+    }
+
+    fn linear_cross_entropy(
+        &self,
+        op: &LinearCrossEntropy<'_, Self>,
+        x: &CpuBuffer,
+        labels: &CpuBuffer,
+        token_loss: &mut CpuBuffer,
+        dx: Option<&mut CpuBuffer>,
+    ) -> Result<()> {
+        cross_entropy::run(self, op, x, labels, token_loss, dx)
+    }
+
+    fn squared_norm(&self, buffers: &[&CpuBuffer]) -> Result<f64> {
+        optimizer::squared_norm(buffers)
+    }
+
+    fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
+        optimizer::adamw(op, tensors)
+    }
+}

@@ -1,0 +1,67 @@
+//! Rotary position embedding.
+
+use rayon::prelude::*;
+
+use super::Cpu;
+use super::buffer::CpuBuffer;
+use super::check::Op;
+use crate::Result;
+use crate::ops::{Rope, RopeTable};
+
+/// Tokens of one task.
+const TOKENS: usize = 16;
+
+pub(super) fn rotate(
+    op: Rope,
+    table: &RopeTable<Cpu>,
+    positions: &CpuBuffer,
+    x: &CpuBuffer,
+    out: &mut CpuBuffer,
+) -> Result<()> {
+    let name = Op("rope");
+    let Rope { tokens, heads, head_dim, inverse } = op;
+    name.require(head_dim > 0 && head_dim.is_multiple_of(2), || {
+        format!("head_dim {head_dim} is not a positive even number")
+    })?;
+    name.require(heads > 0, || "no heads".into())?;
+    let half = head_dim / 2;
+    let cos = name.f32("cos", &table.cos, table.positions * half)?;
+    let sin = name.f32("sin", &table.sin, table.positions * half)?;
+    let positions = name.u32("positions", positions, tokens)?;
+    name.indices(positions, table.positions)?;
+    let width = heads * head_dim;
+    let x = name.float("x", x, tokens * width)?;
+    let out = name.float_mut("out", out, tokens * width)?;
+    let sign = if inverse { -1.0 } else { 1.0 };
+    let outputs = out.chunks(TOKENS * width).into_par_iter();
+    let tasks = outputs.zip(positions.par_chunks(TOKENS)).enumerate();
+    tasks.for_each_init(
+        Default::default,
+        |scratch: &mut [Vec<f32>; 2], (task, (out, positions))| {
+            let [wide_x, wide_out] = scratch;
+            let x = x.chunk(task, TOKENS * width).widen(wide_x);
+            out.write(wide_out, |out| {
+                let tokens = out.chunks_mut(width).zip(x.chunks(width)).zip(positions);
+                for ((out, x), &position) in tokens {
+                    let row = position as usize * half..(position as usize + 1) * half;
+                    let (cos, sin) = (&cos[row.clone()], &sin[row]);
+                    for (out, x) in out.chunks_mut(head_dim).zip(x.chunks(head_dim)) {
+                        rotate_head(out, x, cos, sin, sign);
+                    }
+                }
+            });
+        },
+    );
+    Ok(())
+}
+
+fn rotate_head(out: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], sign: f32) {
+    let half = cos.len();
+    let (out1, out2) = out.split_at_mut(half);
+    let (x1, x2) = x.split_at(half);
+    for i in 0..half {
+        let sin = sign * sin[i];
+        out1[i] = x1[i] * cos[i] - x2[i] * sin;
+        out2[i] = x2[i] * cos[i] + x1[i] * sin;
+    }
+}

@@ -1,0 +1,112 @@
+//! Frozen weights as the matmuls read them.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::Cpu;
+use super::buffer::Shared;
+use super::check::Op;
+use super::view::{FloatRef, sized};
+use crate::ops::Weight;
+use crate::{MemoryKind, Result};
+
+/// A 4-bit weight, kept as it came: packed codes and (double-quantised) absmax.
+#[derive(Debug)]
+pub struct CpuQuantizedWeight {
+    tensor: nf4::QuantizedTensor,
+    shared: Arc<Shared>,
+}
+
+impl CpuQuantizedWeight {
+    pub(super) fn new(shared: &Arc<Shared>, tensor: nf4::QuantizedTensor) -> Self {
+        shared.ledger.add(MemoryKind::Weights, tensor.bytes());
+        Self { tensor, shared: Arc::clone(shared) }
+    }
+
+    /// The weight that was taken over.
+    pub const fn tensor(&self) -> &nf4::QuantizedTensor {
+        &self.tensor
+    }
+
+    /// Elements `start..start + out.len()`, dequantised; only their own blocks are restored.
+    fn read(&self, start: usize, out: &mut [f32], scratch: &mut Vec<f32>) {
+        if out.is_empty() {
+            return;
+        }
+        let blocksize = self.tensor.blocksize();
+        let blocks = start / blocksize..(start + out.len()).div_ceil(blocksize);
+        let first = blocks.start * blocksize;
+        let absmax = match self.tensor.absmax() {
+            nf4::Absmax::Plain(absmax) => &absmax[blocks],
+            nf4::Absmax::Nested(nested) => {
+                let restored = sized(scratch, blocks.len());
+                restore(nested, blocks.start, restored);
+                restored
+            }
+        };
+        let packed = &self.tensor.packed()[first / 2..];
+        let quant_type = self.tensor.quant_type();
+        nf4::dequantize_range(packed, absmax, quant_type, blocksize, start - first, out);
+    }
+}
+
+/// The absmax of the blocks `first..first + out.len()`.
+fn restore(nested: &nf4::NestedAbsmax, first: usize, out: &mut [f32]) {
+    for (block, out) in (first..).zip(out) {
+        let code = nested.codes[block] as usize;
+        *out = nested.map[code] * nested.absmax[block / nested.blocksize] + nested.offset;
+    }
+}
+
+impl Drop for CpuQuantizedWeight {
+    fn drop(&mut self) {
+        self.shared.ledger.remove(MemoryKind::Weights, self.tensor.bytes());
+    }
+}
+
+/// Checked weight `[n, k]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum WeightRef<'a> {
+    Dense(FloatRef<'a>),
+    Quantized(&'a CpuQuantizedWeight),
+}
+
+impl<'a> WeightRef<'a> {
+    pub(super) fn new(op: Op, weight: Weight<'a, Cpu>, n: usize, k: usize) -> Result<Self> {
+        match weight {
+            Weight::Dense(buffer) => Ok(Self::Dense(op.float("weight", buffer, n * k)?)),
+            Weight::Quantized(weight) => {
+                op.len("weight", weight.tensor.numel(), n * k)?;
+                Ok(Self::Quantized(weight))
+            }
+        }
+    }
+
+    /// Flat elements `start..start + out.len()` in f32; `scratch` holds restored absmax.
+    pub(super) fn read(self, start: usize, out: &mut [f32], scratch: &mut Vec<f32>) {
+        match self {
+            Self::Dense(w) => w.slice(start..start + out.len()).widen_into(out),
+            Self::Quantized(w) => w.read(start, out, scratch),
+        }
+    }
+
+    /// The elements themselves where they are f32 already.
+    pub(super) const fn as_f32(self) -> Option<&'a [f32]> {
+        match self {
+            Self::Dense(FloatRef::F32(w)) => Some(w),
+            _ => None,
+        }
+    }
+}
+
+/// A small operand (adapter, bias) in f32.
+pub(super) fn to_f32(x: FloatRef<'_>) -> Cow<'_, [f32]> {
+    match x {
+        FloatRef::F32(x) => Cow::Borrowed(x),
+        FloatRef::Bf16(_) => {
+            let mut wide = vec![0.0; x.len()];
+            x.widen_into(&mut wide);
+            Cow::Owned(wide)
+        }
+    }
+}
