@@ -57,8 +57,8 @@ mod tests {
         for len in [0, 1, 15, 16, 17, 33, 100_u16] {
             let x: Vec<f32> = (0..len).map(|i| f32::from(i % 23) - 11.0).collect();
             let y: Vec<f32> = (0..len).map(|i| f32::from(i % 7)).collect();
-            assert_eq!(sum(&x), x.iter().sum());
-            assert_eq!(dot(&x, &y), x.iter().zip(&y).map(|(x, y)| x * y).sum());
+            assert_eq!(sum(&x), x.iter().sum::<f32>());
+            assert_eq!(dot(&x, &y), x.iter().zip(&y).map(|(x, y)| x * y).sum::<f32>());
             let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(max(&x), largest);
         }
