@@ -36,11 +36,12 @@ impl QuantType {
 pub(crate) struct CodeBook {
     /// Value of each code.
     pub(crate) values: [f32; 16],
-    /// f32 midpoints between neighbours in ascending order of value. The rank of `x` is the number
-    /// of midpoints below it, so a tie takes the lower value.
+    /// f32 midpoints between neighbours in ascending order of value.
     pub(crate) midpoints: [f32; 15],
-    /// The pair of codes in one byte, from the pair of ranks in one byte.
-    pub(crate) from_ranks: [u8; 256],
+    /// Code of the lowest value.
+    pub(crate) lowest: u32,
+    /// What leads from the code below each midpoint to the one above, in wrapping arithmetic.
+    pub(crate) steps: [u32; 15],
     /// Both values of one packed byte, high nibble first.
     pub(crate) pairs: [[f32; 2]; 256],
 }
@@ -92,22 +93,21 @@ static FP4: CodeBook = CodeBook::new(
 
 impl CodeBook {
     /// `order` lists the codes by ascending value.
-    const fn new(values: [f32; 16], order: [u8; 16]) -> Self {
-        let mut midpoints = [0.0; 15];
+    const fn new(values: [f32; 16], order: [u32; 16]) -> Self {
+        let (mut midpoints, mut steps) = ([0.0; 15], [0; 15]);
         let mut i = 0;
         while i < 15 {
-            midpoints[i] = f32::midpoint(values[order[i] as usize], values[order[i + 1] as usize]);
+            let (below, above) = (order[i], order[i + 1]);
+            midpoints[i] = f32::midpoint(values[below as usize], values[above as usize]);
+            steps[i] = above.wrapping_sub(below);
             i += 1;
         }
-        let mut from_ranks = [0; 256];
         let mut pairs = [[0.0; 2]; 256];
         let mut byte = 0;
         while byte < 256 {
-            let (high, low) = (byte >> 4, byte & 15);
-            from_ranks[byte] = order[high] << 4 | order[low];
-            pairs[byte] = [values[high], values[low]];
+            pairs[byte] = [values[byte >> 4], values[byte & 15]];
             byte += 1;
         }
-        Self { values, midpoints, from_ranks, pairs }
+        Self { values, midpoints, lowest: order[0], steps, pairs }
     }
 }

@@ -5,9 +5,6 @@ use crate::{Element, QuantType};
 /// Elements one task restores.
 const CHUNK: usize = 1 << 15;
 
-/// Elements restored to f32 at a time on the way to a 16-bit dtype.
-const BUFFER: usize = 1024;
-
 /// Restores the elements `start .. start + out.len()` of a quantised weight, on this thread.
 ///
 /// `packed` and `absmax` are those of the whole weight (flat, row-major); any `start` will do.
@@ -59,12 +56,8 @@ pub(crate) fn dequantize_all<T: Element>(
     out: &mut [T],
 ) {
     out.par_chunks_mut(CHUNK).enumerate().for_each(|(i, out)| {
-        let mut buffer = [0.0; BUFFER];
-        for (j, out) in out.chunks_mut(BUFFER).enumerate() {
-            let start = i * CHUNK + j * BUFFER;
-            let buffer = &mut buffer[..out.len()];
-            dequantize_range(packed, absmax, quant_type, blocksize, start, buffer);
-            T::write_f32(buffer, out);
-        }
+        T::fill(out, |start, values| {
+            dequantize_range(packed, absmax, quant_type, blocksize, i * CHUNK + start, values);
+        });
     });
 }

@@ -1,5 +1,14 @@
+#![expect(
+    clippy::inline_always,
+    reason = "only inlined code is compiled for the vector width that is picked at run time"
+)]
+
 use half::{bf16, f16, slice::HalfFloatSliceExt};
+use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
+
+/// Elements converted at a time; they stay in the L1 cache.
+const BUFFER: usize = 1024;
 
 /// The dtype a weight had before quantisation, named as in a quant state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,6 +63,16 @@ pub trait Element: Copy + Send + Sync + 'static {
             *to = Self::from_f32(*from);
         }
     }
+
+    /// Fills `out` with rounded f32 values: `produce(start, values)` is to write those from `start` on.
+    fn fill(out: &mut [Self], mut produce: impl FnMut(usize, &mut [f32])) {
+        let mut buffer = [0.0; BUFFER];
+        for (i, out) in out.chunks_mut(BUFFER).enumerate() {
+            let buffer = &mut buffer[..out.len()];
+            produce(i * BUFFER, buffer);
+            Self::write_f32(buffer, out);
+        }
+    }
 }
 
 impl Element for f32 {
@@ -70,6 +89,10 @@ impl Element for f32 {
     fn as_f32<'a>(data: &'a [Self], _: &'a mut [f32]) -> &'a [f32] {
         data
     }
+
+    fn fill(out: &mut [Self], mut produce: impl FnMut(usize, &mut [f32])) {
+        produce(0, out);
+    }
 }
 
 impl Element for bf16 {
@@ -80,11 +103,33 @@ impl Element for bf16 {
     }
 
     // Branch-free, so that loops over slices vectorise; `bf16::from_f32` does not.
+    #[inline(always)]
     fn from_f32(x: f32) -> Self {
         let bits = x.to_bits();
         let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
         let quiet_nan = (bits >> 16) as u16 | 0x40;
         Self::from_bits(if x.is_nan() { quiet_nan } else { rounded })
+    }
+
+    fn write_f32(data: &[f32], out: &mut [Self]) {
+        Arch::new().dispatch(RoundToBf16 { data, out });
+    }
+}
+
+/// Narrowing 32 to 16 bits is slow in the oldest vectors, so it is compiled for the newer ones too.
+struct RoundToBf16<'a> {
+    data: &'a [f32],
+    out: &'a mut [bf16],
+}
+
+impl WithSimd for RoundToBf16<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (to, from) in self.out.iter_mut().zip(self.data) {
+            *to = Element::from_f32(*from);
+        }
     }
 }
 
