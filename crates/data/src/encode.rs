@@ -5,6 +5,7 @@ use tokenizers::Tokenizer;
 
 use crate::dataset::Dataset;
 use crate::error::{Error, Limit, Problem, Result, TemplateError};
+use crate::length::{self, Fitted, Overlength};
 use crate::rows::{Chat, Completion, Content, Message, Role, Row, Rows, Tokens};
 use crate::spans;
 use crate::special::SpecialTokens;
@@ -22,19 +23,6 @@ pub enum PromptFormat {
     Plain,
     /// As a user turn and an assistant turn of the model's chat template.
     Chat,
-}
-
-/// What to do with a row that is longer than allowed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Overlength {
-    /// Stop with an error that names the row.
-    #[default]
-    Error,
-    /// Cut its end off.
-    Truncate,
-    /// Leave it out; [`Dataset::dropped`] counts.
-    Drop,
 }
 
 /// How rows are encoded.
@@ -120,7 +108,7 @@ impl Encoder {
     /// # Errors
     /// The first row that cannot be used; see [`Problem`].
     pub fn encode(&self, rows: &Rows, options: &EncodeOptions) -> Result<Dataset> {
-        let limit = limit(options)?;
+        let limit = length::limit(options)?;
         let mut dataset = Dataset::default();
         for row in &rows.rows {
             let fail = Error::row(&rows.path, row.line);
@@ -229,7 +217,7 @@ impl Encoder {
                 "the row has no assistant message, completion or label to learn from".to_owned();
             return Err(Problem::AllMasked { reason });
         }
-        fit(example, limit, options.overlength)
+        length::fit(example, limit, options.overlength)
     }
 
     fn chat(&self, chat: &Chat) -> Result<(Vec<u32>, Vec<u32>), Problem> {
@@ -314,49 +302,6 @@ struct Tokenized {
     ids: Vec<u32>,
     /// Byte ranges in the text.
     offsets: Vec<(usize, usize)>,
-}
-
-enum Fitted {
-    Whole(Example),
-    Cut(Example),
-    Dropped,
-}
-
-fn fit(mut example: Example, limit: Limit, overlength: Overlength) -> Result<Fitted, Problem> {
-    let tokens = example.input_ids.len();
-    if tokens <= limit.tokens() {
-        return Ok(Fitted::Whole(example));
-    }
-    match overlength {
-        Overlength::Error => Err(Problem::TooLong { tokens, limit }),
-        Overlength::Drop => Ok(Fitted::Dropped),
-        Overlength::Truncate => {
-            example.input_ids.truncate(limit.tokens());
-            example.labels.truncate(limit.tokens());
-            if example.trained_tokens() == 0 {
-                let reason = format!(
-                    "cutting the row's {tokens} tokens to {limit} leaves nothing of the answer"
-                );
-                return Err(Problem::AllMasked { reason });
-            }
-            Ok(Fitted::Cut(example))
-        }
-    }
-}
-
-fn limit(options: &EncodeOptions) -> Result<Limit> {
-    let setting = |message| Err(Error::Setting { name: "max_seq_len", message });
-    match options.max_seq_len {
-        None => Ok(Limit::Context(options.context)),
-        Some(tokens) if tokens > options.context => setting(format!(
-            "{tokens} is more than the model's context of {} tokens",
-            options.context
-        )),
-        Some(tokens) if tokens < 2 => {
-            setting(format!("{tokens} leaves no token to predict; give at least 2"))
-        }
-        Some(tokens) => Ok(Limit::MaxSeqLen(tokens)),
-    }
 }
 
 fn user(content: &str) -> Message {

@@ -9,6 +9,7 @@ mod dataset;
 pub mod demo;
 mod encode;
 mod error;
+mod length;
 mod rng;
 pub mod rows;
 mod spans;
@@ -17,9 +18,8 @@ mod template;
 
 pub use batch::{Batch, Window};
 pub use dataset::{Dataset, HeldOut, Stats, split};
-pub use encode::{
-    EncodeOptions, Encoder, Example, GenerationCase, IGNORE, Overlength, PromptFormat,
-};
+pub use encode::{EncodeOptions, Encoder, Example, GenerationCase, IGNORE, PromptFormat};
 pub use error::{Error, Limit, Problem, Result, TemplateError};
+pub use length::Overlength;
 pub use special::{SpecialToken, SpecialTokens};
 pub use template::ChatTemplate;

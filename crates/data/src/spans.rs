@@ -9,9 +9,6 @@ use crate::error::Problem;
 use crate::rows::{Message, Role};
 use crate::template::{ChatTemplate, Rendered};
 
-/// What to do about a template that rewrites earlier turns.
-const ADVICE: &str = "split the conversation into rows that end with the answer to learn, or set \"train\": false on it";
-
 /// A rendered conversation and its trained answers.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Located {
@@ -77,12 +74,12 @@ fn answer(
     text: &str,
     ends: &[String],
 ) -> Result<Range<usize>, Problem> {
-    let unlocated =
-        |reason: &str| Problem::Unlocated { message: index, reason: format!("{reason}; {ADVICE}") };
+    let unlocated = |reason: &str| Problem::Unlocated { message: index, reason: reason.to_owned() };
     let before = template.render(&messages[..index], true)?;
     if !text.starts_with(&before) {
         return Err(unlocated(
-            "the template renders the turns before it differently once it follows",
+            "the turns before it with the generation prompt are not how the conversation begins; \
+             the template needs {% generation %} blocks around answers",
         ));
     }
     let start = before.len();
@@ -101,7 +98,10 @@ fn answer(
     {
         return Ok(start..start + content_end + end.len());
     }
-    Err(unlocated("the template changes it when other turns follow"))
+    Err(unlocated(
+        "the template changes it when other turns follow; split the conversation into rows that end \
+         with the answer to learn, or set \"train\": false on this message",
+    ))
 }
 
 /// Cuts the whitespace after the answer's last special token, or after its last word when there is no such token.

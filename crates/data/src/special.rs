@@ -73,6 +73,8 @@ impl SpecialTokens {
     }
 
     pub(crate) fn variables(&self) -> Value {
-        self.named.iter().map(|(name, token)| (name.as_str(), token.text.as_str())).collect()
+        Value::from_pairs(
+            self.named.iter().map(|(name, token)| (name.as_str(), token.text.as_str())),
+        )
     }
 }

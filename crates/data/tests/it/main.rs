@@ -1,0 +1,9 @@
+//! Tests of the crate's public face, in one binary.
+
+mod batches;
+mod common;
+mod demo;
+mod masks;
+mod rows;
+mod split;
+mod templates;

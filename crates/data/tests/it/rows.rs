@@ -1,0 +1,109 @@
+//! Reading data files, and what bad ones say.
+
+use data::rows::{Content, Format, Rows};
+
+use crate::common::read;
+
+const CHAT: &str = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "id": 7}"#;
+const COMPLETION: &str = r#"{"prompt": "a", "completion": "b"}"#;
+const TOKENS: &str = r#"{"input_ids": [1, 2]}"#;
+
+fn error(text: &str) -> String {
+    read(text, None).unwrap_err().to_string()
+}
+
+#[test]
+fn formats_are_told_by_their_fields() {
+    for (text, format) in
+        [(CHAT, Format::Chat), (COMPLETION, Format::Completion), (TOKENS, Format::Tokens)]
+    {
+        let rows = read(&format!("\u{feff}{text}\r\n\n  \n{text}"), None).unwrap();
+        assert_eq!(rows.format, format);
+        assert_eq!(rows.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 4]);
+    }
+    assert!(matches!(read(TOKENS, None).unwrap().rows[0].content, Content::Tokens(_)));
+}
+
+#[test]
+fn a_given_format_is_insisted_on() {
+    assert!(read(CHAT, Some(Format::Chat)).is_ok());
+    let error = read(CHAT, Some(Format::Tokens)).unwrap_err().to_string();
+    assert!(error.contains("line 1: chat row in a file of pre-tokenised rows"), "{error}");
+}
+
+#[test]
+fn malformed_json_names_the_line() {
+    let mut lines = vec![CHAT; 40];
+    lines[36] = r#"{"messages": [{"role": "user" "content": "a"}]}"#;
+    let error = error(&lines.join("\n"));
+    assert!(
+        error.contains("rows.jsonl, line 37: not valid JSON (expected `,` or `}`, column 31)"),
+        "{error}"
+    );
+}
+
+#[test]
+fn bad_rows_name_line_and_field() {
+    let role =
+        r#"{"messages": [{"role": "user", "content": "a"}, {"role": "bot", "content": "b"}]}"#;
+    for (row, expected) in [
+        ("[1]", "not valid JSON (found a list)"),
+        ("{}", "no known format: found no fields"),
+        (r#"{"text": "a", "id": 1}"#, "no known format: found `text`, `id`"),
+        (r#"{"prompt": "a", "messages": []}"#, "no known format: found `prompt`, `messages`"),
+        (r#"{"messages": []}"#, "field `messages`: is empty"),
+        (r#"{"messages": "a"}"#, "field `messages`: must be a list, not a string"),
+        (r#"{"messages": ["a"]}"#, "field `messages[0]`: must be an object"),
+        (role, "field `messages[1].role`: unknown role \"bot\""),
+        (r#"{"messages": [{"role": "user"}]}"#, "field `messages[0].content`: is missing"),
+        (
+            r#"{"messages": [{"role": "user", "content": null}]}"#,
+            "`messages[0].content`: must be a string, not null",
+        ),
+        (
+            r#"{"messages": [{"role": "user", "content": "a", "train": true}]}"#,
+            "only assistant messages",
+        ),
+        (
+            r#"{"messages": [{"role": "user", "content": "a", "weight": 1}]}"#,
+            "`messages[0].weight`: not supported",
+        ),
+        (r#"{"messages": [{"role": "user", "content": "a"}], "tools": []}"#, "field `tools`"),
+        (r#"{"prompt": "a"}"#, "field `completion`: is missing"),
+        (
+            r#"{"prompt": "a", "completion": 1}"#,
+            "field `completion`: must be a string, not a number",
+        ),
+        (r#"{"input_ids": []}"#, "field `input_ids`: is empty"),
+        (r#"{"input_ids": [1, -1]}"#, "field `input_ids[1]`: must be a token id, not -1"),
+        (r#"{"input_ids": [1, 4294967295]}"#, "field `input_ids[1]`: must be a token id"),
+        (
+            r#"{"input_ids": [1, 2], "labels": [1]}"#,
+            "field `labels`: has 1 entries but input_ids has 2",
+        ),
+        (
+            r#"{"input_ids": [1, 2], "labels": [1, "x"]}"#,
+            "field `labels[1]`: must be a token id, -100 or null",
+        ),
+    ] {
+        let error = error(&format!("\n{row}\n"));
+        assert!(error.contains("line 2: ") && error.contains(expected), "{row}: {error}");
+    }
+}
+
+#[test]
+fn files_that_cannot_be_used() {
+    assert!(error("").contains("the file has no rows"));
+    assert!(error("\n \n").contains("the file has no rows"));
+    assert!(
+        error(&format!("{CHAT}\n{COMPLETION}"))
+            .contains("line 2: prompt/completion row in a file of chat rows")
+    );
+    let missing = Rows::read("no/such/file.jsonl".as_ref(), None).unwrap_err().to_string();
+    assert!(missing.contains("no/such/file.jsonl"), "{missing}");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("latin1.jsonl");
+    std::fs::write(&path, b"{\"prompt\": \"\xe9\"}").unwrap();
+    let latin1 = Rows::read(&path, None).unwrap_err().to_string();
+    assert!(latin1.contains("line 1: not valid UTF-8"), "{latin1}");
+}
