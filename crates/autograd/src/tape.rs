@@ -35,6 +35,8 @@ struct Node<'m, K: Backend> {
 pub struct Tape<'m, K: Backend> {
     backend: K,
     precision: Precision,
+    /// Whether dropout is drawn; stays while a recomputed block's first run is not recorded.
+    training: bool,
     recording: bool,
     nodes: Vec<Node<'m, K>>,
     /// Gradients that operations computed in the forward pass.
@@ -52,11 +54,12 @@ impl<'m, K: Backend> Tape<'m, K> {
         Self::new(backend, precision, false)
     }
 
-    fn new(backend: &K, precision: Precision, recording: bool) -> Self {
+    fn new(backend: &K, precision: Precision, training: bool) -> Self {
         Self {
             backend: backend.clone(),
             precision,
-            recording,
+            training,
+            recording: training,
             nodes: Vec::new(),
             seeds: Vec::new(),
         }
@@ -103,6 +106,10 @@ impl<'m, K: Backend> Tape<'m, K> {
             }
         }
         Ok(pass.grads)
+    }
+
+    pub(crate) fn is_training(&self) -> bool {
+        self.training
     }
 
     pub(crate) fn alloc(&self, dtype: DType, len: usize) -> Result<K::Buffer> {
@@ -159,14 +166,28 @@ impl<K: Backend> Backward<'_, K> {
         var: &Slot,
         write: impl FnOnce(&mut Self, &mut K::Buffer, bool) -> Result<()>,
     ) -> Result<()> {
-        let Some(node) = var.node else { return Ok(()) };
-        let (mut buffer, accumulate) = match self.grads[node.0].take() {
-            None => (self.alloc(var)?, false),
-            Some(shared) => (self.unshare(shared, var)?, true),
-        };
-        write(self, &mut buffer, accumulate)?;
-        self.grads[node.0] = Some(Arc::new(buffer));
+        if let Some((mut buffer, accumulate)) = self.take(var)? {
+            write(self, &mut buffer, accumulate)?;
+            self.put(var, buffer);
+        }
         Ok(())
+    }
+
+    /// The buffer for the gradient of `var` and whether it already holds a part of it; `None` where
+    /// no gradient is needed. [`put`](Self::put) it back.
+    pub(crate) fn take(&mut self, var: &Slot) -> Result<Option<(K::Buffer, bool)>> {
+        let Some(node) = var.node else { return Ok(None) };
+        match self.grads[node.0].take() {
+            None => Ok(Some((self.alloc(var)?, false))),
+            Some(shared) => Ok(Some((self.unshare(shared, var)?, true))),
+        }
+    }
+
+    /// Keeps the gradient of `var`.
+    pub(crate) fn put(&mut self, var: &Slot, gradient: K::Buffer) {
+        if let Some(node) = var.node {
+            self.grads[node.0] = Some(Arc::new(gradient));
+        }
     }
 
     /// Adds a whole gradient to `var`'s without a copy where it is the first.

@@ -36,7 +36,7 @@ impl<'m, K: Backend> Tape<'m, K> {
                 v: vt.buffer(),
                 o: kept.buffer(),
                 lse: &lse,
-                d_o: &d_o,
+                d_o: d_o.as_ref(),
                 dq: &mut dq,
                 dk: &mut dk,
                 dv: &mut dv,

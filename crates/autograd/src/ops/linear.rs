@@ -8,7 +8,7 @@ use crate::{Error, FrozenLinear, LoraLinear, Params, Result, Tape, Tensor, Var};
 
 impl<'m, K: Backend> Tape<'m, K> {
     /// `x . W^T + bias`, plus the adapter's delta where there is one. Gradients flow to `x` and to
-    /// the adapter.
+    /// the adapter. Dropout is drawn on training tapes only.
     pub fn linear(
         &mut self,
         x: &Var<K>,
@@ -37,7 +37,7 @@ impl<'m, K: Backend> Tape<'m, K> {
                 expected: vec![m, k],
             });
         }
-        let dropout = if self.is_recording() { dropout } else { None };
+        let dropout = dropout.filter(|_| self.is_training());
         let op = Linear {
             m,
             n,
@@ -56,21 +56,19 @@ impl<'m, K: Backend> Tape<'m, K> {
         let slot = Slot::of(x);
         let needs_grad = slot.wanted() || adapter.is_some();
         Ok(self.push(Tensor::new(y, &shape), needs_grad, move |pass, dy| {
-            let backend = pass.backend.clone();
-            if let Some((lora, _)) = adapter {
-                let [da, db] = pass.params.pair_mut(lora.a, lora.b);
-                let grads = LinearGrads {
-                    dx: None,
-                    accumulate_dx: false,
-                    da: Some(da),
-                    db: Some(db),
-                };
-                backend.linear_backward(&op, input.buffer(), xa.as_ref(), &dy, grads)?;
+            let mut dx = pass.take(&slot)?;
+            let [da, db] = match adapter {
+                Some((lora, _)) => pass.params.pair_mut(lora.a, lora.b).map(Some),
+                None => [None, None],
+            };
+            let accumulate_dx = dx.as_ref().is_some_and(|(_, partial)| *partial);
+            let dx_buffer = dx.as_mut().map(|(buffer, _)| buffer);
+            let grads = LinearGrads { dx: dx_buffer, accumulate_dx, da, db };
+            pass.backend.linear_backward(&op, input.buffer(), xa.as_ref(), &dy, grads)?;
+            if let Some((dx, _)) = dx {
+                pass.put(&slot, dx);
             }
-            pass.accumulate(&slot, |_, dx, accumulate_dx| {
-                let grads = LinearGrads { dx: Some(dx), accumulate_dx, da: None, db: None };
-                Ok(backend.linear_backward(&op, input.buffer(), xa.as_ref(), &dy, grads)?)
-            })
+            Ok(())
         }))
     }
 }

@@ -1,0 +1,251 @@
+//! The tape over a small network that uses every operation: gradients against finite differences,
+//! recompute against keeping, errors.
+
+use std::sync::Arc;
+
+use autograd::{
+    AdamW, AdamWConfig, Error, FrozenLinear, FrozenWeight, LoraLinear, Param, ParamGrads, Params,
+    Precision, Tape, Tensor, Var, clip_factor,
+};
+use kernels::ops::{Activation, Attention, Dropout, IGNORE, RopeTable, Sequences};
+use kernels::{Backend, Cpu, DType, HostSlice, MemoryKind, Philox};
+
+const VOCAB: usize = 11;
+const HIDDEN: usize = 12;
+const HEADS: usize = 3;
+const HEAD_DIM: usize = 4;
+const R: usize = 2;
+const IDS: [u32; 7] = [3, 1, 4, 1, 5, 9, 2];
+/// Two sequences, of 4 and 3 tokens; one label in the middle is not trained.
+const LABELS: [u32; 7] = [1, IGNORE, 1, IGNORE, 9, 2, IGNORE];
+
+struct Network {
+    cpu: Cpu,
+    table: <Cpu as Backend>::Buffer,
+    norm: <Cpu as Backend>::Buffer,
+    linears: Vec<FrozenLinear<Cpu>>,
+    loras: Vec<LoraLinear>,
+    ids: <Cpu as Backend>::Buffer,
+    labels: <Cpu as Backend>::Buffer,
+    positions: Arc<<Cpu as Backend>::Buffer>,
+    sequences: Arc<Sequences<Cpu>>,
+    rope: Arc<RopeTable<Cpu>>,
+}
+
+#[derive(Clone, Copy)]
+enum Mode {
+    Keep,
+    Recompute,
+}
+
+fn normal(stream: u64, len: usize, scale: f32) -> Vec<f32> {
+    let philox = Philox::new(42, stream);
+    (0..len as u64).map(|i| philox.normal(i) * scale).collect()
+}
+
+fn up(cpu: &Cpu, values: &[f32]) -> <Cpu as Backend>::Buffer {
+    cpu.upload(HostSlice::F32(values), MemoryKind::Weights).unwrap()
+}
+
+fn ints(cpu: &Cpu, values: &[u32]) -> <Cpu as Backend>::Buffer {
+    cpu.upload(HostSlice::U32(values), MemoryKind::Data).unwrap()
+}
+
+fn network() -> (Network, Params<Cpu>) {
+    let cpu = Cpu::new();
+    let mut params = Params::default();
+    let (mut linears, mut loras) = (Vec::new(), Vec::new());
+    // q, k, v, gate, up and the head; the head has no adapter.
+    for (i, n) in [HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, VOCAB].into_iter().enumerate() {
+        let stream = 10 * i as u64;
+        linears.push(FrozenLinear {
+            weight: FrozenWeight::Dense(up(&cpu, &normal(stream, n * HIDDEN, 0.4))),
+            bias: (i == 0).then(|| up(&cpu, &normal(stream + 1, n, 0.2))),
+            in_features: HIDDEN,
+            out_features: n,
+        });
+        let mut push = |shape: [usize; 2], stream| {
+            let value = up(&cpu, &normal(stream, shape[0] * shape[1], 0.3));
+            params.push(Param { name: format!("p{stream}"), shape: shape.to_vec(), value })
+        };
+        if n == HIDDEN {
+            let (a, b) = (push([R, HIDDEN], stream + 2), push([n, R], stream + 3));
+            loras.push(LoraLinear { a, b, r: R, scale: 1.5 });
+        }
+    }
+    let angles = |f: fn(f32) -> f32| -> Vec<f32> {
+        (0..4).flat_map(|p| [1.0, 0.1].map(|w| f(p as f32 * w))).collect()
+    };
+    let network = Network {
+        table: up(&cpu, &normal(100, VOCAB * HIDDEN, 1.0)),
+        norm: up(&cpu, &normal(101, HIDDEN, 1.0)),
+        linears,
+        loras,
+        ids: ints(&cpu, &IDS),
+        labels: ints(&cpu, &LABELS),
+        positions: Arc::new(ints(&cpu, &[0, 1, 2, 3, 0, 1, 2])),
+        sequences: Arc::new(Sequences {
+            q_start: ints(&cpu, &[0, 4, 7]),
+            k_start: ints(&cpu, &[0, 4]),
+            k_len: ints(&cpu, &[4, 3]),
+            count: 2,
+            q_tokens: 7,
+            k_tokens: 7,
+            max_q: 4,
+            max_k: 4,
+        }),
+        rope: Arc::new(RopeTable {
+            cos: up(&cpu, &angles(f32::cos)),
+            sin: up(&cpu, &angles(f32::sin)),
+            positions: 4,
+        }),
+        cpu,
+    };
+    (network, params)
+}
+
+impl Network {
+    /// Sum of losses; on a recording tape its gradient is seeded.
+    fn run<'m>(&'m self, tape: &mut Tape<'m, Cpu>, params: &'m Params<Cpu>, mode: Mode) -> f64 {
+        let mut x = tape.embed(&self.table, HIDDEN, &self.ids).unwrap();
+        // Twice the same block: its parameters and its input are used more than once.
+        for pass in 0..2 {
+            let block = move |tape: &mut Tape<'m, Cpu>, x: &Var<Cpu>| self.block(tape, params, x, pass);
+            x = match mode {
+                Mode::Keep => block(tape, &x).unwrap(),
+                Mode::Recompute => tape.checkpoint(&x, block).unwrap(),
+            };
+        }
+        tape.linear_cross_entropy(&x, &self.linears[5], &self.labels, 1.0).unwrap().sum()
+    }
+
+    fn block<'m>(
+        &'m self,
+        tape: &mut Tape<'m, Cpu>,
+        params: &'m Params<Cpu>,
+        x: &Var<Cpu>,
+        pass: u64,
+    ) -> autograd::Result<Var<Cpu>> {
+        let h = tape.rms_norm(x, &self.norm, 1e-5)?;
+        let linear = |tape: &mut Tape<'m, Cpu>, x: &Var<Cpu>, i: usize| {
+            let dropout = Dropout { p: 0.25, key: 5, stream: pass * 16 + i as u64 };
+            tape.linear(x, &self.linears[i], Some((self.loras[i], params)), Some(dropout))
+        };
+        let (q, k, v) = (linear(tape, &h, 0)?, linear(tape, &h, 1)?, linear(tape, &h, 2)?);
+        let q = tape.rope(&q, HEAD_DIM, &self.rope, &self.positions)?;
+        let k = tape.rope(&k, HEAD_DIM, &self.rope, &self.positions)?;
+        let op = Attention {
+            heads: HEADS,
+            kv_heads: HEADS,
+            head_dim: HEAD_DIM,
+            scale: 0.5,
+            window: None,
+            softcap: None,
+        };
+        let o = tape.attention(op, &self.sequences, &q, &k, &v)?;
+        let x = tape.add(x, &o)?;
+        let (gate, up) = (linear(tape, &x, 3)?, linear(tape, &x, 4)?);
+        let y = tape.gated(Activation::Silu, &gate, &up)?;
+        tape.add(&x, &y)
+    }
+
+    fn gradients(&self, params: &Params<Cpu>, mode: Mode, precision: Precision) -> (f64, Vec<Vec<f32>>) {
+        let mut grads = ParamGrads::zeros(&self.cpu, params).unwrap();
+        let mut tape = Tape::training(&self.cpu, precision);
+        let loss = self.run(&mut tape, params, mode);
+        tape.backward(&mut grads).unwrap();
+        let list = grads.buffers().iter().map(|g| self.cpu.download(g).unwrap()).collect();
+        (loss, list)
+    }
+}
+
+#[test]
+fn gradients_agree_with_finite_differences() {
+    let (network, mut params) = network();
+    let (_, grads) = network.gradients(&params, Mode::Keep, Precision::F32);
+    let start: Vec<Vec<f32>> =
+        params.iter().map(|p| network.cpu.download(&p.value).unwrap()).collect();
+    for which in 0..params.len() {
+        let direction = normal(1000 + which as u64, start[which].len(), 1.0);
+        let mut at = |step: f32| {
+            let moved: Vec<f32> =
+                start[which].iter().zip(&direction).map(|(x, d)| x + step * d).collect();
+            params.iter_mut().nth(which).unwrap().value = up(&network.cpu, &moved);
+            // Dropout is drawn on recording tapes only, so the loss must come from one.
+            network.run(&mut Tape::training(&network.cpu, Precision::F32), &params, Mode::Keep)
+        };
+        let step = 1e-2;
+        let (near, far) = ((at(step) - at(-step)) / (2.0 * step as f64), (at(2.0 * step) - at(-2.0 * step)) / (4.0 * step as f64));
+        let numeric = (4.0 * near - far) / 3.0;
+        at(0.0);
+        let analytic: f64 =
+            grads[which].iter().zip(&direction).map(|(g, d)| f64::from(g * d)).sum();
+        let scale = grads[which].iter().map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+        assert!(scale > 1e-3, "parameter {which} has no gradient to speak of");
+        let error = (numeric - analytic).abs() / scale;
+        assert!(error < 2e-3, "parameter {which}: {analytic} against {numeric}");
+    }
+}
+
+#[test]
+fn recompute_gives_the_same_bits() {
+    let (network, params) = network();
+    for precision in [Precision::F32, Precision::BF16] {
+        let kept = network.gradients(&params, Mode::Keep, precision);
+        let again = network.gradients(&params, Mode::Recompute, precision);
+        assert_eq!(kept, again);
+    }
+}
+
+#[test]
+fn recompute_keeps_less() {
+    let (network, params) = network();
+    let live = |mode| {
+        let mut tape = Tape::training(&network.cpu, Precision::F32);
+        network.run(&mut tape, &params, mode);
+        let usage = network.cpu.memory();
+        usage.live.iter().find(|(kind, _)| *kind == MemoryKind::Activations).unwrap().1
+    };
+    assert!(live(Mode::Recompute) * 3 < live(Mode::Keep));
+}
+
+#[test]
+fn an_inference_tape_keeps_nothing() {
+    let (network, params) = network();
+    let mut tape = Tape::inference(&network.cpu, Precision::F32);
+    network.run(&mut tape, &params, Mode::Keep);
+    let usage = network.cpu.memory();
+    assert!(usage.live.contains(&(MemoryKind::Activations, 0)), "{usage:?}");
+}
+
+#[test]
+fn shapes_that_do_not_fit_are_errors() {
+    let (network, params) = network();
+    let mut tape = Tape::training(&network.cpu, Precision::F32);
+    let x = Var::constant(Tensor::new(up(&network.cpu, &[0.0; 10]), &[2, 5]));
+    let y = Var::constant(Tensor::new(up(&network.cpu, &[0.0; 10]), &[5, 2]));
+    assert!(matches!(tape.add(&x, &y), Err(Error::Shape { op: "add", .. })));
+    let lora = Some((network.loras[0], &params));
+    let linear = tape.linear(&x, &network.linears[0], lora, None);
+    assert!(matches!(linear, Err(Error::Shape { op: "linear", .. })));
+}
+
+#[test]
+fn an_optimizer_of_other_parameters_is_an_error() {
+    let (network, mut params) = network();
+    let cpu = &network.cpu;
+    let config = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 };
+    let mut optimizer = AdamW::new(cpu, &params, config).unwrap();
+    let grads = ParamGrads::zeros(cpu, &params).unwrap();
+    let value = cpu.zeros(DType::F32, 1, MemoryKind::Adapters).unwrap();
+    params.push(Param { name: "late".to_owned(), shape: vec![1], value });
+    let step = optimizer.step(cpu, &mut params, &grads, 1e-3, 1.0);
+    assert!(matches!(step, Err(Error::ParamCount { what: "gradients", .. })));
+}
+
+#[test]
+fn clipping_scales_down_only() {
+    assert_eq!(clip_factor(0.5, Some(1.0)), 1.0);
+    assert_eq!(clip_factor(4.0, None), 1.0);
+    assert!((clip_factor(4.0, Some(1.0)) - 0.25).abs() < 1e-6);
+}
