@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::{Error, Result};
+
+/// The task name of language models.
+pub(super) const CAUSAL_LM: &str = "CAUSAL_LM";
 
 /// LoRA settings, with PEFT's field names and defaults (`peft/tuners/lora/config.py`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,17 +23,19 @@ pub struct LoraConfig {
     pub target_modules: TargetModules,
     /// Rank-stabilised scaling.
     pub use_rslora: bool,
-    /// Ranks that differ from `r`, by module-name pattern.
+    /// Ranks that differ from `r`: a regular expression for the end of the module name, to its rank. The first match
+    /// in sorted order counts, the order in which PEFT's own files keep them.
     pub rank_pattern: BTreeMap<String, usize>,
-    /// Alphas that differ from `lora_alpha`, by module-name pattern.
+    /// Alphas that differ from `lora_alpha`, found like `rank_pattern`.
     pub alpha_pattern: BTreeMap<String, f64>,
-    /// Layer indices to adapt; `None` is all.
+    /// Layer indices to adapt; `None` or empty is all. Needs `target_modules` to be names.
+    #[serde(deserialize_with = "one_or_many")]
     pub layers_to_transform: Option<Vec<usize>>,
     /// Modules trained whole and stored beside the adapter; none are supported yet.
     pub modules_to_save: Option<Vec<String>>,
     /// Which biases are trained; only `none` is supported yet.
     pub bias: LoraBias,
-    /// Task name; only `CAUSAL_LM` is supported.
+    /// Task name; only `CAUSAL_LM` (or none) is supported.
     pub task_type: Option<String>,
     /// How `lora_A` starts; `lora_B` always starts at zero.
     pub init_lora_weights: InitLoraWeights,
@@ -47,10 +54,98 @@ impl Default for LoraConfig {
             layers_to_transform: None,
             modules_to_save: None,
             bias: LoraBias::None,
-            task_type: Some("CAUSAL_LM".to_owned()),
+            task_type: Some(CAUSAL_LM.to_owned()),
             init_lora_weights: InitLoraWeights::default(),
         }
     }
+}
+
+impl LoraConfig {
+    /// Checks the values that do not depend on a model.
+    ///
+    /// # Errors
+    /// [`Error::Lora`] naming the field, for values that make no sense and for those that are not supported yet.
+    pub fn validate(&self) -> Result<()> {
+        let ranks = std::iter::once(&self.r).chain(self.rank_pattern.values());
+        if ranks.into_iter().any(|r| *r == 0) {
+            return Err(refused("r", "0; a rank is at least 1"));
+        }
+        let mut alphas = std::iter::once(&self.lora_alpha).chain(self.alpha_pattern.values());
+        if let Some(alpha) = alphas.find(|alpha| !alpha.is_finite()) {
+            return Err(refused("lora_alpha", format!("{alpha}; it must be finite")));
+        }
+        if !(0.0..1.0).contains(&self.lora_dropout) {
+            return Err(refused(
+                "lora_dropout",
+                format!("{}; it must be at least 0 and below 1", self.lora_dropout),
+            ));
+        }
+        if self.restricts_layers() && matches!(self.target_modules, TargetModules::Pattern(_)) {
+            let message = "set, which works only with target_modules as a list of names";
+            return Err(refused("layers_to_transform", message));
+        }
+        self.check_supported()
+    }
+
+    fn check_supported(&self) -> Result<()> {
+        if let Some(modules) = self
+            .modules_to_save
+            .as_ref()
+            .filter(|modules| !modules.is_empty())
+        {
+            return Err(refused(
+                "modules_to_save",
+                format!("{modules:?}; saving whole modules is not supported yet"),
+            ));
+        }
+        if self.bias != LoraBias::None {
+            return Err(refused(
+                "bias",
+                format!("{:?}; only \"none\" is supported yet", self.bias),
+            ));
+        }
+        if let Some(task) = self.task_type.as_deref().filter(|task| *task != CAUSAL_LM) {
+            return Err(refused(
+                "task_type",
+                format!("\"{task}\"; only \"{CAUSAL_LM}\" is supported"),
+            ));
+        }
+        match &self.init_lora_weights {
+            InitLoraWeights::Flag(true) => Ok(()),
+            InitLoraWeights::Named(name) if name == "gaussian" => Ok(()),
+            other => {
+                let found = serde_json::to_string(other).unwrap_or_default();
+                let message = format!("{found}; true and \"gaussian\" are supported yet");
+                Err(refused("init_lora_weights", message))
+            }
+        }
+    }
+
+    pub(super) fn restricts_layers(&self) -> bool {
+        self.layers_to_transform
+            .as_ref()
+            .is_some_and(|layers| !layers.is_empty())
+    }
+}
+
+fn refused(field: &str, message: impl std::fmt::Display) -> Error {
+    Error::Lora(format!("`{field}` is {message}"))
+}
+
+/// PEFT also takes a single number.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<usize>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(usize),
+        Many(Vec<usize>),
+    }
+    Ok(
+        Option::deserialize(deserializer)?.map(|layers| match layers {
+            OneOrMany::One(layer) => vec![layer],
+            OneOrMany::Many(layers) => layers,
+        }),
+    )
 }
 
 /// Which modules get an adapter.

@@ -1,6 +1,6 @@
 //! Weight files: one [`TensorSource`] trait, and its readers and writers.
 
-pub mod atomic;
+mod atomic;
 mod bnb;
 mod checkpoint;
 mod mmap;
@@ -9,14 +9,20 @@ mod open;
 mod quantized;
 mod safetensors;
 mod source;
+mod summary;
 mod tensor;
 mod write;
 
+pub use atomic::{AtomicDir, write_file};
 pub use checkpoint::SafetensorsCheckpoint;
+pub(crate) use checkpoint::elements;
 pub(crate) use mmap::MappedFile;
 pub use names::{check_complete, missing_tensor, unused};
+pub(crate) use names::{nearest, some_of};
 pub use open::Checkpoint;
 pub use quantized::write_quantized;
+pub(crate) use safetensors::{RawTensor, SafetensorsFile};
 pub use source::{StorageType, TensorInfo, TensorSource};
+pub use summary::{ParameterCounts, StoredCounts, TrainableParameters, stored_counts};
 pub use tensor::{HostData, HostTensor};
 pub use write::{StoredTensor, write_safetensors};
