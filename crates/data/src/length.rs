@@ -14,7 +14,7 @@ pub enum Overlength {
     Error,
     /// Cut its end off.
     Truncate,
-    /// Leave it out; [`Dataset::dropped`] counts.
+    /// Leave it out; [`crate::Dataset::dropped`] counts.
     Drop,
 }
 

@@ -18,6 +18,9 @@ use crate::rows::{Chat, Message, Role};
 /// The system message of every row. Short, because each of its tokens is paid for in every row.
 pub const SYSTEM: &str = "Extract JSON.";
 
+/// The most rows of one set; with more, too few (name, item) pairs would be left to keep rows apart.
+pub const MAX_ROWS: usize = 3000;
+
 /// What a message asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,9 +51,10 @@ pub struct Answer {
 
 /// `count` rows. The same seed gives the same rows on every platform, and a longer set begins with the shorter one.
 ///
-/// At most 3000 rows: there are no more (name, item) pairs to keep apart with ease.
+/// # Panics
+/// When more than [`MAX_ROWS`] are asked for.
 pub fn rows(seed: u64, count: usize) -> Vec<Chat> {
-    assert!(count <= 3000, "the demonstration set has at most 3000 rows, {count} were asked for");
+    assert!(count <= MAX_ROWS, "{count} rows asked for, at most {MAX_ROWS} can be made");
     let mut rng = Rng::new(seed, 0);
     let mut seen = HashSet::new();
     let mut rows = Vec::with_capacity(count);
