@@ -26,6 +26,7 @@ pub enum Weight<'a, K: Backend> {
     Quantized(&'a K::QuantizedWeight),
 }
 
+#[expect(clippy::expl_impl_clone_on_copy, reason = "a derive would ask for `K: Copy`")]
 impl<K: Backend> Clone for Weight<'_, K> {
     fn clone(&self) -> Self {
         *self
@@ -67,6 +68,7 @@ pub struct Lora<'a, K: Backend> {
     pub dropout: Option<Dropout>,
 }
 
+#[expect(clippy::expl_impl_clone_on_copy, reason = "a derive would ask for `K: Copy`")]
 impl<K: Backend> Clone for Lora<'_, K> {
     fn clone(&self) -> Self {
         *self
@@ -200,9 +202,9 @@ pub struct AttentionGrads<'a, K: Backend> {
 /// Gate activation of a gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// `x * sigmoid(x)`: SwiGLU.
+    /// `x * sigmoid(x)`: `SwiGLU`.
     Silu,
-    /// `gelu` in its tanh form: GeGLU.
+    /// `gelu` in its tanh form: `GeGLU`.
     GeluTanh,
 }
 

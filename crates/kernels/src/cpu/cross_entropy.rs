@@ -58,7 +58,8 @@ pub(super) fn run(
     let head = Head { weight, hidden, vocab };
     for rows in trained.chunks((LOGITS / vocab).clamp(MIN_TOKENS, MAX_TOKENS)) {
         let labels = rows.iter().map(|&row| labels[row] as usize).collect();
-        let mut chunk = Chunk::new(cpu, head, gather(cpu, x, rows, hidden), labels);
+        let x = gather(cpu, x, rows, hidden);
+        let mut chunk = Chunk::new(cpu, head, &x, labels);
         for (&row, stats) in rows.iter().zip(&chunk.stats) {
             token_loss[row] = stats.loss();
         }
@@ -161,14 +162,14 @@ struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    fn new(cpu: &Cpu, head: Head<'a>, x: F32Scratch, labels: Vec<usize>) -> Self {
+    fn new(cpu: &Cpu, head: Head<'a>, x: &[f32], labels: Vec<usize>) -> Self {
         let tokens = labels.len();
         let mut logits = cpu.scratch(tokens * head.vocab);
         let tasks = logits.par_chunks_mut(tokens * PANEL).enumerate();
         let panels = tasks.map_init(Widened::default, |scratch, (index, logits)| {
             let panel = head.panel(index);
             let w = head.rows(&panel, scratch);
-            gemm(logits, false, 1.0, Mat::new(&x, tokens, head.hidden), w.t());
+            gemm(logits, false, 1.0, Mat::new(x, tokens, head.hidden), w.t());
             let rows = logits.chunks_mut(panel.len()).zip(&labels);
             rows.map(|(row, label)| softmax_row(row, &panel, *label)).collect()
         });
@@ -193,7 +194,9 @@ impl<'a> Chunk<'a> {
                 for (row, probs) in logits.chunks_mut(panel.len()).enumerate() {
                     let relative = exp(panels[index][row].max - stats[row].max);
                     let factor = relative / stats[row].sum * grad_scale;
-                    probs.iter_mut().for_each(|p| *p *= factor);
+                    for p in probs.iter_mut() {
+                        *p *= factor;
+                    }
                     if panel.contains(&labels[row]) {
                         probs[labels[row] - panel.start] -= grad_scale;
                     }
@@ -219,6 +222,8 @@ impl<'a> Chunk<'a> {
 fn softmax_row(row: &mut [f32], panel: &Range<usize>, label: usize) -> Stats {
     let label = panel.contains(&label).then(|| row[label - panel.start]);
     let max = reduce::max(row);
-    row.iter_mut().for_each(|x| *x = exp(*x - max));
+    for x in row.iter_mut() {
+        *x = exp(*x - max);
+    }
     Stats { max, sum: reduce::sum(row), label }
 }

@@ -1,5 +1,10 @@
 //! Gated activations of the MLP.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a loop is compiled for the instruction set of the function it is inlined into"
+)]
+
 use rayon::prelude::*;
 
 use super::buffer::CpuBuffer;

@@ -1,4 +1,4 @@
-//! AdamW and the norm that clipping needs.
+//! `AdamW` and the norm that clipping needs.
 
 use rayon::prelude::*;
 

@@ -48,13 +48,13 @@ impl<'a> Matrix<'a> {
         self.copy(rows, cols, mask, scratch)
     }
 
-    fn copy<'s>(
+    fn copy(
         self,
         rows: Range<usize>,
         cols: Range<usize>,
         mask: Option<Mask>,
-        scratch: &'s mut Vec<f32>,
-    ) -> Mat<'s> {
+        scratch: &mut Vec<f32>,
+    ) -> Mat<'_> {
         let (height, width) = (rows.len(), cols.len());
         let copy = sized(scratch, height * width);
         for (row, out) in rows.zip(copy.chunks_mut(width.max(1))) {

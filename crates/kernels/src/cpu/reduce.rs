@@ -1,5 +1,10 @@
 //! Reductions of a row, in a fixed order that fills vector registers.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a loop is compiled for the instruction set of the function it is inlined into"
+)]
+
 const LANES: usize = 16;
 
 /// Sum of products.

@@ -47,25 +47,26 @@ pub(in crate::cpu) fn backward(
     sequences: &Sequences<Cpu>,
     grads: AttentionGrads<'_, Cpu>,
 ) -> Result<()> {
+    let AttentionGrads { q, k, v, o, lse, d_o, dq, dk, dv } = grads;
     let name = Op("attention_backward");
     let layout = &Layout::new(name, op, sequences)?;
     let (q_len, k_len) = (layout.q_tokens * layout.q_width(), layout.k_tokens * layout.k_width());
-    let o = name.float("o", grads.o, q_len)?;
-    let d_o = name.float("d_o", grads.d_o, q_len)?;
+    let o = name.float("o", o, q_len)?;
+    let d_o = name.float("d_o", d_o, q_len)?;
     let mut delta = cpu.scratch(layout.q_tokens * op.heads);
     row_dots(o, d_o, op.head_dim, &mut delta);
     let inputs = Inputs {
         layout,
-        q: name.float("q", grads.q, q_len)?,
-        k: name.float("k", grads.k, k_len)?,
-        v: name.float("v", grads.v, k_len)?,
+        q: name.float("q", q, q_len)?,
+        k: name.float("k", k, k_len)?,
+        v: name.float("v", v, k_len)?,
         d_o,
-        lse: name.f32("lse", grads.lse, layout.q_tokens * op.heads)?,
+        lse: name.f32("lse", lse, layout.q_tokens * op.heads)?,
         delta: &delta,
     };
-    let dq = name.float_mut("dq", grads.dq, q_len)?;
-    let dk = name.float_mut("dk", grads.dk, k_len)?;
-    let dv = name.float_mut("dv", grads.dv, k_len)?;
+    let dq = name.float_mut("dq", dq, q_len)?;
+    let dk = name.float_mut("dk", dk, k_len)?;
+    let dv = name.float_mut("dv", dv, k_len)?;
     query_gradient(inputs, dq);
     key_gradients(inputs, dk, dv);
     Ok(())

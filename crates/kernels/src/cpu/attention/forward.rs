@@ -135,13 +135,19 @@ fn online_softmax(scores: &mut [f32], out: &mut [f32], max: &mut f32, sum: &mut 
         let correction = exp(*max - block_max);
         *max = block_max;
         *sum *= correction;
-        out.iter_mut().for_each(|out| *out *= correction);
+        for out in out.iter_mut() {
+            *out *= correction;
+        }
     }
     if *max == f32::NEG_INFINITY {
         // Nothing visible so far: hidden scores would become exp(-inf + inf).
-        scores.iter_mut().for_each(|s| *s = if s.is_nan() { *s } else { 0.0 });
+        for s in scores.iter_mut().filter(|s| !s.is_nan()) {
+            *s = 0.0;
+        }
     } else {
-        scores.iter_mut().for_each(|s| *s = exp(*s - *max));
+        for s in scores.iter_mut() {
+            *s = exp(*s - *max);
+        }
     }
     *sum += reduce::sum(scores);
 }

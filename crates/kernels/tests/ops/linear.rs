@@ -1,0 +1,239 @@
+use kernels::ops::{Dropout, Linear, LinearGrads, Lora, Weight};
+use kernels::reference::{self, LinearInputs, LoraInputs};
+use kernels::{Backend, DType};
+use nf4::{QuantConfig, QuantType};
+
+use crate::support::{Host, assert_close, output};
+
+/// What the frozen weight is stored as.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stored {
+    Dense(DType),
+    Quantized { blocksize: usize, double_quant: bool },
+}
+
+/// A linear to check.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case {
+    pub(crate) shape: (usize, usize, usize),
+    pub(crate) stored: Stored,
+    pub(crate) bias: bool,
+    /// Rank and dropout.
+    pub(crate) lora: Option<(usize, f32)>,
+}
+
+const SHAPES: [(usize, usize, usize); 8] = [
+    (0, 5, 7),
+    (1, 1, 1),
+    (1, 65, 129),
+    (3, 17, 33),
+    (5, 200, 64),
+    (17, 31, 100),
+    (300, 70, 45),
+    (33, 421, 257),
+];
+
+const fn nf4(blocksize: usize, double_quant: bool) -> Stored {
+    Stored::Quantized { blocksize, double_quant }
+}
+
+fn cases() -> impl Iterator<Item = Case> {
+    let stored = [
+        (Stored::Dense(DType::F32), false, None),
+        (Stored::Dense(DType::F32), true, Some((4, 0.0))),
+        (Stored::Dense(DType::Bf16), true, Some((3, 0.3))),
+        (nf4(64, true), false, None),
+        (nf4(64, true), true, Some((8, 0.1))),
+        (nf4(128, false), false, Some((1, 0.0))),
+    ];
+    SHAPES.into_iter().flat_map(move |shape| {
+        stored.map(|(stored, bias, lora)| Case { shape, stored, bias, lora })
+    })
+}
+
+/// Operands of a case on the host.
+pub(crate) struct Operands {
+    pub(crate) x: Host,
+    pub(crate) w: Host,
+    quantized: Option<nf4::QuantizedTensor>,
+    bias: Option<Host>,
+    lora: Option<(Host, Host)>,
+    case: Case,
+}
+
+/// Operands of a case on a backend.
+pub(crate) struct Uploaded<K: Backend> {
+    pub(crate) x: K::Buffer,
+    w: K::Buffer,
+    quantized: Option<K::QuantizedWeight>,
+    bias: Option<K::Buffer>,
+    lora: Option<(K::Buffer, K::Buffer)>,
+    case: Case,
+}
+
+const SCALE: f32 = 1.5;
+
+fn dropout(p: f32) -> Option<Dropout> {
+    let dropout = Dropout { p, key: 7, stream: 9 };
+    (p > 0.0).then_some(dropout)
+}
+
+impl Operands {
+    pub(crate) fn new(case: Case, dtype: DType) -> Self {
+        let (m, n, k) = case.shape;
+        let w = Host::normal(DType::F32, 2, n * k).f32;
+        let (w, quantized) = match case.stored {
+            Stored::Dense(dtype) => (Host::new(dtype, w), None),
+            Stored::Quantized { blocksize, double_quant } => {
+                let config = QuantConfig::new(QuantType::Nf4, blocksize, double_quant).unwrap();
+                let quantized = nf4::quantize("w", &w, &[n, k], &config).unwrap();
+                (Host::new(DType::F32, quantized.dequantize()), Some(quantized))
+            }
+        };
+        Self {
+            x: Host::normal(dtype, 1, m * k),
+            w,
+            quantized,
+            bias: case.bias.then(|| Host::normal(dtype, 3, n)),
+            lora: case
+                .lora
+                .map(|(r, _)| (Host::normal(DType::F32, 4, r * k), Host::normal(dtype, 5, n * r))),
+            case,
+        }
+    }
+
+    pub(crate) fn upload<K: Backend>(&self, k: &K) -> Uploaded<K> {
+        Uploaded {
+            x: self.x.upload(k),
+            w: self.w.upload(k),
+            quantized: self.quantized.clone().map(|w| k.upload_quantized(w).unwrap()),
+            bias: self.bias.as_ref().map(|bias| bias.upload(k)),
+            lora: self.lora.as_ref().map(|(a, b)| (a.upload(k), b.upload(k))),
+            case: self.case,
+        }
+    }
+
+    fn inputs<'a, T>(&'a self, get: fn(&'a Host) -> &'a [T]) -> LinearInputs<'a, T> {
+        let (m, n, k) = self.case.shape;
+        let lora = self.case.lora.zip(self.lora.as_ref());
+        LinearInputs {
+            m,
+            n,
+            k,
+            x: get(&self.x),
+            w: get(&self.w),
+            bias: self.bias.as_ref().map(get),
+            lora: lora.map(|((r, p), (a, b))| LoraInputs {
+                a: get(a),
+                b: get(b),
+                r,
+                scale: SCALE,
+                dropout: dropout(p),
+            }),
+        }
+    }
+
+    fn naive(&self) -> LinearInputs<'_, f32> {
+        self.inputs(|x| &x.f32)
+    }
+
+    fn truth(&self) -> LinearInputs<'_, f64> {
+        self.inputs(|x| &x.f64)
+    }
+}
+
+impl<K: Backend> Uploaded<K> {
+    pub(crate) fn op(&self) -> Linear<'_, K> {
+        let (m, n, k) = self.case.shape;
+        let lora = self.case.lora.zip(self.lora.as_ref());
+        Linear {
+            m,
+            n,
+            k,
+            weight: match &self.quantized {
+                Some(weight) => Weight::Quantized(weight),
+                None => Weight::Dense(&self.w),
+            },
+            bias: self.bias.as_ref(),
+            lora: lora.map(|((r, p), (a, b))| Lora { a, b, r, scale: SCALE, dropout: dropout(p) }),
+        }
+    }
+
+    /// `y` and `xa`.
+    pub(crate) fn forward(&self, k: &K, dtype: DType) -> (K::Buffer, Option<K::Buffer>) {
+        let (m, n, _) = self.case.shape;
+        let mut y = output(k, dtype, m * n);
+        let mut xa = self.case.lora.map(|(r, _)| output(k, DType::F32, m * r));
+        k.linear(&self.op(), &self.x, &mut y, xa.as_mut()).unwrap();
+        (y, xa)
+    }
+}
+
+pub(crate) fn check_linear<K: Backend>(k: &K, dtype: DType) {
+    for case in cases() {
+        let operands = Operands::new(case, dtype);
+        let (y, xa) = operands.upload(k).forward(k, dtype);
+        let (naive, truth) =
+            (reference::linear(&operands.naive()), reference::linear(&operands.truth()));
+        assert_close(k, &format!("y of {case:?}"), &y, &naive.0, &truth.0);
+        if let Some(xa) = xa {
+            assert_close(k, &format!("xa of {case:?}"), &xa, &naive.1, &truth.1);
+        }
+    }
+}
+
+pub(crate) fn check_linear_backward<K: Backend>(k: &K, dtype: DType) {
+    for case in cases() {
+        let (m, n, depth) = case.shape;
+        let operands = Operands::new(case, dtype);
+        let uploaded = operands.upload(k);
+        let dy = Host::normal(dtype, 6, m * n);
+        let (_, xa) = uploaded.forward(k, dtype);
+        let mut dx = output(k, dtype, m * depth);
+        let zeros = |len| Host::new(DType::F32, vec![0.0; len]).upload(k);
+        let mut da = case.lora.map(|(r, _)| zeros(r * depth));
+        let mut db = case.lora.map(|(r, _)| zeros(n * r));
+        let grads = LinearGrads {
+            dx: Some(&mut dx),
+            accumulate_dx: false,
+            da: da.as_mut(),
+            db: db.as_mut(),
+        };
+        k.linear_backward(&uploaded.op(), &uploaded.x, xa.as_ref(), &dy.upload(k), grads).unwrap();
+        let naive = reference::linear_backward(&operands.naive(), &dy.f32);
+        let truth = reference::linear_backward(&operands.truth(), &dy.f64);
+        assert_close(k, &format!("dx of {case:?}"), &dx, &naive[0], &truth[0]);
+        if let (Some(da), Some(db)) = (&da, &db) {
+            assert_close(k, &format!("da of {case:?}"), da, &naive[1], &truth[1]);
+            assert_close(k, &format!("db of {case:?}"), db, &naive[2], &truth[2]);
+        }
+    }
+}
+
+/// Gradients are added to what is there; those not asked for are not needed.
+pub(crate) fn check_linear_accumulates<K: Backend>(k: &K, dtype: DType) {
+    let case =
+        Case { shape: (37, 70, 45), stored: nf4(64, true), bias: false, lora: Some((5, 0.2)) };
+    let (m, n, depth) = case.shape;
+    let (r, _) = case.lora.unwrap();
+    let operands = Operands::new(case, dtype);
+    let uploaded = operands.upload(k);
+    let dy = Host::normal(dtype, 6, m * n);
+    let (_, xa) = uploaded.forward(k, dtype);
+    let before = [m * depth, r * depth, n * r].map(|len| Host::normal(DType::F32, 8, len));
+    let [mut dx, mut da, mut db] = before.each_ref().map(|x| x.upload(k));
+    let (op, dy_buffer) = (uploaded.op(), dy.upload(k));
+    let none = || LinearGrads { dx: None, accumulate_dx: true, da: None, db: None };
+    let run = |xa, grads| k.linear_backward(&op, &uploaded.x, xa, &dy_buffer, grads).unwrap();
+    run(None, LinearGrads { dx: Some(&mut dx), ..none() });
+    run(None, LinearGrads { da: Some(&mut da), ..none() });
+    run(xa.as_ref(), LinearGrads { db: Some(&mut db), ..none() });
+    run(None, none());
+    let naive = reference::linear_backward(&operands.naive(), &dy.f32);
+    let truth = reference::linear_backward(&operands.truth(), &dy.f64);
+    for (i, (what, got)) in [("dx", &dx), ("da", &da), ("db", &db)].into_iter().enumerate() {
+        let naive: Vec<f32> = naive[i].iter().zip(&before[i].f32).map(|(a, b)| a + b).collect();
+        let truth: Vec<f64> = truth[i].iter().zip(&before[i].f64).map(|(a, b)| a + b).collect();
+        assert_close(k, what, got, &naive, &truth);
+    }
+}

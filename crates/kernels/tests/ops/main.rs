@@ -1,0 +1,48 @@
+//! Every operation of every backend and dtype against its reference, and the references' gradients
+//! against finite differences.
+
+mod attention;
+mod cross_entropy;
+mod elementwise;
+mod errors;
+mod gated;
+mod gradients;
+mod linear;
+mod memory;
+mod optimizer;
+mod rms_norm;
+mod rope;
+mod support;
+mod threads;
+
+/// Runs each check on one backend and dtype.
+macro_rules! checks {
+    ($name:ident, $backend:expr, $dtype:expr) => {
+        mod $name {
+            checks!(@each $backend, $dtype,
+                elementwise::check_add, elementwise::check_add_assign, elementwise::check_scale,
+                elementwise::check_copy_and_gather,
+                rms_norm::check_rms_norm, rms_norm::check_rms_norm_backward,
+                rope::check_rope,
+                gated::check_gated, gated::check_gated_backward,
+                linear::check_linear, linear::check_linear_backward,
+                linear::check_linear_accumulates,
+                attention::check_attention, attention::check_attention_backward,
+                attention::check_shared_keys,
+                cross_entropy::check_cross_entropy,
+                optimizer::check_squared_norm, optimizer::check_adamw,
+            );
+        }
+    };
+    (@each $backend:expr, $dtype:expr, $($module:ident::$check:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $check() {
+                crate::$module::$check(&$backend, $dtype);
+            }
+        )*
+    };
+}
+
+checks!(cpu_f32, kernels::Cpu::new(), kernels::DType::F32);
+checks!(cpu_bf16, kernels::Cpu::new(), kernels::DType::Bf16);

@@ -1,0 +1,51 @@
+//! The ledger of the CPU backend.
+
+use kernels::{Backend, Buffer, Cpu, DType, HostSlice, MemoryKind};
+use nf4::QuantConfig;
+
+fn live(cpu: &Cpu, kind: MemoryKind) -> usize {
+    let usage = cpu.memory();
+    usage.live.iter().find(|(k, _)| *k == kind).unwrap().1
+}
+
+#[test]
+fn buffers_are_counted_while_they_live() {
+    let cpu = Cpu::new();
+    let a = cpu.alloc(DType::F32, 100, MemoryKind::Activations).unwrap();
+    let b = cpu.clone().zeros(DType::Bf16, 50, MemoryKind::Gradients).unwrap();
+    let ids = cpu.upload(HostSlice::U32(&[1, 2, 3]), MemoryKind::Data).unwrap();
+    assert_eq!((a.bytes(), b.bytes(), ids.bytes()), (400, 100, 12));
+    assert_eq!(live(&cpu, MemoryKind::Activations), 400);
+    assert_eq!(live(&cpu, MemoryKind::Gradients), 100);
+    assert_eq!(live(&cpu, MemoryKind::Data), 12);
+    drop((a, b, ids));
+    assert!(cpu.memory().live.iter().all(|(_, bytes)| *bytes == 0));
+    assert_eq!(cpu.memory().peak, 512);
+}
+
+#[test]
+fn quantized_weights_are_counted_as_weights() {
+    let cpu = Cpu::new();
+    let weight = nf4::quantize("w", &[0.5_f32; 640], &[10, 64], &QuantConfig::default()).unwrap();
+    let bytes = weight.bytes();
+    let weight = cpu.upload_quantized(weight).unwrap();
+    assert_eq!(live(&cpu, MemoryKind::Weights), bytes);
+    assert_eq!(weight.tensor().shape(), [10, 64]);
+    drop(weight);
+    assert_eq!(live(&cpu, MemoryKind::Weights), 0);
+}
+
+#[test]
+fn reused_memory_is_zeroed_where_asked_for() {
+    let cpu = Cpu::new();
+    for dtype in [DType::F32, DType::Bf16] {
+        let ones = crate::support::upload(&cpu, dtype, &[1.0; 33]);
+        drop(ones);
+        let zeros = cpu.zeros(dtype, 33, MemoryKind::Scratch).unwrap();
+        assert_eq!(cpu.download(&zeros).unwrap(), [0.0; 33]);
+    }
+    let ones = cpu.upload(HostSlice::U32(&[1; 5]), MemoryKind::Data).unwrap();
+    drop(ones);
+    let zeros = cpu.zeros(DType::U32, 5, MemoryKind::Data).unwrap();
+    assert_eq!(zeros.as_u32(), Some(&[0; 5][..]));
+}

@@ -1,0 +1,106 @@
+//! Random operands, transfers, and the tolerance.
+
+use half::bf16;
+use kernels::{Backend, Buffer, DType, HostSlice, MemoryKind, Philox};
+
+/// Host tensor whose values a dtype can hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    pub(crate) f32: Vec<f32>,
+    pub(crate) f64: Vec<f64>,
+    dtype: DType,
+}
+
+impl Host {
+    pub(crate) fn new(dtype: DType, values: Vec<f32>) -> Self {
+        let f32 = rounded(dtype, values);
+        let f64 = f32.iter().copied().map(f64::from).collect();
+        Self { f32, f64, dtype }
+    }
+
+    /// Standard normal values.
+    pub(crate) fn normal(dtype: DType, seed: u64, len: usize) -> Self {
+        let philox = Philox::new(seed, 0);
+        Self::new(dtype, (0..len as u64).map(|i| philox.normal(i)).collect())
+    }
+
+    pub(crate) fn upload<K: Backend>(&self, k: &K) -> K::Buffer {
+        upload(k, self.dtype, &self.f32)
+    }
+}
+
+/// Values as `dtype` holds them.
+pub(crate) fn rounded(dtype: DType, values: Vec<f32>) -> Vec<f32> {
+    match dtype {
+        DType::Bf16 => values.into_iter().map(|x| bf16::from_f32(x).to_f32()).collect(),
+        _ => values,
+    }
+}
+
+pub(crate) fn upload<K: Backend>(k: &K, dtype: DType, values: &[f32]) -> K::Buffer {
+    let kind = MemoryKind::Activations;
+    let uploaded = match dtype {
+        DType::F32 => k.upload(HostSlice::F32(values), kind),
+        DType::Bf16 => {
+            let narrow: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
+            k.upload(HostSlice::Bf16(&narrow), kind)
+        }
+        DType::U32 => unreachable!("float data"),
+    };
+    uploaded.unwrap()
+}
+
+pub(crate) fn upload_u32<K: Backend>(k: &K, values: &[u32]) -> K::Buffer {
+    k.upload(HostSlice::U32(values), MemoryKind::Data).unwrap()
+}
+
+/// A result buffer full of NaN, so that elements left unwritten show.
+pub(crate) fn output<K: Backend>(k: &K, dtype: DType, len: usize) -> K::Buffer {
+    upload(k, dtype, &vec![f32::NAN; len])
+}
+
+/// Units of f32 rounding, relative to the largest element, that are always allowed: a naive
+/// implementation may be exact by luck.
+const FLOOR: f64 = 8.0 / 16_777_216.0;
+
+/// A backend may be three times as far from the truth as the naive implementation of the same
+/// dtype, in the largest deviation of any element.
+#[track_caller]
+pub(crate) fn assert_close<K: Backend>(
+    k: &K,
+    what: &str,
+    got: &K::Buffer,
+    naive: &[f32],
+    truth: &[f64],
+) {
+    let values = k.download(got).unwrap();
+    let naive = rounded(got.dtype(), naive.to_vec());
+    assert_eq!(values.len(), truth.len(), "{what}: length");
+    let largest = truth.iter().fold(0.0, |a: f64, x| a.max(x.abs()));
+    let allowed = 3.0 * deviation(&naive, truth) + FLOOR * largest;
+    let error = deviation(&values, truth);
+    assert!(
+        error <= allowed,
+        "{what}: deviates by {error:e}, allowed are {allowed:e} (largest element {largest:e})"
+    );
+}
+
+/// Largest deviation; infinite where only one of a pair is NaN.
+fn deviation(values: &[f32], truth: &[f64]) -> f64 {
+    assert_eq!(values.len(), truth.len());
+    let pairs = values.iter().map(|&x| f64::from(x)).zip(truth);
+    pairs.fold(0.0, |worst, (x, &truth)| match (x.is_nan(), truth.is_nan()) {
+        (true, true) => worst,
+        (false, false) if x == truth => worst,
+        (false, false) => f64::max(worst, (x - truth).abs()),
+        _ => f64::INFINITY,
+    })
+}
+
+#[test]
+fn deviation_sees_nan() {
+    assert_eq!(deviation(&[f32::NAN, 1.0], &[f64::NAN, 1.5]), 0.5);
+    assert_eq!(deviation(&[f32::NAN], &[0.0]), f64::INFINITY);
+    assert_eq!(deviation(&[0.0], &[f64::NAN]), f64::INFINITY);
+    assert_eq!(deviation(&[f32::INFINITY], &[f64::INFINITY]), 0.0);
+}
