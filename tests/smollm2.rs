@@ -81,9 +81,9 @@ fn nf4_bytes_of_all_linears() {
 #[test]
 fn greedy_tokens() {
     let checkpoint = Checkpoint::open(&gguf()).unwrap();
-    let config = checkpoint.config().unwrap();
+    let config = checkpoint.config();
     let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
-    let decoder = Decoder::load(&Cpu::new(), checkpoint.source(), &config, &options).unwrap();
+    let decoder = Decoder::load(&Cpu::new(), checkpoint.source(), config, &options).unwrap();
     let r = reference();
     let prompts = [ids(&r["chat"][0]["ids"]), ids(&r["greedy2_prompt"])];
     let expected = [ids(&r["greedy_f32"]), ids(&r["greedy2_f32"])];

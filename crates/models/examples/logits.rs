@@ -16,9 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let ids: Vec<u32> = ids.split(',').map(str::parse).collect::<Result<_, _>>()?;
     let checkpoint = Checkpoint::open(Path::new(model))?;
-    let config = checkpoint.config()?;
     let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
-    let decoder = Decoder::load(&Cpu::new(), checkpoint.source(), &config, &options)?;
+    let decoder = Decoder::load(&Cpu::new(), checkpoint.source(), checkpoint.config(), &options)?;
     let adapter = match adapter.as_str() {
         "-" => None,
         dir => Some(Adapter::load(&decoder, Path::new(dir))?),

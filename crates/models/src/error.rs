@@ -52,12 +52,21 @@ pub enum Error {
         /// The reason, with the tensor's name.
         source: nf4::Error,
     },
-    /// Tokens or other input that the model cannot take.
-    #[error("{0}")]
-    Input(String),
+    /// A text or ids that the tokenizer cannot take.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
     /// LoRA settings that no model or this model cannot satisfy.
     #[error("LoRA: {0}")]
     Lora(String),
+    /// Tokens that the model cannot take.
+    #[error("{0}")]
+    Input(String),
+    /// The forward or backward pass failed.
+    #[error(transparent)]
+    Autograd(#[from] autograd::Error),
+    /// An operation of the backend failed.
+    #[error(transparent)]
+    Kernel(#[from] kernels::Error),
 }
 
 impl Error {
@@ -82,6 +91,12 @@ impl Error {
             name,
             format!("has shape {found:?}, expected {expected:?}"),
         )
+    }
+
+    /// An error of the `tokenizers` crate.
+    #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
+    pub(crate) fn tokenizer(source: tokenizers::Error) -> Self {
+        Self::Tokenizer(source.to_string())
     }
 
     pub(crate) fn format(path: &Path, message: impl Into<String>) -> Self {

@@ -7,10 +7,15 @@ compile_error!(
 
 pub mod adapter;
 pub mod config;
+pub mod decoder;
 mod error;
+pub mod generate;
+pub mod gguf;
+pub mod tokenizer;
 pub mod weights;
 
 pub use adapter::LoraConfig;
 pub use config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 pub use error::{Error, Result};
+pub use tokenizer::Tokenizer;
 pub use weights::{Checkpoint, HostData, HostTensor, StorageType, TensorInfo, TensorSource};

@@ -17,18 +17,18 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// A folder of `tests/fixtures`.
-pub fn fixture(path: &str) -> PathBuf {
+pub(crate) fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(path)
 }
 
 /// Named tensors of a reference file; integers widened to f64 exactly.
-pub struct Reference {
+pub(crate) struct Reference {
     tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
-    pub json: Value,
+    pub(crate) json: Value,
 }
 
 impl Reference {
-    pub fn open(folder: &str, stem: &str) -> Self {
+    pub(crate) fn open(folder: &str, stem: &str) -> Self {
         let dir = fixture(folder);
         let bytes = std::fs::read(dir.join(format!("{stem}.safetensors"))).expect("fixture");
         let file = SafeTensors::deserialize(&bytes).expect("fixture");
@@ -48,52 +48,52 @@ impl Reference {
         Self { tensors, json: serde_json::from_slice(&json).expect("fixture") }
     }
 
-    pub fn shape(&self, name: &str) -> &[usize] {
+    pub(crate) fn shape(&self, name: &str) -> &[usize] {
         &self.tensors.get(name).unwrap_or_else(|| panic!("no {name}")).0
     }
 
-    pub fn values(&self, name: &str) -> &[f64] {
+    pub(crate) fn values(&self, name: &str) -> &[f64] {
         &self.tensors.get(name).unwrap_or_else(|| panic!("no {name}")).1
     }
 
-    pub fn names(&self, prefix: &str) -> Vec<&str> {
+    pub(crate) fn names(&self, prefix: &str) -> Vec<&str> {
         self.tensors.keys().filter(|k| k.starts_with(prefix)).map(String::as_str).collect()
     }
 
     /// Rows of token ids.
-    pub fn ids(&self, name: &str) -> Vec<Vec<u32>> {
+    pub(crate) fn ids(&self, name: &str) -> Vec<Vec<u32>> {
         let cols = *self.shape(name).last().unwrap();
         self.values(name).chunks(cols).map(|row| row.iter().map(|&x| x as u32).collect()).collect()
     }
 
-    pub fn number(&self, name: &str) -> f64 {
+    pub(crate) fn number(&self, name: &str) -> f64 {
         self.json[name].as_f64().unwrap_or_else(|| panic!("no {name}"))
     }
 }
 
 /// Rows of ids, and the label of each id before the shift (`None` is not trained).
-pub struct Rows {
-    pub ids: Vec<Vec<u32>>,
-    pub labels: Vec<Vec<Option<u32>>>,
+pub(crate) struct Rows {
+    pub(crate) ids: Vec<Vec<u32>>,
+    pub(crate) labels: Vec<Vec<Option<u32>>>,
 }
 
 impl Rows {
     /// Every token trained.
-    pub fn all_trained(ids: Vec<Vec<u32>>) -> Self {
+    pub(crate) fn all_trained(ids: Vec<Vec<u32>>) -> Self {
         let labels = ids.iter().map(|row| row.iter().copied().map(Some).collect()).collect();
         Self { ids, labels }
     }
 
-    pub fn flat_ids(&self) -> Vec<u32> {
+    pub(crate) fn flat_ids(&self) -> Vec<u32> {
         self.ids.concat()
     }
 
-    pub fn lengths(&self) -> Vec<usize> {
+    pub(crate) fn lengths(&self) -> Vec<usize> {
         self.ids.iter().map(Vec::len).collect()
     }
 
     /// Each position's next token, the last position of a row ignored.
-    pub fn shifted(&self) -> Vec<u32> {
+    pub(crate) fn shifted(&self) -> Vec<u32> {
         let shift = |row: &Vec<Option<u32>>| -> Vec<u32> {
             let next = row[1..].iter().map(|label| label.unwrap_or(IGNORE));
             next.chain([IGNORE]).collect()
@@ -101,38 +101,38 @@ impl Rows {
         self.labels.iter().flat_map(shift).collect()
     }
 
-    pub fn trained(&self) -> usize {
+    pub(crate) fn trained(&self) -> usize {
         self.shifted().iter().filter(|&&label| label != IGNORE).count()
     }
 }
 
-pub fn nf4_base(double_quant: bool) -> BaseFormat {
+pub(crate) fn nf4_base(double_quant: bool) -> BaseFormat {
     BaseFormat::Quantized(QuantConfig::new(QuantType::Nf4, 64, double_quant).unwrap())
 }
 
-pub fn load(model: &str, format: BaseFormat) -> Decoder<Cpu> {
+pub(crate) fn load(model: &str, format: BaseFormat) -> Decoder<Cpu> {
     load_with(model, format, |config| config)
 }
 
-pub fn load_with(
+pub(crate) fn load_with(
     model: &str,
     format: BaseFormat,
     change: impl FnOnce(ModelConfig) -> ModelConfig,
 ) -> Decoder<Cpu> {
     let dir = fixture("models").join(model);
     let checkpoint = Checkpoint::open(&dir).unwrap();
-    let config = change(checkpoint.config().unwrap());
+    let config = change(checkpoint.config().clone());
     let options = LoadOptions { format, progress: &|_, _| () };
     Decoder::load(&Cpu::new(), checkpoint.source(), &config, &options).unwrap()
 }
 
 /// The adapter of a fixture.
-pub fn adapter(decoder: &Decoder<Cpu>, folder: &str) -> Adapter<Cpu> {
+pub(crate) fn adapter(decoder: &Decoder<Cpu>, folder: &str) -> Adapter<Cpu> {
     Adapter::load(decoder, &fixture("models").join(folder)).unwrap()
 }
 
 /// A fresh adapter whose values come from `value(param name)`.
-pub fn adapter_with(
+pub(crate) fn adapter_with(
     decoder: &Decoder<Cpu>,
     config: &LoraConfig,
     value: impl Fn(&str, usize) -> Vec<f32>,
@@ -147,7 +147,7 @@ pub fn adapter_with(
 }
 
 /// f32 logits of the first row.
-pub fn logits(decoder: &Decoder<Cpu>, adapter: Option<&Adapter<Cpu>>, rows: &Rows) -> Vec<f32> {
+pub(crate) fn logits(decoder: &Decoder<Cpu>, adapter: Option<&Adapter<Cpu>>, rows: &Rows) -> Vec<f32> {
     let inputs = decoder.inputs(&rows.flat_ids(), &rows.lengths()).unwrap();
     let mut tape = Tape::inference(decoder.backend(), Precision::F32);
     let hidden = decoder.hidden(&mut tape, &inputs, adapter, ForwardOptions::default()).unwrap();
@@ -156,7 +156,7 @@ pub fn logits(decoder: &Decoder<Cpu>, adapter: Option<&Adapter<Cpu>>, rows: &Row
 }
 
 /// Sum of losses divided by `trained`, without a backward pass.
-pub fn eval_loss(decoder: &Decoder<Cpu>, adapter: Option<&Adapter<Cpu>>, rows: &Rows) -> f64 {
+pub(crate) fn eval_loss(decoder: &Decoder<Cpu>, adapter: Option<&Adapter<Cpu>>, rows: &Rows) -> f64 {
     let inputs = decoder.inputs(&rows.flat_ids(), &rows.lengths()).unwrap();
     let mut tape = Tape::inference(decoder.backend(), Precision::F32);
     let hidden = decoder.hidden(&mut tape, &inputs, adapter, ForwardOptions::default()).unwrap();
@@ -166,7 +166,7 @@ pub fn eval_loss(decoder: &Decoder<Cpu>, adapter: Option<&Adapter<Cpu>>, rows: &
 
 /// Loss of one forward and backward pass, whose gradients are added to `grads`; both are divided by
 /// `trained`.
-pub fn train_pass(
+pub(crate) fn train_pass(
     decoder: &Decoder<Cpu>,
     adapter: &Adapter<Cpu>,
     rows: &Rows,
@@ -186,7 +186,7 @@ pub fn train_pass(
 }
 
 /// Loss and gradients by parameter name.
-pub fn loss_and_grads(
+pub(crate) fn loss_and_grads(
     decoder: &Decoder<Cpu>,
     adapter: &Adapter<Cpu>,
     rows: &Rows,
@@ -206,7 +206,7 @@ pub fn loss_and_grads(
 }
 
 /// Largest difference relative to the largest expected magnitude; NaN differs from everything.
-pub fn max_error(actual: &[f32], expected: &[f64]) -> f64 {
+pub(crate) fn max_error(actual: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(actual.len(), expected.len());
     let scale = expected.iter().fold(f64::MIN_POSITIVE, |m, x| m.max(x.abs()));
     actual.iter().zip(expected).fold(0.0, |worst, (a, e)| {
@@ -216,7 +216,7 @@ pub fn max_error(actual: &[f32], expected: &[f64]) -> f64 {
 }
 
 /// Norm of the difference relative to the norm of what is expected; NaN is infinite.
-pub fn norm_error(actual: &[f32], expected: &[f64]) -> f64 {
+pub(crate) fn norm_error(actual: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(actual.len(), expected.len());
     let diff: f64 = actual.iter().zip(expected).map(|(a, e)| (f64::from(*a) - e).powi(2)).sum();
     let norm: f64 = expected.iter().map(|e| e * e).sum();
