@@ -1,6 +1,6 @@
 //! Quantising and restoring a 4096 x 4096 weight; rates are in bytes of the unquantised elements.
 //!
-//! `cargo bench -p nf4`
+//! `cargo bench --bench nf4`
 
 use std::hint::black_box;
 

@@ -68,7 +68,7 @@ static NF4: CodeBook = CodeBook::new(
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
 );
 
-/// Code 8 is a second zero: ranks above zero and up to the first midpoint land on it.
+/// Code 8 is a second zero: what lies above zero and up to the next midpoint gets it.
 static FP4: CodeBook = CodeBook::new(
     [
         0.0,

@@ -5,6 +5,9 @@ use std::sync::LazyLock;
 /// Bins of the table bitsandbytes' CPU backend looks codes up in.
 const BINS: usize = 1 << 16;
 
+/// Smallest divisor, so that tiny values go to zero instead of NaN.
+const MIN_ABSMAX: f32 = 1e-38;
+
 /// How a value is taken to one of the 256 codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
@@ -31,13 +34,17 @@ pub fn quantize(data: &[f32], blocksize: usize, rounding: Rounding) -> Blockwise
     for block in data.chunks(blocksize) {
         let max = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
         absmax.push(max);
-        // A zero maximum would make the reciprocal infinite and the ratios NaN.
-        let inverse = if max == 0.0 { 0.0 } else { 1.0 / max };
-        codes.extend(block.iter().map(|x| match rounding {
-            Rounding::Nearest => nearest(x * inverse),
-            Rounding::Table if max == 0.0 => 0,
-            Rounding::Table => TABLE[bin(x * inverse)],
-        }));
+        match rounding {
+            Rounding::Nearest => {
+                let inverse = 1.0 / max.max(MIN_ABSMAX);
+                codes.extend(block.iter().map(|x| nearest(x * inverse)));
+            }
+            // Below 2.9e-39 the reciprocal is infinite, zero times it NaN, and NaN falls in bin 0.
+            Rounding::Table => {
+                let inverse = 1.0 / max;
+                codes.extend(block.iter().map(|x| TABLE[bin(x * inverse)]));
+            }
+        }
     }
     Blockwise8 { codes, absmax }
 }

@@ -41,12 +41,11 @@ impl NestedAbsmax {
 
     /// The f32 absmax of each block: `map[code] * absmax + offset`, each step rounded.
     pub fn restore(&self) -> Vec<f32> {
-        let blocks = self.codes.chunks(self.blocksize).zip(&self.absmax);
-        blocks
-            .flat_map(|(codes, absmax)| {
-                let value = move |code: &u8| self.map[*code as usize] * absmax + self.offset;
-                codes.iter().map(value)
-            })
-            .collect()
+        let mut restored = Vec::with_capacity(self.codes.len());
+        for (codes, absmax) in self.codes.chunks(self.blocksize).zip(&self.absmax) {
+            let value = |code: &u8| self.map[*code as usize] * absmax + self.offset;
+            restored.extend(codes.iter().map(value));
+        }
+        restored
     }
 }

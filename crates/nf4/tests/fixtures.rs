@@ -157,3 +157,17 @@ fn eight_bit_ties_take_the_lower_code() {
     let nearest = dynamic8::quantize(&midpoints, 256, Rounding::Nearest);
     assert_eq!(nearest.codes, (0..=255).collect::<Vec<u8>>());
 }
+
+/// Codes of `F.quantize_blockwise`, bitsandbytes 0.50.2, CPU.
+#[test]
+fn eight_bit_blocks_of_tiny_values_follow_bitsandbytes() {
+    let codes = |m: f32, rounding| {
+        let mut block = [0.0; 256];
+        block[..5].copy_from_slice(&[m, -m, m / 2.0, 0.0, -m / 3.0]);
+        dynamic8::quantize(&block, 256, rounding).codes[..6].to_vec()
+    };
+    assert_eq!(codes(5e-39, Rounding::Table), [255, 0, 219, 131, 47, 131]);
+    assert_eq!(codes(2.5e-39, Rounding::Table), [255, 0, 255, 0, 0, 0]);
+    assert_eq!(codes(0.0, Rounding::Table), [0; 6]);
+    assert_eq!(codes(0.0, Rounding::Nearest), [127; 6]);
+}
