@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::{HostTensor, SafetensorsCheckpoint, TensorInfo, TensorSource, check_complete};
-use crate::{Error, ModelConfig, Result};
+use crate::{
+    ModelConfig, Result,
+    gguf::{self, GgufFile},
+};
 
 /// A model on disk: its configuration and its weights, in any supported format.
 pub struct Checkpoint {
@@ -12,16 +15,16 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face directory, and checks that all parameters are there in their right shapes. Reads headers
-    /// only; show [`ModelConfig::warnings`] of [`config`](Self::config) to the user.
+    /// Opens a Hugging Face directory, or a GGUF file (or a directory whose only model is one), and checks that all
+    /// parameters are there in their right shapes. Reads headers only; show [`ModelConfig::warnings`] of
+    /// [`config`](Self::config) to the user.
     ///
     /// # Errors
-    /// Any [`Error`] of the configuration and the weight files; see [`check_complete`].
+    /// Any [`Error`](crate::Error) of the configuration and the weight files; see [`check_complete`].
     pub fn open(path: &Path) -> Result<Self> {
-        let kind = std::fs::metadata(path).map_err(Error::io(path))?;
-        if !kind.is_dir() {
-            let message = "not a model directory; give the directory that holds config.json";
-            return Err(Error::format(path, message));
+        if let Some(file) = gguf::find(path)? {
+            let source = GgufFile::open(&file)?;
+            return Self::new(source.config()?, Box::new(source));
         }
         let config = ModelConfig::from_dir(path)?;
         Self::new(config, Box::new(SafetensorsCheckpoint::open(path)?))

@@ -1,0 +1,57 @@
+//! Writing the tokenizer files that transformers reads.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::Tokenizer;
+use crate::{Error, Result, weights::write_file};
+
+/// The class that takes `tokenizer.json` as it is. Model-specific classes rebuild parts of it: transformers 5 drops
+/// the digit splitting of a byte-level tokenizer that is called `GPT2Tokenizer`.
+const TOKENIZER_CLASS: &str = "PreTrainedTokenizerFast";
+
+impl Tokenizer {
+    /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and, with a chat template,
+    /// `chat_template.jinja` into an existing directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a file cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let json = self.inner.to_string(false).map_err(Error::tokenizer)?;
+        write(dir, "tokenizer.json", &json)?;
+        write(dir, "tokenizer_config.json", &pretty(self.config_json()))?;
+        write(dir, "special_tokens_map.json", &pretty(self.special_tokens_map()))?;
+        match &self.chat_template {
+            Some(template) => write(dir, "chat_template.jinja", template),
+            None => Ok(()),
+        }
+    }
+
+    fn config_json(&self) -> Map<String, Value> {
+        let mut config = self.config.clone();
+        // The template has its own file, and the post-processor of tokenizer.json decides about added tokens.
+        for field in
+            ["chat_template", "add_bos_token", "add_eos_token", "tokenizer_file", "name_or_path"]
+        {
+            config.shift_remove(field);
+        }
+        config.extend(self.special_tokens_map());
+        config.insert("tokenizer_class".into(), TOKENIZER_CLASS.into());
+        config
+    }
+
+    fn special_tokens_map(&self) -> Map<String, Value> {
+        let named = self.special.named();
+        named.map(|(name, token)| (name.to_owned(), token.content.clone().into())).collect()
+    }
+}
+
+fn pretty(object: Map<String, Value>) -> String {
+    format!("{:#}\n", Value::Object(object))
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let path = dir.join(name);
+    write_file(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io(&path)))
+}
