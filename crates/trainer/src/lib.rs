@@ -1,1 +1,17 @@
 //! Recipe, objective, loop, metrics and one module per subcommand.
+//!
+//! **Architecture Invariant:** everything that decides a run is in its [`recipe`], which is written
+//! beside the adapter as it was resolved. No result depends on the number of threads.
+
+pub mod base;
+mod cli;
+pub mod commands;
+mod error;
+pub mod metrics;
+mod progress;
+pub mod recipe;
+pub mod schedule;
+pub mod sft;
+
+pub use cli::Cli;
+pub use error::{UsageError, describe, exit_code, is_broken_pipe};

@@ -1,0 +1,72 @@
+//! The command line.
+
+use std::num::NonZeroUsize;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::commands::{demo_data, eval, generate, inspect, quantize, train};
+
+/// Fine-tune 4-bit language models with LoRA: one native binary, no Python.
+#[derive(Debug, Parser)]
+#[command(name = "qlora-train", version, max_term_width = 100)]
+pub struct Cli {
+    /// Worker threads [default: all processors]. Results do not depend on it.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fine-tune a model as a recipe says.
+    Train(train::Args),
+    /// Write a checkpoint in 4 bit, for transformers and bitsandbytes.
+    Quantize(quantize::Args),
+    /// Let a model answer.
+    Generate(generate::Args),
+    /// Measure a model on rows of data.
+    Eval(eval::Args),
+    /// Say what a model, an adapter or a data file holds.
+    Inspect(inspect::Args),
+    /// Write the demonstration data set.
+    DemoData(demo_data::Args),
+}
+
+impl Cli {
+    /// Reads the command line; usage errors and `--help` end the process as clap does.
+    pub fn from_command_line() -> Self {
+        Self::parse()
+    }
+
+    /// Does what was asked for.
+    pub fn run(self) -> Result<()> {
+        if let Some(threads) = self.threads {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads.get())
+                .build_global()
+                .with_context(|| format!("cannot start {threads} threads"))?;
+        }
+        match self.command {
+            Command::Train(args) => train::run(args),
+            Command::Quantize(args) => quantize::run(&args),
+            Command::Generate(args) => generate::run(&args),
+            Command::Eval(args) => eval::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
+            Command::DemoData(args) => demo_data::run(&args),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,188 @@
+//! `qlora-train eval`: measures a model on rows of data.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use data::rows::Rows;
+use data::{Dataset, EncodeOptions, GenerationCase, Overlength, PromptFormat};
+use models::generate::{GenerateOptions, Sampling, generate};
+use serde::Serialize;
+
+use crate::UsageError;
+use crate::base::{Base, Loaded, ModelArgs};
+use crate::progress::Progress;
+use crate::sft::evaluate;
+
+/// Tokens that an answer may have beyond the longest expected one: a longer answer is wrong anyway.
+const SPARE_TOKENS: usize = 8;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Rows, JSON lines.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// Treat prompt/completion rows as a user and an assistant turn of the chat template.
+    #[arg(long)]
+    chat: bool,
+    /// Rows of one forward pass.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    batch_size: usize,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Let the model answer each row and compare with the row's last answer.
+    #[arg(long)]
+    exact_match: bool,
+    /// Most tokens of such an answer [default: a few more than the longest expected answer].
+    #[arg(long, value_name = "N", requires = "exact_match")]
+    max_new_tokens: Option<usize>,
+    /// Print the first N answers.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "exact_match")]
+    show: usize,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    loss: f64,
+    perplexity: f64,
+    rows: usize,
+    tokens: usize,
+    trained_tokens: usize,
+    #[serde(flatten)]
+    exact_match: Option<Answers>,
+}
+
+#[derive(Debug, Serialize)]
+struct Answers {
+    /// Share of the answers that equal the row's, spaces at the ends aside.
+    exact_match: f64,
+    matches: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    examples: Vec<Sample>,
+}
+
+#[derive(Debug, Serialize)]
+struct Sample {
+    line: usize,
+    prompt: String,
+    expected: String,
+    answer: String,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<()> {
+    if args.batch_size == 0 {
+        return Err(UsageError("--batch-size 0: must be at least 1".to_owned()).into());
+    }
+    let prompt_format = if args.chat { PromptFormat::Chat } else { PromptFormat::Plain };
+    let base = args.model.open()?;
+    let rows = Rows::read(&args.data, None)?;
+    let options = EncodeOptions {
+        prompt_format,
+        max_seq_len: None,
+        context: base.config().max_position_embeddings,
+        overlength: Overlength::Error,
+    };
+    let dataset = base.encoder().encode(&rows, &options)?;
+    let cases = args
+        .exact_match
+        .then(|| base.encoder().generation_cases(&rows, prompt_format))
+        .transpose()?;
+    let loaded = args.model.load(base)?;
+    let report = measure(args, &loaded, &dataset, cases.as_deref())?;
+    print(args, &report)
+}
+
+fn measure(
+    args: &Args,
+    loaded: &Loaded,
+    dataset: &Dataset,
+    cases: Option<&[GenerationCase]>,
+) -> Result<Report> {
+    let progress = Progress::new("evaluating", dataset.examples.len(), 0);
+    let evaluation = evaluate(
+        &loaded.decoder,
+        loaded.adapter.as_ref(),
+        dataset,
+        args.batch_size,
+        loaded.precision,
+        |rows| progress.set(rows, String::new),
+    )?;
+    progress.finish();
+    Ok(Report {
+        loss: evaluation.loss,
+        perplexity: evaluation.perplexity(),
+        rows: dataset.examples.len(),
+        tokens: evaluation.tokens,
+        trained_tokens: evaluation.trained_tokens,
+        exact_match: cases.map(|cases| exact_match(args, loaded, cases)).transpose()?,
+    })
+}
+
+fn exact_match(args: &Args, loaded: &Loaded, cases: &[GenerationCase]) -> Result<Answers> {
+    let max_new_tokens = match args.max_new_tokens {
+        Some(tokens) => tokens,
+        None => longest_answer(&loaded.base, cases)? + SPARE_TOKENS,
+    };
+    let options = GenerateOptions {
+        max_new_tokens,
+        sampling: Sampling::GREEDY,
+        stop_tokens: loaded.base.stop_tokens().to_vec(),
+        precision: loaded.precision,
+    };
+    let progress = Progress::new("answering", cases.len(), 0);
+    let (mut done, mut matches, mut examples) = (0, 0, Vec::new());
+    for batch in cases.chunks(args.batch_size) {
+        let prompts: Vec<Vec<u32>> = batch.iter().map(|case| case.prompt_ids.clone()).collect();
+        let adapter = loaded.adapter.as_ref();
+        let texts = generate(&loaded.decoder, adapter, &prompts, &options, |_, _| ())?;
+        for (case, text) in batch.iter().zip(texts) {
+            let answer = loaded.base.tokenizer().decode(&text, true)?;
+            matches += usize::from(answer.trim() == case.expected.trim());
+            if examples.len() < args.show {
+                let GenerationCase { line, prompt, expected, .. } = case.clone();
+                examples.push(Sample { line, prompt, expected, answer });
+            }
+        }
+        done += batch.len();
+        progress.set(done, String::new);
+    }
+    Ok(Answers { exact_match: matches as f64 / cases.len() as f64, matches, examples })
+}
+
+fn longest_answer(base: &Base, cases: &[GenerationCase]) -> Result<usize> {
+    let mut longest = 0;
+    for case in cases {
+        longest = longest.max(base.encoder().text_ids(&case.expected)?.len());
+    }
+    Ok(longest)
+}
+
+fn print(args: &Args, report: &Report) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(report)?)?;
+        return Ok(());
+    }
+    writeln!(out, "loss            {:.4}", report.loss)?;
+    writeln!(out, "perplexity      {:.3}", report.perplexity)?;
+    writeln!(out, "rows            {}", report.rows)?;
+    writeln!(out, "tokens          {}", report.tokens)?;
+    writeln!(out, "trained tokens  {}", report.trained_tokens)?;
+    let Some(Answers { exact_match, matches, examples }) = &report.exact_match else {
+        return Ok(());
+    };
+    let rows = report.rows;
+    writeln!(out, "exact match     {:.1} % ({matches} of {rows})", 100.0 * exact_match)?;
+    for Sample { line, prompt, expected, answer } in examples {
+        writeln!(out, "\nline {line}: {prompt}")?;
+        writeln!(out, "  expected: {expected}")?;
+        writeln!(out, "  answer:   {}", answer.trim().replace('\n', "\n            "))?;
+    }
+    Ok(())
+}

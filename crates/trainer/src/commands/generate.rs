@@ -1,0 +1,149 @@
+//! `qlora-train generate`: lets a model answer.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use data::rows::{Message, Role};
+use models::generate::{GenerateOptions, Sampling, generate};
+use serde::Deserialize;
+
+use crate::UsageError;
+use crate::base::{Base, ModelArgs};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// A user's message, or with --raw a text to continue.
+    #[arg(long, value_name = "TEXT", required_unless_present = "messages")]
+    prompt: Option<String>,
+    /// A conversation in JSON: a list of {"role", "content"}, or an object with such a list as "messages".
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "raw"])]
+    messages: Option<PathBuf>,
+    /// Most tokens to answer with.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    max_new_tokens: usize,
+    /// Divides the logits before a token is drawn; 0 takes the most likely token.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temperature: f32,
+    /// Draw among the most likely tokens that together have this probability.
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Seed of the draws.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// Continue the prompt as it is, without the model's chat template.
+    #[arg(long)]
+    raw: bool,
+}
+
+impl Args {
+    fn sampling(&self) -> Result<Sampling> {
+        let Self { temperature, top_p, seed, .. } = *self;
+        if !(temperature.is_finite() && temperature >= 0.0) {
+            let message = format!("--temperature {temperature}: must be finite and not negative");
+            return Err(UsageError(message).into());
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            return Err(
+                UsageError(format!("--top-p {top_p}: must be above 0 and at most 1")).into()
+            );
+        }
+        Ok(Sampling { temperature, top_p, seed })
+    }
+
+    fn prompt_ids(&self, base: &Base) -> Result<Vec<u32>> {
+        let ids = match (&self.messages, &self.prompt) {
+            (Some(path), _) => base.encoder().prompt_ids(&read_messages(path)?),
+            (None, Some(prompt)) if self.raw => base.encoder().text_ids(prompt),
+            (None, Some(prompt)) => {
+                let content = prompt.clone();
+                base.encoder().prompt_ids(&[Message { role: Role::User, content, train: None }])
+            }
+            (None, None) => unreachable!("clap asks for one of them"),
+        }?;
+        let context = base.config().max_position_embeddings;
+        anyhow::ensure!(
+            ids.len() < context,
+            "the prompt has {} tokens, which leaves no room in the model's context of {context}; shorten it",
+            ids.len()
+        );
+        Ok(ids)
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<()> {
+    let sampling = args.sampling()?;
+    let base = args.model.open()?;
+    let prompt = args.prompt_ids(&base)?;
+    let loaded = args.model.load(base)?;
+    let options = GenerateOptions {
+        max_new_tokens: args.max_new_tokens,
+        sampling,
+        stop_tokens: loaded.base.stop_tokens().to_vec(),
+        precision: loaded.precision,
+    };
+    let mut text = loaded.base.tokenizer().decode_stream(true);
+    let mut written = Ok(());
+    generate(&loaded.decoder, loaded.adapter.as_ref(), &[prompt], &options, |_, token| {
+        if written.is_ok() {
+            written = text.step(token).map_err(Into::into).and_then(|piece| print(&piece));
+        }
+    })?;
+    written?;
+    print(&format!("{}\n", text.finish()?))
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Conversation {
+    Row { messages: Vec<Message> },
+    List(Vec<Message>),
+}
+
+fn read_messages(path: &Path) -> Result<Vec<Message>> {
+    let shown = || path.display().to_string();
+    let text = std::fs::read_to_string(path).with_context(shown)?;
+    let conversation = serde_json::from_str(&text).map_err(|error| {
+        anyhow::anyhow!(
+            "{}: expected a list of {{\"role\", \"content\"}} with role system, user or assistant, or an \
+             object with such a list as \"messages\" ({error})",
+            shown()
+        )
+    })?;
+    let messages = match conversation {
+        Conversation::Row { messages } | Conversation::List(messages) => messages,
+    };
+    anyhow::ensure!(!messages.is_empty(), "{}: the conversation has no messages", shown());
+    Ok(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversations_are_read_from_lists_and_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.json");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_messages(&path)
+        };
+        let list = r#"[{"role": "user", "content": "hi"}]"#;
+        assert_eq!(read(list).unwrap(), read(&format!(r#"{{"messages": {list}}}"#)).unwrap());
+        for bad in ["[]", "{}", r#"[{"role": "bot", "content": "hi"}]"#, "hi"] {
+            let error = read(bad).unwrap_err().to_string();
+            assert!(error.contains("m.json"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! One module per subcommand.
+
+pub mod demo_data;
+pub mod eval;
+pub mod generate;
+pub mod inspect;
+pub mod quantize;
+pub mod train;

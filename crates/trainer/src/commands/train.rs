@@ -1,0 +1,152 @@
+//! `qlora-train train`: fine-tunes a model as a recipe says.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use data::rows::Rows;
+use data::{Dataset, EncodeOptions, Stats};
+use kernels::Cpu;
+use models::decoder::{Adapter, Decoder};
+
+use crate::base::{Base, Quantization};
+use crate::metrics::peak_rss_bytes;
+use crate::progress::say;
+use crate::recipe::{DataSection, Override, Recipe};
+use crate::sft::{self, Output, Summary};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to do, in TOML.
+    #[arg(value_name = "RECIPE.toml")]
+    recipe: PathBuf,
+    /// The frozen base: checkpoint directory or GGUF file [recipe: model.path].
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
+    /// Rows to learn, JSON lines [recipe: data.path].
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Directory for what the run writes [recipe: output.dir].
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Set any field of the recipe, e.g. train.learning_rate=1e-4. The value is TOML or a bare string.
+    #[arg(long = "set", value_name = "K=V")]
+    overrides: Vec<Override>,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Result<()> {
+    let mut overrides = args.overrides;
+    for (option, section, field, path) in [
+        ("--model", "model", "path", &args.model),
+        ("--data", "data", "path", &args.data),
+        ("--output", "output", "dir", &args.output),
+    ] {
+        overrides.extend(path.as_ref().map(|path| Override::path(option, section, field, path)));
+    }
+    let recipe = Recipe::read(&args.recipe, &overrides)?;
+    let output = Output::check(&recipe)?;
+
+    let base = Base::open(&recipe.model.path)?;
+    let (train_set, eval_set) = encode(&recipe.data, recipe.train.seed, &base)?;
+    let quantization = Quantization {
+        quantize: recipe.model.quantize,
+        blocksize: recipe.model.blocksize,
+        double_quant: recipe.model.double_quant,
+    };
+    let decoder = base.load(&Cpu::new(), quantization)?;
+    let adapter = adapter(&recipe, &decoder)?;
+    let (trainable, all) = (adapter.params().numel(), base.parameters());
+    say(&crate::base::trainable_line(trainable, all));
+
+    output.start(&recipe)?;
+    let summary = sft::train(&recipe, &decoder, adapter, &train_set, eval_set.as_ref(), &output)?;
+    print_summary(&recipe, &summary, &output)
+}
+
+/// Rows to learn and rows to judge by.
+fn encode(section: &DataSection, seed: u64, base: &Base) -> Result<(Dataset, Option<Dataset>)> {
+    let options = EncodeOptions {
+        prompt_format: section.prompt_format,
+        max_seq_len: section.max_seq_len,
+        context: base.config().max_position_embeddings,
+        overlength: section.overlength,
+    };
+    let rows = Rows::read(&section.path, section.format.given())?;
+    let (rows, eval_rows) = match (&section.eval_path, section.held_out()) {
+        (Some(path), _) => (rows, Some(Rows::read(path, section.format.given())?)),
+        (None, Some(held_out)) => {
+            let (rows, eval_rows) = data::split(&rows, held_out, seed)?;
+            (rows, Some(eval_rows))
+        }
+        (None, None) => (rows, None),
+    };
+    let encode = |what: &str, rows: &Rows| -> Result<Dataset> {
+        let dataset = base.encoder().encode(rows, &options)?;
+        say(&describe(what, &rows.path, &dataset));
+        Ok(dataset)
+    };
+    let train_set = encode("training", &rows)?;
+    let eval_set = eval_rows.map(|rows| encode("evaluation", &rows)).transpose()?;
+    Ok((train_set, eval_set))
+}
+
+fn describe(what: &str, path: &Path, dataset: &Dataset) -> String {
+    let Stats { rows, tokens, trained_tokens, longest } = dataset.stats();
+    let mut text = format!(
+        "{what} data {}: {rows} rows, {tokens} tokens ({trained_tokens} trained), longest row {longest}",
+        path.display()
+    );
+    for (count, what) in [(dataset.dropped, "dropped"), (dataset.truncated, "truncated")] {
+        if count > 0 {
+            write!(text, ", {count} too long and {what}").expect("strings take everything");
+        }
+    }
+    text
+}
+
+fn adapter(recipe: &Recipe, decoder: &Decoder<Cpu>) -> Result<Adapter<Cpu>> {
+    match (&recipe.model.adapter, &recipe.lora) {
+        (Some(dir), _) => Ok(Adapter::load(decoder, dir)?),
+        (None, Some(lora)) => Ok(Adapter::init(decoder, lora, recipe.train.seed)?),
+        (None, None) => unreachable!("a recipe without an adapter has LoRA settings"),
+    }
+}
+
+fn print_summary(recipe: &Recipe, summary: &Summary, output: &Output) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let seconds = summary.elapsed.as_secs_f64();
+    writeln!(out, "{} steps in {seconds:.1} s", summary.steps)?;
+    writeln!(out, "  loss         {:.4} -> {:.4}", summary.first_loss, summary.last_loss)?;
+    if let [(_, before), .., (_, after)] = summary.evaluations.as_slice() {
+        let (p, q) = (before.perplexity(), after.perplexity());
+        writeln!(
+            out,
+            "  eval loss    {:.4} -> {:.4} (perplexity {p:.3} -> {q:.3})",
+            before.loss, after.loss
+        )?;
+    }
+    let speed = summary.tokens as f64 / summary.step_time.as_secs_f64();
+    writeln!(out, "  speed        {speed:.0} tokens/s over {} tokens", summary.tokens)?;
+    if let Some(bytes) = peak_rss_bytes() {
+        writeln!(out, "  peak memory  {:.2} GB", bytes as f64 / 1e9)?;
+    }
+    let adapter = output.adapter();
+    let which = if summary.evaluations.is_empty() {
+        "the last; there were no rows to evaluate on".to_owned()
+    } else {
+        format!("the best by eval loss, of step {}", summary.best_step)
+    };
+    writeln!(out, "  adapter      {} ({which})", adapter.display())?;
+    writeln!(out, "  last adapter {}", output.last_adapter().display())?;
+    let model = recipe.model.path.display();
+    writeln!(out, "try it:")?;
+    writeln!(
+        out,
+        "  qlora-train generate --model {model} --adapter {} --prompt \"...\"",
+        adapter.display()
+    )
+    .context("standard output")
+}

@@ -1,0 +1,149 @@
+//! Ranges and contradictions, told by field.
+
+use super::read::Origins;
+use super::{DataSection, Quantize, Recipe, RecipeError, TrainSection};
+
+/// A check's outcome: the field at fault and what is wrong with it.
+type Fault = (&'static str, String);
+
+pub(super) fn check(recipe: &Recipe, origins: &Origins) -> Result<(), RecipeError> {
+    required(recipe)
+        .and_then(|()| model(recipe))
+        .and_then(|()| lora(recipe))
+        .and_then(|()| data(&recipe.data))
+        .and_then(|()| train(&recipe.train))
+        .and_then(|()| optimizer(&recipe.train))
+        .map_err(|(field, message)| origins.error(field, message))
+}
+
+fn required(recipe: &Recipe) -> Result<(), Fault> {
+    for (field, path, option) in [
+        ("model.path", &recipe.model.path, "--model PATH"),
+        ("data.path", &recipe.data.path, "--data FILE"),
+        ("output.dir", &recipe.output.dir, "--output DIR"),
+    ] {
+        if path.as_os_str().is_empty() {
+            return Err((field, format!("is missing; set it in the recipe or give {option}")));
+        }
+    }
+    Ok(())
+}
+
+fn model(recipe: &Recipe) -> Result<(), Fault> {
+    let size = recipe.model.blocksize;
+    let used = recipe.model.quantize != Quantize::None;
+    ensure(
+        !used || size.is_power_of_two() && (32..=4096).contains(&size),
+        "model.blocksize",
+        || format!("is {size}; it must be a power of two from 32 to 4096"),
+    )
+}
+
+fn lora(recipe: &Recipe) -> Result<(), Fault> {
+    let valid = recipe.lora.as_ref().map_or(Ok(()), models::LoraConfig::validate);
+    valid.map_err(|error| ("lora", error.to_string()))
+}
+
+fn data(data: &DataSection) -> Result<(), Fault> {
+    let share = data.eval_fraction;
+    let given = [data.eval_path.is_some(), data.eval_rows > 0, share != 0.0];
+    ensure(given.iter().filter(|given| **given).count() <= 1, "data.eval_path", || {
+        "at most one of eval_path, eval_rows and eval_fraction can be given".to_owned()
+    })?;
+    ensure((0.0..1.0).contains(&share), "data.eval_fraction", || {
+        format!("is {share}; it must be at least 0 (no evaluation) and below 1")
+    })?;
+    let limit = data.max_seq_len.unwrap_or(2);
+    ensure(limit >= 2, "data.max_seq_len", || {
+        format!("is {limit}; a row needs at least 2 tokens to learn one from the other")
+    })
+}
+
+fn train(train: &TrainSection) -> Result<(), Fault> {
+    for (field, count) in [
+        ("train.max_steps", train.max_steps),
+        ("train.eval_steps", train.eval_steps),
+        ("train.batch_size", Some(train.batch_size)),
+        ("train.gradient_accumulation_steps", Some(train.gradient_accumulation_steps)),
+        ("train.logging_steps", Some(train.logging_steps)),
+    ] {
+        ensure(count != Some(0), field, || "is 0; it must be at least 1".to_owned())?;
+    }
+    positive("train.epochs", train.epochs)?;
+    ensure((0.0..=1.0).contains(&train.warmup_ratio), "train.warmup_ratio", || {
+        format!("is {}; it must be from 0 to 1", train.warmup_ratio)
+    })?;
+    ensure(train.warmup_steps == 0 || train.warmup_ratio == 0.0, "train.warmup_ratio", || {
+        "give either warmup_steps or warmup_ratio".to_owned()
+    })
+}
+
+fn optimizer(train: &TrainSection) -> Result<(), Fault> {
+    positive("train.learning_rate", train.learning_rate)?;
+    positive("train.adam_epsilon", train.adam_epsilon)?;
+    for (field, beta) in
+        [("train.adam_beta1", train.adam_beta1), ("train.adam_beta2", train.adam_beta2)]
+    {
+        ensure((0.0..1.0).contains(&beta), field, || {
+            format!("is {beta}; it must be at least 0 and below 1")
+        })?;
+    }
+    for (field, value) in
+        [("train.weight_decay", train.weight_decay), ("train.max_grad_norm", train.max_grad_norm)]
+    {
+        ensure(value.is_finite() && value >= 0.0, field, || {
+            format!("is {value}; it must be finite and not negative")
+        })?;
+    }
+    Ok(())
+}
+
+fn positive(field: &'static str, value: f64) -> Result<(), Fault> {
+    ensure(value.is_finite() && value > 0.0, field, || {
+        format!("is {value}; it must be finite and above 0")
+    })
+}
+
+fn ensure(holds: bool, field: &'static str, message: impl FnOnce() -> String) -> Result<(), Fault> {
+    if holds { Ok(()) } else { Err((field, message())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Override;
+    use super::*;
+
+    fn fault(set: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.toml");
+        let text = "[model]\npath = 'm'\n[data]\npath = 'd'\n[output]\ndir = 'o'\n[train]\nwarmup_steps = 1\n";
+        std::fs::write(&path, text).unwrap();
+        let set: Override = set.parse().unwrap();
+        Recipe::read(&path, &[set]).map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn values_out_of_range_are_told_by_field() {
+        for set in [
+            "model.path=",
+            "model.blocksize=48",
+            "data.eval_fraction=1.0",
+            "data.eval_rows=-1",
+            "data.max_seq_len=1",
+            "train.epochs=0",
+            "train.epochs=nan",
+            "train.max_steps=0",
+            "train.batch_size=0",
+            "train.learning_rate=-1",
+            "train.warmup_ratio=0.1",
+            "train.adam_beta2=1.0",
+            "train.weight_decay=inf",
+        ] {
+            let (field, _) = set.split_once('=').unwrap();
+            let message = fault(set);
+            assert!(message.starts_with(&format!("--set {set}: `{field}`: ")), "{set}: {message}");
+        }
+        assert_eq!(fault("train.max_grad_norm=0"), "");
+        assert_eq!(fault("model.blocksize=4096"), "");
+    }
+}

@@ -1,0 +1,303 @@
+//! The recipe: everything that decides a training run, as a TOML file.
+//!
+//! ```toml
+//! [model]
+//! path = "models/SmolLM2-135M-Instruct"
+//!
+//! [lora]
+//! r = 16
+//! target_modules = "all-linear"
+//!
+//! [data]
+//! path = "train.jsonl"
+//! eval_fraction = 0.05
+//!
+//! [train]
+//! epochs = 2
+//! learning_rate = 2e-4
+//!
+//! [output]
+//! dir = "runs/first"
+//! ```
+//!
+//! Every field can also be given as `--set section.field=value`. Paths are relative to the working
+//! directory. Names and defaults are those of PEFT, bitsandbytes and the Hugging Face trainer.
+
+mod check;
+mod error;
+mod fields;
+mod read;
+
+use std::path::PathBuf;
+
+use data::rows::Format;
+use data::{HeldOut, Overlength, PromptFormat};
+use models::LoraConfig;
+use nf4::{QuantConfig, QuantType};
+use serde::{Deserialize, Serialize};
+
+pub use error::{RecipeError, Suggestion};
+pub use read::Override;
+
+/// A training run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The frozen base.
+    pub model: ModelSection,
+    /// The adapter to train, in PEFT's terms; `None` when `model.adapter` brings its own.
+    pub lora: Option<LoraConfig>,
+    /// Rows to learn and rows to judge by.
+    pub data: DataSection,
+    /// Optimization.
+    pub train: TrainSection,
+    /// What is written.
+    pub output: OutputSection,
+}
+
+/// `[model]`: the frozen base.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// Checkpoint directory (Hugging Face layout) or GGUF file. Required.
+    pub path: PathBuf,
+    /// PEFT adapter directory to go on training; excludes `[lora]`, which comes from the adapter.
+    pub adapter: Option<PathBuf>,
+    /// How the linears of the decoder layers are held. Weights stored in 4 bit stay as they are.
+    pub quantize: Quantize,
+    /// Weights that share one `absmax`: a power of two, 32 to 4096.
+    pub blocksize: usize,
+    /// Whether `absmax` is quantized as well (0.37 bits a weight less).
+    pub double_quant: bool,
+}
+
+impl Default for ModelSection {
+    fn default() -> Self {
+        let QuantConfig { blocksize, double_quant, .. } = QuantConfig::default();
+        Self {
+            path: PathBuf::new(),
+            adapter: None,
+            quantize: Quantize::Nf4,
+            blocksize,
+            double_quant,
+        }
+    }
+}
+
+/// 4-bit code book of the frozen linears.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantize {
+    /// 4-bit `NormalFloat` (Dettmers et al. 2023).
+    #[default]
+    Nf4,
+    /// 4-bit float, 2 bits of exponent.
+    Fp4,
+    /// Kept as stored.
+    None,
+}
+
+impl Quantize {
+    /// The code book, if any.
+    pub fn quant_type(self) -> Option<QuantType> {
+        match self {
+            Self::Nf4 => Some(QuantType::Nf4),
+            Self::Fp4 => Some(QuantType::Fp4),
+            Self::None => None,
+        }
+    }
+}
+
+/// `[data]`: rows to learn and rows to judge by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    /// JSON lines with the rows to learn. Required.
+    pub path: PathBuf,
+    /// What a row is; `auto` tells it by the first row's fields.
+    pub format: RowFormat,
+    /// Whether `prompt`/`completion` rows are plain text or a user and an assistant turn.
+    pub prompt_format: PromptFormat,
+    /// JSON lines to evaluate on. At most one of this and the next two can be given.
+    pub eval_path: Option<PathBuf>,
+    /// Rows of `path` to hold out for evaluation; 0 is none.
+    pub eval_rows: usize,
+    /// Share of the rows of `path` to hold out for evaluation, below 1; 0 is none.
+    pub eval_fraction: f64,
+    /// Longest row in tokens; by default the model's context.
+    pub max_seq_len: Option<usize>,
+    /// What happens to longer rows.
+    pub overlength: Overlength,
+    /// Whether every epoch has its own order, drawn from `train.seed`; otherwise the file's.
+    pub shuffle: bool,
+}
+
+impl Default for DataSection {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::new(),
+            format: RowFormat::Auto,
+            prompt_format: PromptFormat::Plain,
+            eval_path: None,
+            eval_rows: 0,
+            eval_fraction: 0.0,
+            max_seq_len: None,
+            overlength: Overlength::Error,
+            shuffle: true,
+        }
+    }
+}
+
+impl DataSection {
+    /// Which rows of `path` are held out, if any.
+    pub fn held_out(&self) -> Option<HeldOut> {
+        match (self.eval_rows, self.eval_fraction) {
+            (0, 0.0) => None,
+            (0, fraction) => Some(HeldOut::Fraction(fraction)),
+            (rows, _) => Some(HeldOut::Rows(rows)),
+        }
+    }
+}
+
+/// What a row of a data file is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowFormat {
+    /// Told by the first row.
+    #[default]
+    Auto,
+    /// `messages`.
+    Chat,
+    /// `prompt` and `completion`.
+    Completion,
+    /// `input_ids` and, optionally, `labels`.
+    Tokens,
+}
+
+impl RowFormat {
+    /// The format, where it is given.
+    pub fn given(self) -> Option<Format> {
+        match self {
+            Self::Auto => None,
+            Self::Chat => Some(Format::Chat),
+            Self::Completion => Some(Format::Completion),
+            Self::Tokens => Some(Format::Tokens),
+        }
+    }
+}
+
+/// `[train]`: optimization.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSection {
+    /// Passes over the rows; may be a fraction. Ignored where `max_steps` is given.
+    pub epochs: f64,
+    /// Optimizer steps, whatever the number of epochs.
+    pub max_steps: Option<usize>,
+    /// Rows of one forward and backward pass.
+    pub batch_size: usize,
+    /// Passes before one optimizer step. The loss of a step is the mean over all its trained tokens.
+    pub gradient_accumulation_steps: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Course of the learning rate after the warmup.
+    pub lr_scheduler: Scheduler,
+    /// Steps in which the learning rate rises from 0.
+    pub warmup_steps: usize,
+    /// The same as a share of all steps, rounded up; excludes `warmup_steps`.
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decay of Adam's first moment.
+    pub adam_beta1: f64,
+    /// Decay of Adam's second moment.
+    pub adam_beta2: f64,
+    /// Added to the root of Adam's second moment.
+    pub adam_epsilon: f64,
+    /// Largest norm of all gradients together, to which they are scaled down; 0 turns clipping off.
+    pub max_grad_norm: f64,
+    /// Seed of the adapter's start, the order of rows, the held-out split and dropout.
+    pub seed: u64,
+    /// Number type of activations inside the layers.
+    pub precision: Precision,
+    /// Recompute each layer in the backward pass: less memory, a third more time, same gradients.
+    pub gradient_checkpointing: bool,
+    /// Steps between evaluations; by default one after every epoch. There is always one before the
+    /// first and one after the last step.
+    pub eval_steps: Option<usize>,
+    /// Steps between lines of progress where there is no terminal. `metrics.jsonl` has every step.
+    pub logging_steps: usize,
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            epochs: 1.0,
+            max_steps: None,
+            batch_size: 8,
+            gradient_accumulation_steps: 1,
+            learning_rate: 2e-4,
+            lr_scheduler: Scheduler::Linear,
+            warmup_steps: 0,
+            warmup_ratio: 0.0,
+            weight_decay: 0.0,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            seed: 42,
+            precision: Precision::F32,
+            gradient_checkpointing: false,
+            eval_steps: None,
+            logging_steps: 10,
+        }
+    }
+}
+
+/// Course of the learning rate after the warmup.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    /// Stays at its peak.
+    Constant,
+    /// Falls to 0 in a straight line.
+    #[default]
+    Linear,
+    /// Falls to 0 along half a cosine.
+    Cosine,
+}
+
+/// Number type of activations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// Brain floats inside the layers; residual stream, losses, gradients and optimizer in f32.
+    Bf16,
+}
+
+impl From<Precision> for autograd::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// `[output]`: what is written.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSection {
+    /// Directory for the adapters, `metrics.jsonl` and the resolved `recipe.toml`. Required.
+    pub dir: PathBuf,
+    /// Whether an earlier run in `dir` may be replaced.
+    pub overwrite: bool,
+}
+
+/// What `[lora]` is where the recipe says nothing.
+pub(crate) fn default_lora() -> LoraConfig {
+    LoraConfig { r: 16, lora_alpha: 32.0, ..LoraConfig::default() }
+}

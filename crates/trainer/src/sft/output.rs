@@ -1,0 +1,86 @@
+//! The directory of a run.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::recipe::Recipe;
+
+/// Paths of what a run writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    dir: PathBuf,
+}
+
+impl Output {
+    /// Names the directory of `recipe`, and refuses one that holds a run already, unless the recipe
+    /// says that it may be replaced. Nothing is written yet.
+    pub fn check(recipe: &Recipe) -> Result<Self> {
+        let output = Self { dir: recipe.output.dir.clone() };
+        let holds_run = [output.adapter(), output.last_adapter(), output.metrics()]
+            .iter()
+            .any(|path| path.exists());
+        if holds_run && !recipe.output.overwrite {
+            bail!(
+                "{}: holds a run already; give another --output, or replace it with --set \
+                 output.overwrite=true",
+                output.dir.display()
+            );
+        }
+        Ok(output)
+    }
+
+    /// Makes the directory, removes what an earlier run left, and writes the resolved recipe.
+    pub fn start(&self, recipe: &Recipe) -> Result<()> {
+        let shown = |path: &Path| path.display().to_string();
+        fs::create_dir_all(&self.dir).with_context(|| shown(&self.dir))?;
+        for adapter in [self.adapter(), self.last_adapter()] {
+            match fs::remove_dir_all(&adapter) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(|| shown(&adapter));
+                }
+                _ => {}
+            }
+        }
+        let path = self.dir.join("recipe.toml");
+        fs::write(&path, recipe.to_toml()).with_context(|| shown(&path))
+    }
+
+    /// The adapter to use: the best by evaluation loss, or the last one where there is no evaluation.
+    pub fn adapter(&self) -> PathBuf {
+        self.dir.join("adapter")
+    }
+
+    /// The adapter as of the latest checkpoint.
+    pub fn last_adapter(&self) -> PathBuf {
+        self.dir.join("adapter-last")
+    }
+
+    /// `metrics.jsonl`.
+    pub fn metrics(&self) -> PathBuf {
+        self.dir.join("metrics.jsonl")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_earlier_run_is_replaced_only_when_allowed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recipe = Recipe::default();
+        recipe.output.dir = dir.path().join("run");
+        let output = Output::check(&recipe).unwrap();
+        output.start(&recipe).unwrap();
+        Output::check(&recipe).expect("a recipe alone is no run");
+        fs::create_dir(output.adapter()).unwrap();
+        let error = Output::check(&recipe).unwrap_err().to_string();
+        assert!(error.contains("output.overwrite"), "{error}");
+        recipe.output.overwrite = true;
+        Output::check(&recipe).unwrap().start(&recipe).unwrap();
+        assert!(!output.adapter().exists());
+    }
+}

@@ -1,0 +1,132 @@
+//! One optimizer step.
+
+use anyhow::{Result, bail};
+use autograd::{AdamW, AdamWConfig, ParamGrads, Precision, Tape, clip_factor};
+use data::Window;
+use kernels::Backend;
+use models::decoder::{Adapter, Decoder, ForwardOptions, Recompute};
+
+use crate::recipe::TrainSection;
+use crate::schedule::Schedule;
+
+/// How steps are computed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepSettings {
+    optimizer: AdamWConfig,
+    precision: Precision,
+    recompute: Recompute,
+    max_grad_norm: Option<f64>,
+    dropout_key: u64,
+}
+
+impl From<&TrainSection> for StepSettings {
+    fn from(train: &TrainSection) -> Self {
+        Self {
+            optimizer: AdamWConfig {
+                beta1: train.adam_beta1 as f32,
+                beta2: train.adam_beta2 as f32,
+                eps: train.adam_epsilon as f32,
+                weight_decay: train.weight_decay as f32,
+            },
+            precision: train.precision.into(),
+            recompute: if train.gradient_checkpointing {
+                Recompute::Layers
+            } else {
+                Recompute::None
+            },
+            max_grad_norm: Some(train.max_grad_norm).filter(|norm| *norm > 0.0),
+            dropout_key: train.seed,
+        }
+    }
+}
+
+/// An adapter in training.
+#[derive(Debug)]
+pub struct SftTrainer<'m, K: Backend> {
+    decoder: &'m Decoder<K>,
+    adapter: Adapter<K>,
+    optimizer: AdamW<K>,
+    schedule: Schedule,
+    settings: StepSettings,
+    steps: usize,
+    /// Forward passes so far; each has dropout masks of its own.
+    passes: u64,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepOutcome {
+    /// Mean negative log-likelihood of the window's trained tokens, before the update.
+    pub loss: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Norm of all gradients together, before clipping.
+    pub grad_norm: f64,
+    /// Tokens of the window.
+    pub tokens: usize,
+}
+
+impl<'m, K: Backend> SftTrainer<'m, K> {
+    /// Starts training `adapter` with a fresh optimizer.
+    pub fn new(
+        decoder: &'m Decoder<K>,
+        adapter: Adapter<K>,
+        schedule: Schedule,
+        settings: StepSettings,
+    ) -> Result<Self> {
+        let optimizer = AdamW::new(decoder.backend(), adapter.params(), settings.optimizer)?;
+        Ok(Self { decoder, adapter, optimizer, schedule, settings, steps: 0, passes: 0 })
+    }
+
+    /// The adapter as it is now.
+    pub fn adapter(&self) -> &Adapter<K> {
+        &self.adapter
+    }
+
+    /// Takes one step on `window`. A loss or gradient that is not finite ends the run before the
+    /// adapter is touched.
+    pub fn step(&mut self, window: &Window) -> Result<StepOutcome> {
+        let backend = self.decoder.backend();
+        let (loss, grads) = self.gradients(window)?;
+        let grad_norm = grads.global_norm(backend)?;
+        let lr = self.schedule.learning_rate(self.steps);
+        self.steps += 1;
+        if !(loss.is_finite() && grad_norm.is_finite()) {
+            bail!(
+                "step {}: loss {loss}, gradient norm {grad_norm}: training diverged; lower \
+                 train.learning_rate, add warmup, or set train.max_grad_norm",
+                self.steps
+            );
+        }
+        let clip = clip_factor(grad_norm, self.settings.max_grad_norm);
+        self.optimizer.step(backend, self.adapter.params_mut(), &grads, lr as f32, clip)?;
+        let tokens = window.micro_batches.iter().map(data::Batch::tokens).sum();
+        Ok(StepOutcome { loss, lr, grad_norm, tokens })
+    }
+
+    /// Mean loss of the window's trained tokens, and its gradient.
+    fn gradients(&mut self, window: &Window) -> Result<(f64, ParamGrads<K>)> {
+        let backend = self.decoder.backend();
+        let mut grads = ParamGrads::zeros(backend, self.adapter.params())?;
+        // Rows without trained tokens are refused when encoded, so this is at least 1.
+        let trained = window.trained_tokens as f64;
+        let mut loss = 0.0;
+        for batch in &window.micro_batches {
+            let inputs = self.decoder.inputs(&batch.input_ids, &batch.seq_lens)?;
+            let options = ForwardOptions {
+                recompute: self.settings.recompute,
+                dropout_key: Some(self.settings.dropout_key),
+                pass: self.passes,
+            };
+            self.passes += 1;
+            let mut tape = Tape::training(backend, self.settings.precision);
+            let hidden = self.decoder.hidden(&mut tape, &inputs, Some(&self.adapter), options)?;
+            let losses =
+                self.decoder.losses(&mut tape, &hidden, &batch.labels, (1.0 / trained) as f32)?;
+            drop(hidden);
+            loss += losses.sum();
+            tape.backward(&mut grads)?;
+        }
+        Ok((loss / trained, grads))
+    }
+}

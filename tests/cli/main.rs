@@ -1,0 +1,6 @@
+//! End-to-end tests of the binary on a tiny model.
+
+mod errors;
+mod support;
+mod tools;
+mod train;

@@ -1,0 +1,147 @@
+//! A training run from end to end, and what it promises.
+
+use std::fs;
+
+use crate::support::{Workspace, error, run, stdout};
+
+#[test]
+fn a_trained_adapter_answers_and_measures_better() {
+    let w = Workspace::new();
+    let summary =
+        stdout(&w.train("out", &["--set", "train.max_steps=60", "--set", "lora.lora_dropout=0"]));
+    let (model, adapter, rows) = (w.arg("model"), w.arg("out/adapter"), w.arg("rows.jsonl"));
+    for expected in
+        ["60 steps", "eval loss", "peak memory", &adapter, "qlora-train generate --model"]
+    {
+        assert!(summary.contains(expected), "no {expected:?} in\n{summary}");
+    }
+    assert!(w.path("out/adapter-last/adapter_model.safetensors").is_file());
+
+    let eval = |more: &[&str]| {
+        let args = ["eval", "--model", &model, "--data", &rows, "--json", "--exact-match"];
+        let report = stdout(&run(&[&args, more].concat()));
+        serde_json::from_str::<serde_json::Value>(&report).unwrap()
+    };
+    let (before, after) = (eval(&[]), eval(&["--adapter", &adapter, "--show", "2"]));
+    let loss = |report: &serde_json::Value| report["loss"].as_f64().unwrap();
+    assert!(loss(&after) < 0.5 * loss(&before), "{before} {after}");
+    assert_eq!(before["exact_match"], 0.0);
+    assert!(after["exact_match"].as_f64().unwrap() > 0.5, "{after}");
+    assert_eq!(after["examples"].as_array().unwrap().len(), 2);
+    let perplexity = after["perplexity"].as_f64().unwrap();
+    assert!((perplexity.ln() - loss(&after)).abs() < 1e-9);
+
+    let prompt = ["generate", "--model", &model, "--prompt", "c green", "--max-new-tokens", "12"];
+    let answer = stdout(&run(&[&prompt[..], &["--adapter", &adapter]].concat()));
+    assert_eq!(answer, "is green\n");
+}
+
+#[test]
+fn metrics_have_a_row_for_every_step_and_evaluation() {
+    let w = Workspace::new();
+    stdout(&w.train("out", &[]));
+    let rows = w.metrics("out");
+    let (steps, evals): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.get("loss").is_some());
+    assert_eq!(steps.len(), 20);
+    for (i, row) in steps.iter().enumerate() {
+        assert_eq!(row["step"], i + 1);
+        for field in [
+            "loss",
+            "lr",
+            "grad_norm",
+            "tokens",
+            "trained_tokens",
+            "tokens_per_second",
+            "elapsed_s",
+        ] {
+            let value = row[field].as_f64().unwrap_or_else(|| panic!("{field} in {row}"));
+            assert!(value > 0.0 || field == "lr" && i == 0, "{field} in {row}");
+        }
+        assert!(row["trained_tokens"].as_u64() < row["tokens"].as_u64());
+        if cfg!(target_os = "linux") {
+            assert!(row["peak_rss_bytes"].as_u64().unwrap() > 1_000_000);
+        }
+    }
+    let rates: Vec<f64> = steps.iter().map(|row| row["lr"].as_f64().unwrap()).collect();
+    assert_eq!(rates[..3], [0.0, 0.005, 0.01]);
+    let at: Vec<u64> = evals.iter().map(|row| row["step"].as_u64().unwrap()).collect();
+    assert_eq!(at, [0, 10, 20]);
+    assert!(evals.iter().all(|row| row["eval_loss"].is_f64() && row["perplexity"].is_f64()));
+}
+
+#[test]
+fn losses_do_not_depend_on_threads_or_recompute() {
+    let w = Workspace::new();
+    for (output, more) in [
+        ("one", ["--threads", "1", "--set", "train.seed=7"]),
+        ("two", ["--threads", "2", "--set", "train.seed=7"]),
+        ("bf16-one", ["--threads", "1", "--set", "train.precision=bf16"]),
+        ("bf16-two", ["--threads", "2", "--set", "train.precision=bf16"]),
+    ] {
+        stdout(&w.train(output, &more));
+    }
+    stdout(
+        &w.train("again", &["--set", "train.seed=7", "--set", "train.gradient_checkpointing=true"]),
+    );
+    let losses = w.losses("one");
+    assert_eq!(losses.len(), 20);
+    assert_eq!(losses, w.losses("two"), "threads");
+    assert_eq!(losses, w.losses("again"), "recompute");
+    assert_eq!(w.losses("bf16-one"), w.losses("bf16-two"), "threads, bf16");
+    assert_ne!(losses, w.losses("bf16-one"));
+    let adapter =
+        |output: &str| fs::read(w.path(output).join("adapter/adapter_model.safetensors")).unwrap();
+    assert_eq!(adapter("one"), adapter("two"));
+    assert_eq!(adapter("one"), adapter("again"));
+}
+
+#[test]
+fn the_resolved_recipe_repeats_the_run() {
+    let w = Workspace::new();
+    stdout(&w.train(
+        "out",
+        &["--set", "train.max_steps=3", "--set", "lora.target_modules=[\"q_proj\"]"],
+    ));
+    let (recipe, output) = (w.arg("out/recipe.toml"), w.arg("again"));
+    stdout(&run(&["train", &recipe, "--output", &output]));
+    assert_eq!(w.losses("out"), w.losses("again"));
+    let text = |name: &str| fs::read_to_string(w.path(name)).unwrap();
+    assert_eq!(text("out/recipe.toml").replace(&w.arg("out"), &output), text("again/recipe.toml"));
+}
+
+#[test]
+fn a_run_goes_on_from_an_adapter_and_is_not_overwritten() {
+    let w = Workspace::new();
+    stdout(&w.train("out", &["--set", "train.max_steps=10"]));
+    let message = error(&w.train("out", &[]), 1);
+    assert!(message.contains("output.overwrite=true"), "{message}");
+    stdout(&w.train("out", &["--set", "train.max_steps=12", "--set", "output.overwrite=true"]));
+    assert_eq!(w.losses("out").len(), 12);
+
+    let recipe = w.write("more.toml", "[train]\nmax_steps = 1\n[data]\neval_rows = 4\n");
+    let adapter = format!("model.adapter={}", w.arg("out/adapter-last"));
+    let (model, data, output) = (w.arg("model"), w.arg("rows.jsonl"), w.arg("more"));
+    let args = ["train", &recipe, "--model", &model, "--data", &data, "--output", &output];
+    stdout(&run(&[&args[..], &["--set", &adapter]].concat()));
+    let eval_losses = |output| {
+        let rows = w.metrics(output);
+        rows.iter().filter_map(|row| row["eval_loss"].as_f64()).collect::<Vec<f64>>()
+    };
+    assert_eq!(eval_losses("more")[0], *eval_losses("out").last().unwrap());
+}
+
+#[test]
+fn a_diverging_run_stops_and_keeps_what_was_measured() {
+    let w = Workspace::new();
+    let more = [
+        "--set",
+        "train.learning_rate=1e30",
+        "--set",
+        "train.max_grad_norm=0",
+        "--set",
+        "train.warmup_steps=0",
+    ];
+    let message = error(&w.train("out", &more), 1);
+    assert!(message.contains("diverged") && message.contains("step"), "{message}");
+    assert!(!w.losses("out").is_empty());
+}
