@@ -28,7 +28,7 @@ fn generation_is_repeatable_and_reads_conversations() {
     let model = w.arg("model");
     let generate = |more: &[&str]| {
         let args = ["generate", "--model", &model, "--max-new-tokens", "8"];
-        run(&[&args[..], more].concat()).stdout
+        stdout(&run(&[&args[..], more].concat()))
     };
     let drawn = ["--prompt", "hi", "--temperature", "1", "--top-p", "0.9", "--seed", "3"];
     assert_eq!(generate(&drawn), generate(&drawn));

@@ -145,3 +145,20 @@ fn a_diverging_run_stops_and_keeps_what_was_measured() {
     assert!(message.contains("diverged") && message.contains("step"), "{message}");
     assert!(!w.losses("out").is_empty());
 }
+
+#[test]
+fn accumulated_steps_are_the_steps_of_one_large_batch() {
+    let w = Workspace::new();
+    let same = ["--set", "lora.lora_dropout=0", "--set", "train.max_steps=5"];
+    let whole = ["--set", "train.batch_size=4", "--set", "train.gradient_accumulation_steps=1"];
+    stdout(&w.train("parts", &same));
+    stdout(&w.train("whole", &[&same[..], &whole].concat()));
+    let rows = |output: &str| w.metrics(output).into_iter().filter(|row| row.get("loss").is_some());
+    for (parts, whole) in rows("parts").zip(rows("whole")) {
+        assert_eq!(parts["trained_tokens"], whole["trained_tokens"]);
+        for field in ["loss", "grad_norm"] {
+            let (a, b) = (parts[field].as_f64().unwrap(), whole[field].as_f64().unwrap());
+            assert!((a - b).abs() < 1e-4 * b, "{field}: {parts} {whole}");
+        }
+    }
+}

@@ -19,8 +19,8 @@ mod tensor;
 
 pub use error::{Error, Result};
 pub use linear::{FrozenLinear, FrozenWeight, LoraLinear};
-pub use optim::{AdamW, AdamWConfig, clip_factor};
 pub use ops::TokenLosses;
+pub use optim::{AdamW, AdamWConfig, clip_factor};
 pub use params::{Param, ParamGrads, ParamId, Params};
 pub use tape::{Precision, Tape};
 pub use tensor::{Tensor, Var};

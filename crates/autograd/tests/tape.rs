@@ -110,7 +110,8 @@ impl Network {
         let mut x = tape.embed(&self.table, HIDDEN, &self.ids).unwrap();
         // Twice the same block: its parameters and its input are used more than once.
         for pass in 0..2 {
-            let block = move |tape: &mut Tape<'m, Cpu>, x: &Var<Cpu>| self.block(tape, params, x, pass);
+            let block =
+                move |tape: &mut Tape<'m, Cpu>, x: &Var<Cpu>| self.block(tape, params, x, pass);
             x = match mode {
                 Mode::Keep => block(tape, &x).unwrap(),
                 Mode::Recompute => tape.checkpoint(&x, block).unwrap(),
@@ -149,7 +150,12 @@ impl Network {
         tape.add(&x, &y)
     }
 
-    fn gradients(&self, params: &Params<Cpu>, mode: Mode, precision: Precision) -> (f64, Vec<Vec<f32>>) {
+    fn gradients(
+        &self,
+        params: &Params<Cpu>,
+        mode: Mode,
+        precision: Precision,
+    ) -> (f64, Vec<Vec<f32>>) {
         let mut grads = ParamGrads::zeros(&self.cpu, params).unwrap();
         let mut tape = Tape::training(&self.cpu, precision);
         let loss = self.run(&mut tape, params, mode);
@@ -175,7 +181,10 @@ fn gradients_agree_with_finite_differences() {
             network.run(&mut Tape::training(&network.cpu, Precision::F32), &params, Mode::Keep)
         };
         let step = 1e-2;
-        let (near, far) = ((at(step) - at(-step)) / (2.0 * step as f64), (at(2.0 * step) - at(-2.0 * step)) / (4.0 * step as f64));
+        let (near, far) = (
+            (at(step) - at(-step)) / (2.0 * step as f64),
+            (at(2.0 * step) - at(-2.0 * step)) / (4.0 * step as f64),
+        );
         let numeric = (4.0 * near - far) / 3.0;
         at(0.0);
         let analytic: f64 =

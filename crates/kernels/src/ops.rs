@@ -151,7 +151,7 @@ pub struct Sequences<K: Backend> {
     pub count: usize,
     /// Rows of q.
     pub q_tokens: usize,
-    /// Rows of k and v that must exist.
+    /// Rows of k and v, used or not.
     pub k_tokens: usize,
     /// Most queries of one sequence.
     pub max_q: usize,

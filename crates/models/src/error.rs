@@ -86,11 +86,7 @@ impl Error {
         found: &[usize],
         expected: &[usize],
     ) -> Self {
-        Self::tensor(
-            path,
-            name,
-            format!("has shape {found:?}, expected {expected:?}"),
-        )
+        Self::tensor(path, name, format!("has shape {found:?}, expected {expected:?}"))
     }
 
     /// An error of the `tokenizers` crate.
@@ -100,25 +96,14 @@ impl Error {
     }
 
     pub(crate) fn format(path: &Path, message: impl Into<String>) -> Self {
-        Self::Format {
-            path: path.to_owned(),
-            message: message.into(),
-        }
+        Self::Format { path: path.to_owned(), message: message.into() }
     }
 
     pub(crate) fn field(path: &Path, field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Field {
-            path: path.to_owned(),
-            field: field.into(),
-            message: message.into(),
-        }
+        Self::Field { path: path.to_owned(), field: field.into(), message: message.into() }
     }
 
     pub(crate) fn tensor(path: &Path, name: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Tensor {
-            path: path.to_owned(),
-            name: name.into(),
-            message: message.into(),
-        }
+        Self::Tensor { path: path.to_owned(), name: name.into(), message: message.into() }
     }
 }

@@ -26,7 +26,14 @@ fn check_loss(actual: f64, r: &Reference, name: &str) {
     assert!((actual - expected).abs() <= LOSS, "{name}: {actual} against {expected}");
 }
 
-fn check_grads(decoder: &Decoder<Cpu>, lora: &Adapter<Cpu>, rows: &Rows, r: &Reference, prefix: &str, loss_name: &str) {
+fn check_grads(
+    decoder: &Decoder<Cpu>,
+    lora: &Adapter<Cpu>,
+    rows: &Rows,
+    r: &Reference,
+    prefix: &str,
+    loss_name: &str,
+) {
     let (loss, grads) = loss_and_grads(decoder, lora, rows, ForwardOptions::default());
     check_loss(loss, r, loss_name);
     let names = r.names(prefix);

@@ -42,14 +42,17 @@ fn check(name: &str, format: BaseFormat) {
         let mut loss = 0.0;
         for rows in &rows {
             let options = ForwardOptions::default();
-            loss += train_pass(
-                &decoder, &adapter, rows, trained, options, Precision::F32, &mut grads,
-            );
+            loss +=
+                train_pass(&decoder, &adapter, rows, trained, options, Precision::F32, &mut grads);
         }
         let norm = grads.global_norm(&backend).unwrap();
         let factor = clip_factor(norm, run["clip"].as_f64());
         optimizer.step(&backend, adapter.params_mut(), &grads, lrs[step] as f32, factor).unwrap();
-        assert!((loss - losses[step]).abs() <= 1e-4, "step {step}: {loss} against {}", losses[step]);
+        assert!(
+            (loss - losses[step]).abs() <= 1e-4,
+            "step {step}: {loss} against {}",
+            losses[step]
+        );
         let off = (norm - norms[step]).abs() / norms[step];
         assert!(off <= 1e-3, "step {step}: gradient norm {norm} against {}", norms[step]);
     }

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub(crate) struct Progress {
     /// `None` where there is no terminal.
     bar: Option<ProgressBar>,
+    name: &'static str,
     len: usize,
     /// Plain lines come every so many units.
     line_every: usize,
@@ -16,13 +17,13 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// A phase of `len` units; without a terminal every `line_every`-th unit gets a line, 0 is none.
-    pub(crate) fn new(name: &str, len: usize, line_every: usize) -> Self {
+    pub(crate) fn new(name: &'static str, len: usize, line_every: usize) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta}")
                 .expect("the template is valid");
-            ProgressBar::new(len as u64).with_style(style).with_prefix(name.to_owned())
+            ProgressBar::new(len as u64).with_style(style).with_prefix(name)
         });
-        Self { bar, len, line_every }
+        Self { bar, name, len, line_every }
     }
 
     /// Says that `done` units are done.
@@ -35,7 +36,7 @@ impl Progress {
             None if self.line_every > 0
                 && (done.is_multiple_of(self.line_every) || done == self.len) =>
             {
-                say(&message());
+                say(&format!("{} {done}/{}  {}", self.name, self.len, message()));
             }
             None => {}
         }

@@ -6,7 +6,7 @@ use kernels::{Backend, Buffer};
 use crate::tape::Slot;
 use crate::{Error, Result, Tape, Tensor, Var};
 
-impl<'m, K: Backend> Tape<'m, K> {
+impl<K: Backend> Tape<'_, K> {
     /// Rows `ids` (u32) of a frozen `[rows, cols]` table, in the residual stream's type.
     pub fn embed(&mut self, table: &K::Buffer, cols: usize, ids: &K::Buffer) -> Result<Var<K>> {
         let rows = ids.len();
@@ -40,7 +40,14 @@ impl<'m, K: Backend> Tape<'m, K> {
         let (gate, up) = (Slot::of(gate), Slot::of(up));
         Ok(self.push(out, needs_grad, move |pass, grad| {
             let (mut d_gate, mut d_up) = (pass.alloc(&gate)?, pass.alloc(&up)?);
-            pass.backend.gated_backward(act, g.buffer(), u.buffer(), &grad, &mut d_gate, &mut d_up)?;
+            pass.backend.gated_backward(
+                act,
+                g.buffer(),
+                u.buffer(),
+                &grad,
+                &mut d_gate,
+                &mut d_up,
+            )?;
             pass.give(&gate, d_gate.into())?;
             pass.give(&up, d_up.into())
         }))

@@ -19,7 +19,7 @@ impl TokenLosses {
     }
 }
 
-impl<'m, K: Backend> Tape<'m, K> {
+impl<K: Backend> Tape<'_, K> {
     /// Cross-entropy of `hidden . head^T` against `labels` (u32, [`IGNORE`] skips). On a recording
     /// tape this starts the backward pass: the gradient of `grad_scale * sum of losses`.
     ///

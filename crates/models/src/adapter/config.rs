@@ -88,11 +88,7 @@ impl LoraConfig {
     }
 
     fn check_supported(&self) -> Result<()> {
-        if let Some(modules) = self
-            .modules_to_save
-            .as_ref()
-            .filter(|modules| !modules.is_empty())
-        {
+        if let Some(modules) = self.modules_to_save.as_ref().filter(|modules| !modules.is_empty()) {
             return Err(refused(
                 "modules_to_save",
                 format!("{modules:?}; saving whole modules is not supported yet"),
@@ -122,9 +118,7 @@ impl LoraConfig {
     }
 
     pub(super) fn restricts_layers(&self) -> bool {
-        self.layers_to_transform
-            .as_ref()
-            .is_some_and(|layers| !layers.is_empty())
+        self.layers_to_transform.as_ref().is_some_and(|layers| !layers.is_empty())
     }
 }
 
@@ -140,12 +134,10 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<
         One(usize),
         Many(Vec<usize>),
     }
-    Ok(
-        Option::deserialize(deserializer)?.map(|layers| match layers {
-            OneOrMany::One(layer) => vec![layer],
-            OneOrMany::Many(layers) => layers,
-        }),
-    )
+    Ok(Option::deserialize(deserializer)?.map(|layers| match layers {
+        OneOrMany::One(layer) => vec![layer],
+        OneOrMany::Many(layers) => layers,
+    }))
 }
 
 /// Which modules get an adapter.

@@ -71,10 +71,7 @@ fn parse(map: Map<String, Value>, path: &Path) -> Result<AdapterConfig> {
             format!("is {kind}; only \"LORA\" is supported"),
         ));
     }
-    let base_model = map
-        .get("base_model_name_or_path")
-        .and_then(Value::as_str)
-        .map(str::to_owned);
+    let base_model = map.get("base_model_name_or_path").and_then(Value::as_str).map(str::to_owned);
     let mut known = Map::new();
     for (field, value) in map {
         if UNDERSTOOD.contains(&field.as_str()) {
@@ -90,17 +87,14 @@ fn parse(map: Map<String, Value>, path: &Path) -> Result<AdapterConfig> {
         }
     }
     // An adapter without `target_modules` uses PEFT's defaults for the model type.
-    known
-        .entry("target_modules")
-        .or_insert_with(|| json!(["q_proj", "v_proj"]));
+    known.entry("target_modules").or_insert_with(|| json!(["q_proj", "v_proj"]));
     // A task name is not needed to load an adapter, and what `false` starts from is replaced by the loaded weights.
     known.entry("task_type").or_insert(CAUSAL_LM.into());
     if known.get("init_lora_weights") == Some(&Value::Bool(false)) {
         known.remove("init_lora_weights");
     }
     let lora: LoraConfig = parse_fields(known, path)?;
-    lora.validate()
-        .map_err(|e| Error::format(path, e.to_string()))?;
+    lora.validate().map_err(|e| Error::format(path, e.to_string()))?;
     Ok(AdapterConfig { lora, base_model })
 }
 
@@ -160,10 +154,7 @@ pub(super) fn to_json(config: &LoraConfig, base_model: &str, modules: &[String])
         object["rank_pattern"] = json!(config.rank_pattern);
     }
     if !config.alpha_pattern.is_empty() {
-        let alphas = config
-            .alpha_pattern
-            .iter()
-            .map(|(key, alpha)| (key.clone(), number(*alpha)));
+        let alphas = config.alpha_pattern.iter().map(|(key, alpha)| (key.clone(), number(*alpha)));
         object["alpha_pattern"] = Value::Object(alphas.collect());
     }
     object
@@ -171,9 +162,5 @@ pub(super) fn to_json(config: &LoraConfig, base_model: &str, modules: &[String])
 
 /// Whole numbers without a fraction: PEFT's alpha is an integer.
 fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 1e9 {
-        json!(value as i64)
-    } else {
-        json!(value)
-    }
+    if value.fract() == 0.0 && value.abs() < 1e9 { json!(value as i64) } else { json!(value) }
 }

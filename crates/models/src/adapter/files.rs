@@ -89,14 +89,8 @@ pub fn write_adapter(
     for target in &targets {
         let (module, r) = (&target.module, target.r);
         let LoraWeights { a, b } = &weights[module];
-        tensors.push((
-            key(module, "lora_A"),
-            StoredTensor::f32(&[r, a.len() / r], a),
-        ));
-        tensors.push((
-            key(module, "lora_B"),
-            StoredTensor::f32(&[b.len() / r, r], b),
-        ));
+        tensors.push((key(module, "lora_A"), StoredTensor::f32(&[r, a.len() / r], a)));
+        tensors.push((key(module, "lora_B"), StoredTensor::f32(&[b.len() / r, r], b)));
     }
     let target = AtomicDir::create(dir)?;
     write_safetensors(&target.path().join(WEIGHTS_FILE), tensors)?;
@@ -135,10 +129,7 @@ fn read_f32(file: &SafetensorsFile, key: &str, shape: &[usize]) -> Result<Vec<f3
         return Err(Error::wrong_shape(file.path(), key, raw.shape, shape));
     }
     widen(raw).ok_or_else(|| {
-        let message = format!(
-            "has type {:?}; adapter weights are F32, BF16 or F16",
-            raw.dtype
-        );
+        let message = format!("has type {:?}; adapter weights are F32, BF16 or F16", raw.dtype);
         Error::tensor(file.path(), key, message)
     })
 }
@@ -146,18 +137,8 @@ fn read_f32(file: &SafetensorsFile, key: &str, shape: &[usize]) -> Result<Vec<f3
 fn widen(raw: RawTensor<'_>) -> Option<Vec<f32>> {
     match raw.dtype {
         Dtype::F32 => Some(elements::<f32>(raw.bytes).into_owned()),
-        Dtype::BF16 => Some(
-            elements::<bf16>(raw.bytes)
-                .iter()
-                .map(|x| x.to_f32())
-                .collect(),
-        ),
-        Dtype::F16 => Some(
-            elements::<f16>(raw.bytes)
-                .iter()
-                .map(|x| x.to_f32())
-                .collect(),
-        ),
+        Dtype::BF16 => Some(elements::<bf16>(raw.bytes).iter().map(|x| x.to_f32()).collect()),
+        Dtype::F16 => Some(elements::<f16>(raw.bytes).iter().map(|x| x.to_f32()).collect()),
         _ => None,
     }
 }

@@ -43,16 +43,8 @@ pub fn resolve_targets(config: &LoraConfig, module_names: &[String]) -> Result<V
         if matcher.matches_or_all(module)? {
             let r = *ranks.find(module)?.unwrap_or(&config.r);
             let alpha = *alphas.find(module)?.unwrap_or(&config.lora_alpha);
-            let divisor = if config.use_rslora {
-                (r as f64).sqrt()
-            } else {
-                r as f64
-            };
-            targets.push(Target {
-                module: module.clone(),
-                r,
-                scaling: alpha / divisor,
-            });
+            let divisor = if config.use_rslora { (r as f64).sqrt() } else { r as f64 };
+            targets.push(Target { module: module.clone(), r, scaling: alpha / divisor });
         }
     }
     if targets.is_empty() {
@@ -75,18 +67,13 @@ pub fn unmatched(config: &LoraConfig, module_names: &[String]) -> Result<Vec<Str
     let targets = resolve_targets(config, module_names)?;
     let mut warnings = Vec::new();
     if let TargetModules::Names(names) = &config.target_modules {
-        let missing = names.iter().filter(|name| {
-            !module_names
-                .iter()
-                .any(|module| ends_with_name(module, name))
-        });
+        let missing = names
+            .iter()
+            .filter(|name| !module_names.iter().any(|module| ends_with_name(module, name)));
         warnings.extend(missing.map(|name| format!("target_modules: `{name}` matches no module")));
     }
     let rank_keys = config.rank_pattern.keys().map(|key| ("rank_pattern", key));
-    let alpha_keys = config
-        .alpha_pattern
-        .keys()
-        .map(|key| ("alpha_pattern", key));
+    let alpha_keys = config.alpha_pattern.keys().map(|key| ("alpha_pattern", key));
     for (field, key) in rank_keys.chain(alpha_keys) {
         let pattern = Patterns::new(field, std::iter::once((key, &())))?;
         let mut used = false;
@@ -111,10 +98,7 @@ pub(super) fn last_names(modules: &[impl AsRef<str>]) -> Vec<String> {
 enum Matcher<'a> {
     AllLinear,
     Pattern(Regex),
-    Names {
-        names: &'a [String],
-        layers: Option<&'a [usize]>,
-    },
+    Names { names: &'a [String], layers: Option<&'a [usize]> },
 }
 
 impl<'a> Matcher<'a> {
@@ -128,10 +112,7 @@ impl<'a> Matcher<'a> {
             }
             TargetModules::Names(names) => Self::Names {
                 names,
-                layers: config
-                    .layers_to_transform
-                    .as_deref()
-                    .filter(|_| config.restricts_layers()),
+                layers: config.layers_to_transform.as_deref().filter(|_| config.restricts_layers()),
             },
         })
     }
@@ -157,10 +138,7 @@ impl<'a> Matcher<'a> {
 }
 
 fn ends_with_name(module: &str, name: &str) -> bool {
-    module == name
-        || module
-            .strip_suffix(name)
-            .is_some_and(|rest| rest.ends_with('.'))
+    module == name || module.strip_suffix(name).is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// The first numeric part of a module name that has two parts before and one after it.
@@ -187,10 +165,7 @@ impl<'a, T> Patterns<'a, T> {
     ) -> Result<Self> {
         let entries =
             patterns.map(|(key, value)| Ok((regex(field, key, r"^(?:.*\.)?(?:", r")\z")?, value)));
-        Ok(Self {
-            field,
-            entries: entries.collect::<Result<_>>()?,
-        })
+        Ok(Self { field, entries: entries.collect::<Result<_>>()? })
     }
 
     fn find(&self, module: &str) -> Result<Option<&'a T>> {
@@ -205,9 +180,7 @@ impl<'a, T> Patterns<'a, T> {
 
 fn regex(field: &str, pattern: &str, before: &str, after: &str) -> Result<Regex> {
     Regex::new(&format!("{before}{pattern}{after}")).map_err(|e| {
-        Error::Lora(format!(
-            "`{field}`: `{pattern}` is not a regular expression: {e}"
-        ))
+        Error::Lora(format!("`{field}`: `{pattern}` is not a regular expression: {e}"))
     })
 }
 
@@ -221,15 +194,8 @@ mod tests {
     use super::*;
 
     fn modules() -> Vec<String> {
-        let names = [
-            "self_attn.q_proj",
-            "self_attn.v_proj",
-            "mlp.up_proj",
-            "mlp.down_proj",
-        ];
-        (0..12)
-            .flat_map(|i| names.map(|name| format!("model.layers.{i}.{name}")))
-            .collect()
+        let names = ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj", "mlp.down_proj"];
+        (0..12).flat_map(|i| names.map(|name| format!("model.layers.{i}.{name}"))).collect()
     }
 
     fn names(names: &[&str]) -> TargetModules {
@@ -251,10 +217,7 @@ mod tests {
             ..LoraConfig::default()
         };
         assert_eq!(resolve(&config).len(), 24);
-        let config = LoraConfig {
-            target_modules: names(&["proj"]),
-            ..config
-        };
+        let config = LoraConfig { target_modules: names(&["proj"]), ..config };
         assert!(
             error(&config).contains("there are down_proj, q_proj, up_proj, v_proj"),
             "{}",
@@ -270,10 +233,7 @@ mod tests {
         };
         assert_eq!(resolve(&pattern(r".*\.(q|v)_proj")).len(), 24);
         assert_eq!(
-            resolve(&pattern(
-                r"model\.layers\.1\..*|model\.layers\.2\.mlp\.up_proj"
-            ))
-            .len(),
+            resolve(&pattern(r"model\.layers\.1\..*|model\.layers\.2\.mlp\.up_proj")).len(),
             5
         );
         assert_eq!(
@@ -303,15 +263,8 @@ mod tests {
                 "model.layers.10.self_attn.q_proj"
             ]
         );
-        let all = LoraConfig {
-            target_modules: TargetModules::default(),
-            ..config
-        };
-        assert!(
-            error(&all).contains("layers_to_transform"),
-            "{}",
-            error(&all)
-        );
+        let all = LoraConfig { target_modules: TargetModules::default(), ..config };
+        assert!(error(&all).contains("layers_to_transform"), "{}", error(&all));
     }
 
     #[test]
@@ -324,10 +277,7 @@ mod tests {
             ..LoraConfig::default()
         };
         let found = |config: &LoraConfig, name: &str| {
-            let target = resolve(config)
-                .into_iter()
-                .find(|t| t.module == name)
-                .unwrap();
+            let target = resolve(config).into_iter().find(|t| t.module == name).unwrap();
             (target.r, target.scaling)
         };
         assert_eq!(found(&config, "model.layers.0.self_attn.q_proj"), (4, 4.0));
@@ -337,10 +287,7 @@ mod tests {
             (2, 8.0),
             "`l` sorts before `q`"
         );
-        let rslora = LoraConfig {
-            use_rslora: true,
-            ..config
-        };
+        let rslora = LoraConfig { use_rslora: true, ..config };
         assert_eq!(found(&rslora, "model.layers.0.self_attn.q_proj"), (4, 8.0));
     }
 

@@ -17,12 +17,7 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// `prefix` is `""` for the top level, `"rope_scaling."` and the like for nested objects.
     pub(super) fn new(path: &'a Path, prefix: &'static str, map: &'a Map<String, Value>) -> Self {
-        Self {
-            path,
-            prefix,
-            map,
-            taken: RefCell::default(),
-        }
+        Self { path, prefix, map, taken: RefCell::default() }
     }
 
     pub(super) fn path(&self) -> &'a Path {
@@ -58,9 +53,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn usize(&self, field: &str) -> Result<Option<usize>> {
-        self.typed(field, "a whole number of at least 0", |v| {
-            usize::try_from(v.as_u64()?).ok()
-        })
+        self.typed(field, "a whole number of at least 0", |v| usize::try_from(v.as_u64()?).ok())
     }
 
     pub(super) fn f64(&self, field: &str) -> Result<Option<f64>> {

@@ -134,14 +134,7 @@ mod tests {
 
     #[test]
     fn neutral_values_are_recognised() {
-        for value in [
-            json!(null),
-            json!(false),
-            json!(0),
-            json!(0.0),
-            json!([]),
-            json!({}),
-        ] {
+        for value in [json!(null), json!(false), json!(0), json!(0.0), json!([]), json!({})] {
             assert!(Neutral::Off.holds(&value), "{value}");
         }
         assert!(!Neutral::Off.holds(&json!(30.0)) && !Neutral::Off.holds(&json!("yes")));

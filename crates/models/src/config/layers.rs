@@ -44,10 +44,7 @@ impl ModelConfig {
     /// Name and shape of every parameter of a checkpoint; `lm_head.weight` only when the head is not tied.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let hidden = self.hidden_size;
-        let mut all = vec![(
-            "model.embed_tokens.weight".to_owned(),
-            vec![self.vocab_size, hidden],
-        )];
+        let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocab_size, hidden])];
         for linear in self.linears() {
             all.push((
                 format!("{}.weight", linear.module),
@@ -60,19 +57,10 @@ impl ModelConfig {
         for layer in 0..self.num_hidden_layers {
             let prefix = format!("model.layers.{layer}");
             all.push((format!("{prefix}.input_layernorm.weight"), vec![hidden]));
-            all.push((
-                format!("{prefix}.post_attention_layernorm.weight"),
-                vec![hidden],
-            ));
+            all.push((format!("{prefix}.post_attention_layernorm.weight"), vec![hidden]));
             if self.qk_norm {
-                all.push((
-                    format!("{prefix}.self_attn.q_norm.weight"),
-                    vec![self.head_dim],
-                ));
-                all.push((
-                    format!("{prefix}.self_attn.k_norm.weight"),
-                    vec![self.head_dim],
-                ));
+                all.push((format!("{prefix}.self_attn.q_norm.weight"), vec![self.head_dim]));
+                all.push((format!("{prefix}.self_attn.k_norm.weight"), vec![self.head_dim]));
             }
         }
         all.push(("model.norm.weight".to_owned(), vec![hidden]));

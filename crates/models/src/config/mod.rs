@@ -170,10 +170,7 @@ impl ModelConfig {
             ));
         }
         if !(self.rms_norm_eps.is_finite() && self.rms_norm_eps >= 0.0) {
-            let message = format!(
-                "is {}; it must be finite and not negative",
-                self.rms_norm_eps
-            );
+            let message = format!("is {}; it must be finite and not negative", self.rms_norm_eps);
             return Err(Error::field(path, "rms_norm_eps", message));
         }
         Ok(self)
@@ -198,10 +195,7 @@ impl ModelConfig {
                 ));
             }
         }
-        if !self
-            .num_attention_heads
-            .is_multiple_of(self.num_key_value_heads)
-        {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             let message = format!(
                 "{} does not divide num_attention_heads = {}",
                 self.num_key_value_heads, self.num_attention_heads
@@ -230,7 +224,6 @@ impl ModelConfig {
 
     /// Inverse frequencies (`head_dim / 2`) and the scale on cos and sin for sequences of up to `seq_len` tokens.
     pub fn rope_tables(&self, seq_len: usize) -> (Vec<f32>, f32) {
-        self.rope
-            .tables(seq_len, self.head_dim, self.max_position_embeddings)
+        self.rope.tables(seq_len, self.head_dim, self.max_position_embeddings)
     }
 }

@@ -28,15 +28,9 @@ pub(super) fn read(fields: &Fields, warnings: &mut Vec<String>) -> Result<Option
         let message = format!("is \"{method}\"; only \"bitsandbytes\" 4-bit weights are supported");
         return Err(nested.error("quant_method", message));
     }
-    if !nested
-        .bool("load_in_4bit")?
-        .or(nested.bool("_load_in_4bit")?)
-        .unwrap_or(false)
-    {
-        return Err(nested.error(
-            "load_in_4bit",
-            "is not true; only 4-bit bitsandbytes weights are supported",
-        ));
+    if !nested.bool("load_in_4bit")?.or(nested.bool("_load_in_4bit")?).unwrap_or(false) {
+        return Err(nested
+            .error("load_in_4bit", "is not true; only 4-bit bitsandbytes weights are supported"));
     }
     let quant_type = match nested.str("bnb_4bit_quant_type")? {
         Some("nf4") => QuantType::Nf4,
@@ -56,10 +50,7 @@ pub(super) fn read(fields: &Fields, warnings: &mut Vec<String>) -> Result<Option
         bnb_4bit_use_double_quant: nested.bool("bnb_4bit_use_double_quant")?.unwrap_or(false),
         bnb_4bit_compute_dtype: compute_dtype,
     };
-    let rest = nested
-        .rest()
-        .into_iter()
-        .filter(|(field, _)| !IRRELEVANT.contains(field));
+    let rest = nested.rest().into_iter().filter(|(field, _)| !IRRELEVANT.contains(field));
     warnings.extend(rest.map(|(field, value)| nested.not_understood(field, value)));
     Ok(Some(config))
 }

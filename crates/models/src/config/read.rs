@@ -41,18 +41,11 @@ fn parse_object(text: &str, path: &Path) -> Result<Map<String, Value>> {
 fn architecture(fields: &Fields) -> Result<Architecture> {
     let supported = Architecture::ALL.map(Architecture::model_type).join(", ");
     let name = fields.required("model_type", fields.str("model_type"))?;
-    let architecture = Architecture::ALL
-        .into_iter()
-        .find(|a| a.model_type() == name)
-        .ok_or_else(|| {
-            fields.error(
-                "model_type",
-                format!("is \"{name}\"; supported are {supported}"),
-            )
+    let architecture =
+        Architecture::ALL.into_iter().find(|a| a.model_type() == name).ok_or_else(|| {
+            fields.error("model_type", format!("is \"{name}\"; supported are {supported}"))
         })?;
-    let classes = fields
-        .array("architectures")?
-        .map_or(&[][..], Vec::as_slice);
+    let classes = fields.array("architectures")?.map_or(&[][..], Vec::as_slice);
     let class = architecture.class_name();
     // An empty list is what a configuration that was never attached to a model has.
     if classes.is_empty() || classes.iter().any(|c| c.as_str() == Some(class)) {
@@ -68,18 +61,13 @@ fn architecture(fields: &Fields) -> Result<Architecture> {
 fn refuse_other_maths(fields: &Fields) -> Result<()> {
     for (field, neutral) in MATHS {
         if let Some(value) = fields.value(field).filter(|v| !neutral.holds(v)) {
-            let message = format!(
-                "is {value}, which is not supported; supported: {}",
-                neutral.describe()
-            );
+            let message =
+                format!("is {value}, which is not supported; supported: {}", neutral.describe());
             return Err(fields.error(field, message));
         }
     }
     for field in ["hidden_act", "hidden_activation"] {
-        if let Some(act) = fields
-            .str(field)?
-            .filter(|act| !matches!(*act, "silu" | "swish"))
-        {
+        if let Some(act) = fields.str(field)?.filter(|act| !matches!(*act, "silu" | "swish")) {
             return Err(fields.error(field, format!("is \"{act}\"; only \"silu\" is supported")));
         }
     }
@@ -107,13 +95,11 @@ fn build(
         (None, _) => even_heads(fields, hidden_size, num_attention_heads)?,
     };
     let max_position_embeddings =
-        fields
-            .usize("max_position_embeddings")?
-            .unwrap_or(match architecture {
-                Llama => 2048,
-                Mistral => 131_072,
-                Qwen2 | Qwen3 => 32_768,
-            });
+        fields.usize("max_position_embeddings")?.unwrap_or(match architecture {
+            Llama => 2048,
+            Mistral => 131_072,
+            Qwen2 | Qwen3 => 32_768,
+        });
     let attention_bias =
         matches!(architecture, Llama | Qwen3) && fields.bool("attention_bias")?.unwrap_or(false);
     if let Some(p) = fields.f64("attention_dropout")?.filter(|p| *p != 0.0) {
@@ -129,9 +115,7 @@ fn build(
         intermediate_size: required("intermediate_size")?,
         num_hidden_layers,
         num_attention_heads,
-        num_key_value_heads: fields
-            .usize("num_key_value_heads")?
-            .unwrap_or(default_kv_heads),
+        num_key_value_heads: fields.usize("num_key_value_heads")?.unwrap_or(default_kv_heads),
         head_dim,
         vocab_size: required("vocab_size")?,
         max_position_embeddings,
@@ -143,18 +127,8 @@ fn build(
         mlp_bias: architecture == Llama && fields.bool("mlp_bias")?.unwrap_or(false),
         qk_norm: architecture == Qwen3,
         sliding_window: sliding_windows(fields, architecture, num_hidden_layers)?,
-        bos_token_id: token_id(
-            fields,
-            "bos_token_id",
-            default_tokens.then_some(1),
-            warnings,
-        )?,
-        eos_token_ids: token_ids(
-            fields,
-            "eos_token_id",
-            default_tokens.then_some(2),
-            warnings,
-        )?,
+        bos_token_id: token_id(fields, "bos_token_id", default_tokens.then_some(1), warnings)?,
+        eos_token_ids: token_ids(fields, "eos_token_id", default_tokens.then_some(2), warnings)?,
         pad_token_id: token_id(fields, "pad_token_id", None, warnings)?,
         dtype: dtype(fields)?,
         quantization: quantization::read(fields, warnings)?,
@@ -179,10 +153,7 @@ fn sliding_windows(
     layers: usize,
 ) -> Result<Vec<Option<usize>>> {
     if layers > super::MAX_DIMENSION {
-        return Err(fields.error(
-            "num_hidden_layers",
-            format!("is {layers}, which is too large"),
-        ));
+        return Err(fields.error("num_hidden_layers", format!("is {layers}, which is too large")));
     }
     let window = |default| match fields.usize("sliding_window") {
         Ok(None) if !fields.has("sliding_window") => Ok(Some(default)),
@@ -194,17 +165,10 @@ fn sliding_windows(
         Architecture::Qwen2 | Architecture::Qwen3 => {
             let enabled = fields.bool("use_sliding_window")?.unwrap_or(false);
             let window = window(QWEN_SLIDING_WINDOW)?.filter(|_| enabled);
-            let first = fields
-                .usize("max_window_layers")?
-                .unwrap_or(QWEN_MAX_WINDOW_LAYERS);
+            let first = fields.usize("max_window_layers")?.unwrap_or(QWEN_MAX_WINDOW_LAYERS);
             match fields.array("layer_types")? {
-                Some(types) => types
-                    .iter()
-                    .map(|t| layer_window(fields, t, window))
-                    .collect(),
-                None => Ok((0..layers)
-                    .map(|layer| window.filter(|_| layer >= first))
-                    .collect()),
+                Some(types) => types.iter().map(|t| layer_window(fields, t, window)).collect(),
+                None => Ok((0..layers).map(|layer| window.filter(|_| layer >= first)).collect()),
             }
         }
     }
@@ -230,24 +194,15 @@ fn layer_window(
 fn dtype(fields: &Fields) -> Result<Option<SourceDtype>> {
     let new = fields.value("dtype");
     let old = fields.value("torch_dtype");
-    let (field, value) = if new.is_some() {
-        ("dtype", new)
-    } else {
-        ("torch_dtype", old)
-    };
-    value
-        .map(|value| parse_dtype(fields, field, value))
-        .transpose()
+    let (field, value) = if new.is_some() { ("dtype", new) } else { ("torch_dtype", old) };
+    value.map(|value| parse_dtype(fields, field, value)).transpose()
 }
 
 pub(super) fn parse_dtype(fields: &Fields, field: &str, value: &Value) -> Result<SourceDtype> {
     let name = value.as_str().unwrap_or_default();
     let name = Value::from(name.strip_prefix("torch.").unwrap_or(name));
     serde_json::from_value(name).map_err(|_| {
-        fields.error(
-            field,
-            format!("is {value}; supported are float32, bfloat16 and float16"),
-        )
+        fields.error(field, format!("is {value}; supported are float32, bfloat16 and float16"))
     })
 }
 
@@ -271,14 +226,10 @@ fn token_ids(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<u32>> {
     let Some(Value::Array(values)) = fields.value(field) else {
-        return Ok(token_id(fields, field, default, warnings)?
-            .into_iter()
-            .collect());
+        return Ok(token_id(fields, field, default, warnings)?.into_iter().collect());
     };
-    let ids: Result<Vec<_>> = values
-        .iter()
-        .map(|v| one_token_id(fields, field, v, warnings))
-        .collect();
+    let ids: Result<Vec<_>> =
+        values.iter().map(|v| one_token_id(fields, field, v, warnings)).collect();
     Ok(ids?.into_iter().flatten().collect())
 }
 

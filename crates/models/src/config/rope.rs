@@ -88,13 +88,8 @@ impl RopeConfig {
                 (plain.iter().map(|f| f / *factor as f32).collect(), 1.0)
             }
             RopeScaling::Dynamic { factor } => {
-                let theta = dynamic_theta(
-                    self.theta,
-                    *factor,
-                    seq_len,
-                    head_dim,
-                    max_position_embeddings,
-                );
+                let theta =
+                    dynamic_theta(self.theta, *factor, seq_len, head_dim, max_position_embeddings);
                 (inverse_frequencies(theta, head_dim), 1.0)
             }
             RopeScaling::Llama3 {
@@ -136,10 +131,9 @@ impl RopeConfig {
                 let derived = || derived_attention_factor(*factor, *mscale, *mscale_all_dim);
                 (scaled, attention_factor.unwrap_or_else(derived) as f32)
             }
-            RopeScaling::FrequencyFactors(factors) => (
-                plain.iter().zip(factors).map(|(f, by)| f / by).collect(),
-                1.0,
-            ),
+            RopeScaling::FrequencyFactors(factors) => {
+                (plain.iter().zip(factors).map(|(f, by)| f / by).collect(), 1.0)
+            }
         }
     }
 
@@ -209,25 +203,20 @@ impl RopeConfig {
                 )
             }
             RopeScaling::FrequencyFactors(factors) if factors.len() != head_dim / 2 => {
-                let message = format!(
-                    "has {} values, but head_dim / 2 is {}",
-                    factors.len(),
-                    head_dim / 2
-                );
+                let message =
+                    format!("has {} values, but head_dim / 2 is {}", factors.len(), head_dim / 2);
                 Err(Error::field(path, "rope_freqs.weight", message))
             }
-            RopeScaling::FrequencyFactors(factors) => factors
-                .iter()
-                .try_for_each(|f| positive("rope_freqs.weight", f64::from(*f))),
+            RopeScaling::FrequencyFactors(factors) => {
+                factors.iter().try_for_each(|f| positive("rope_freqs.weight", f64::from(*f)))
+            }
         }
     }
 }
 
 fn inverse_frequencies(theta: f64, head_dim: usize) -> Vec<f32> {
     let exponent = |i: usize| 2.0 * i as f32 / head_dim as f32;
-    (0..head_dim / 2)
-        .map(|i| 1.0 / (theta as f32).powf(exponent(i)))
-        .collect()
+    (0..head_dim / 2).map(|i| 1.0 / (theta as f32).powf(exponent(i))).collect()
 }
 
 fn dynamic_theta(
@@ -291,10 +280,7 @@ impl YarnRamp {
         if start == end {
             end += 0.001;
         }
-        Self {
-            start: start as f32,
-            end: end as f32,
-        }
+        Self { start: start as f32, end: end as f32 }
     }
 
     fn blend(&self, index: usize, frequency: f32, factor: f32) -> f32 {
@@ -307,11 +293,7 @@ impl YarnRamp {
 /// The scale on cos and sin when the file gives none.
 fn derived_attention_factor(factor: f64, mscale: Option<f64>, mscale_all_dim: Option<f64>) -> f64 {
     let scale = |m: f64| {
-        if factor <= 1.0 {
-            1.0
-        } else {
-            0.1 * m * factor.ln() + 1.0
-        }
+        if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
     };
     match (mscale, mscale_all_dim) {
         (Some(a), Some(b)) if a != 0.0 && b != 0.0 => scale(a) / scale(b),

@@ -26,10 +26,7 @@ pub(super) fn read(
         (None, None) => Fields::new(fields.path(), "", &empty),
     };
     refuse_per_layer(&nested)?;
-    let theta = nested
-        .f64("rope_theta")?
-        .or(outer_theta)
-        .unwrap_or(DEFAULT_THETA);
+    let theta = nested.f64("rope_theta")?.or(outer_theta).unwrap_or(DEFAULT_THETA);
     let original = nested.usize("original_max_position_embeddings")?;
     let context = Context {
         max_position_embeddings,
@@ -39,10 +36,7 @@ pub(super) fn read(
     };
     let scaling = scaling(&nested, &context)?;
     warnings.extend(
-        nested
-            .rest()
-            .into_iter()
-            .map(|(field, value)| nested.not_understood(field, value)),
+        nested.rest().into_iter().map(|(field, value)| nested.not_understood(field, value)),
     );
     Ok(RopeConfig { theta, scaling })
 }
@@ -101,14 +95,8 @@ fn yarn(nested: &Fields, context: &Context) -> Result<RopeScaling> {
         original_max_position_embeddings: original,
         attention_factor: nested.f64("attention_factor")?,
         // Zero counts as absent in transformers.
-        beta_fast: nested
-            .f64("beta_fast")?
-            .filter(|b| *b != 0.0)
-            .unwrap_or(32.0),
-        beta_slow: nested
-            .f64("beta_slow")?
-            .filter(|b| *b != 0.0)
-            .unwrap_or(1.0),
+        beta_fast: nested.f64("beta_fast")?.filter(|b| *b != 0.0).unwrap_or(32.0),
+        beta_slow: nested.f64("beta_slow")?.filter(|b| *b != 0.0).unwrap_or(1.0),
         mscale: nested.f64("mscale")?,
         mscale_all_dim: nested.f64("mscale_all_dim")?,
         truncate: nested.bool("truncate")?.unwrap_or(true),

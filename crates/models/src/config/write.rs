@@ -36,10 +36,7 @@ impl ModelConfig {
             }
         }
         if let Some(quantization) = self.quantization {
-            map.insert(
-                "quantization_config".into(),
-                quantization::write(quantization),
-            );
+            map.insert("quantization_config".into(), quantization::write(quantization));
         }
         let json = Value::Object(map);
         self.check_round_trip(&json, path)?;
@@ -84,19 +81,14 @@ impl ModelConfig {
             "transformers_version": LAYOUT_VERSION,
             "use_cache": true,
         });
-        let Value::Object(map) = object else {
-            unreachable!("json! of braces is an object")
-        };
+        let Value::Object(map) = object else { unreachable!("json! of braces is an object") };
         Ok(map)
     }
 
     fn insert_layer_types(&self, map: &mut Map<String, Value>) {
         let window = self.sliding_window.iter().copied().flatten().next();
-        let first = self
-            .sliding_window
-            .iter()
-            .position(Option::is_some)
-            .unwrap_or(self.num_hidden_layers);
+        let first =
+            self.sliding_window.iter().position(Option::is_some).unwrap_or(self.num_hidden_layers);
         let names = self.sliding_window.iter().map(|w| match w {
             Some(_) => "sliding_attention",
             None => "full_attention",
@@ -111,20 +103,15 @@ impl ModelConfig {
     fn check_round_trip(&self, json: &Value, path: &Path) -> Result<()> {
         let back = Self::from_json(&json.to_string(), path)?;
         for (field, same) in [
-            (
-                "attention_bias",
-                (back.qkv_bias, back.o_bias) == (self.qkv_bias, self.o_bias),
-            ),
+            ("attention_bias", (back.qkv_bias, back.o_bias) == (self.qkv_bias, self.o_bias)),
             ("mlp_bias", back.mlp_bias == self.mlp_bias),
             ("qk_norm", back.qk_norm == self.qk_norm),
             ("sliding_window", back.sliding_window == self.sliding_window),
             ("rope_scaling", back.rope == self.rope),
         ] {
             if !same {
-                let message = format!(
-                    "this setting cannot be written for a {} model",
-                    self.architecture
-                );
+                let message =
+                    format!("this setting cannot be written for a {} model", self.architecture);
                 return Err(Error::field(path, field, message));
             }
         }

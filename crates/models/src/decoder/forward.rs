@@ -5,8 +5,8 @@ use kernels::ops::{Activation, Attention, Dropout};
 use kernels::{Backend, DType, MemoryKind};
 
 use super::{Adapter, Decoder, Inputs, Layer, Projection};
-use crate::generate::LayerCache;
 use crate::Result;
+use crate::generate::LayerCache;
 
 /// What the backward pass may recompute instead of keeping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,18 +30,12 @@ pub struct ForwardOptions {
 }
 
 /// What every layer of one forward pass needs.
+#[derive(Clone)]
 struct Pass<'m, K: Backend> {
     inputs: &'m Inputs<K>,
     adapter: Option<&'m Adapter<K>>,
     options: ForwardOptions,
 }
-
-impl<K: Backend> Clone for Pass<'_, K> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-impl<K: Backend> Copy for Pass<'_, K> {}
 
 impl<K: Backend> Decoder<K> {
     /// Runs all layers and the final norm: `[tokens, hidden_size]`.
@@ -56,9 +50,11 @@ impl<K: Backend> Decoder<K> {
         let mut x = self.embed(tape, inputs)?;
         for index in 0..self.layers.len() {
             x = match options.recompute {
-                Recompute::None => self.layer(tape, &x, index, pass, None)?,
-                Recompute::Layers => tape
-                    .checkpoint(&x, move |tape, x| self.layer(tape, x, index, pass, None))?,
+                Recompute::None => self.layer(tape, &x, index, &pass, None)?,
+                Recompute::Layers => {
+                    let pass = pass.clone();
+                    tape.checkpoint(&x, move |tape, x| self.layer(tape, x, index, &pass, None))?
+                }
             };
         }
         Ok(tape.rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?)
@@ -75,7 +71,7 @@ impl<K: Backend> Decoder<K> {
         let pass = Pass { inputs, adapter, options: ForwardOptions::default() };
         let mut x = self.embed(tape, inputs)?;
         for (index, cache) in cache.iter_mut().enumerate() {
-            x = self.layer(tape, &x, index, pass, Some(cache))?;
+            x = self.layer(tape, &x, index, &pass, Some(cache))?;
         }
         Ok(tape.rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?)
     }
@@ -122,7 +118,7 @@ impl<K: Backend> Decoder<K> {
         tape: &mut Tape<'m, K>,
         x: &Var<K>,
         index: usize,
-        pass: Pass<'m, K>,
+        pass: &Pass<'m, K>,
         cache: Option<&mut LayerCache<K>>,
     ) -> autograd::Result<Var<K>> {
         let (layer, eps) = (&self.layers[index], self.config.rms_norm_eps);
@@ -199,9 +195,8 @@ impl<K: Backend> Decoder<K> {
         [q, k, v]: [&Var<K>; 3],
     ) -> autograd::Result<Var<K>> {
         cache.append(&self.backend, k.tensor().buffer(), v.tensor().buffer())?;
-        let (q, alloc) = (q.tensor(), |dtype, len| {
-            self.backend.alloc(dtype, len, MemoryKind::Activations)
-        });
+        let (q, alloc) =
+            (q.tensor(), |dtype, len| self.backend.alloc(dtype, len, MemoryKind::Activations));
         let mut o = alloc(q.dtype(), q.len())?;
         let mut lse = alloc(DType::F32, inputs.tokens * op.heads)?;
         let (k, v) = cache.buffers();

@@ -40,11 +40,16 @@ impl<K: Backend> Decoder<K> {
                 Span { new, past: 0, k_start: k_start - new }
             })
             .collect();
-        self.inputs_at(ids, &spans)
+        self.inputs_at(ids, &spans, k_start)
     }
 
-    /// Prepares new tokens of sequences that may have a past.
-    pub(crate) fn inputs_at(&self, ids: &[u32], spans: &[Span]) -> Result<Inputs<K>> {
+    /// Prepares new tokens of sequences that may have a past, over `key_rows` rows of keys.
+    pub(crate) fn inputs_at(
+        &self,
+        ids: &[u32],
+        spans: &[Span],
+        key_rows: usize,
+    ) -> Result<Inputs<K>> {
         self.check_ids(ids)?;
         let tokens: usize = spans.iter().map(|s| s.new).sum();
         if tokens != ids.len() || spans.iter().any(|s| s.new == 0) {
@@ -65,7 +70,7 @@ impl<K: Backend> Decoder<K> {
         Ok(Inputs {
             ids: self.upload(ids)?,
             positions: Arc::new(self.upload(&positions)?),
-            sequences: Arc::new(self.sequences(spans)?),
+            sequences: Arc::new(self.sequences(spans, key_rows)?),
             rope: self.rope_table(longest)?,
             tokens,
         })
@@ -81,7 +86,7 @@ impl<K: Backend> Decoder<K> {
         }
     }
 
-    fn sequences(&self, spans: &[Span]) -> Result<Sequences<K>> {
+    fn sequences(&self, spans: &[Span], k_tokens: usize) -> Result<Sequences<K>> {
         let mut q_start = vec![0u32];
         for span in spans {
             q_start.push(q_start[q_start.len() - 1] + span.new as u32);
@@ -91,7 +96,7 @@ impl<K: Backend> Decoder<K> {
         Ok(Sequences {
             count: spans.len(),
             q_tokens: spans.iter().map(|s| s.new).sum(),
-            k_tokens: spans.iter().map(|s| s.k_start + s.past + s.new).max().unwrap_or(0),
+            k_tokens,
             max_q: spans.iter().map(|s| s.new).max().unwrap_or(0),
             max_k: spans.iter().map(|s| s.past + s.new).max().unwrap_or(0),
             q_start: self.upload(&q_start)?,

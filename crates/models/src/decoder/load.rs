@@ -107,10 +107,18 @@ impl<'a, K: Backend> Loader<'a, K> {
         let tensor = self.read(&name, &[out_features, in_features])?;
         let weight = match (tensor.data, &self.options.format) {
             (HostData::Quantized(q), _) => self.quantized(q)?,
-            (HostData::F32(x), BaseFormat::Quantized(c)) => self.quantize(&name, &x, &tensor.shape, c)?,
-            (HostData::Bf16(x), BaseFormat::Quantized(c)) => self.quantize(&name, &x, &tensor.shape, c)?,
-            (HostData::F16(x), BaseFormat::Quantized(c)) => self.quantize(&name, &x, &tensor.shape, c)?,
-            (data, BaseFormat::Dense) => FrozenWeight::Dense(self.dense(data, MemoryKind::Weights)?),
+            (HostData::F32(x), BaseFormat::Quantized(c)) => {
+                self.quantize(&name, &x, &tensor.shape, c)?
+            }
+            (HostData::Bf16(x), BaseFormat::Quantized(c)) => {
+                self.quantize(&name, &x, &tensor.shape, c)?
+            }
+            (HostData::F16(x), BaseFormat::Quantized(c)) => {
+                self.quantize(&name, &x, &tensor.shape, c)?
+            }
+            (data, BaseFormat::Dense) => {
+                FrozenWeight::Dense(self.dense(&data, MemoryKind::Weights)?)
+            }
         };
         let bias = p
             .has_bias(config)
@@ -141,7 +149,7 @@ impl<'a, K: Backend> Loader<'a, K> {
         if let HostData::Quantized(_) = tensor.data {
             return Err(self.error(name, "embeddings and heads in 4 bit are not supported"));
         }
-        self.dense(tensor.data, MemoryKind::Embeddings)
+        self.dense(&tensor.data, MemoryKind::Embeddings)
     }
 
     /// A norm weight or a bias, held in f32.
@@ -154,8 +162,8 @@ impl<'a, K: Backend> Loader<'a, K> {
         Ok(self.backend.upload(HostSlice::F32(&values), MemoryKind::Weights)?)
     }
 
-    fn dense(&self, data: HostData<'_>, kind: MemoryKind) -> Result<K::Buffer> {
-        let slice = match &data {
+    fn dense(&self, data: &HostData<'_>, kind: MemoryKind) -> Result<K::Buffer> {
+        let slice = match data {
             HostData::F32(x) => HostSlice::F32(x),
             HostData::Bf16(x) => HostSlice::Bf16(x),
             HostData::F16(x) => {
@@ -179,4 +187,3 @@ impl<'a, K: Backend> Loader<'a, K> {
         Error::tensor(self.source.path(), name, message)
     }
 }
-

@@ -59,6 +59,11 @@ impl<K: Backend> KvCache<K> {
         spans
     }
 
+    /// Rows of keys of all sequences, filled or not.
+    pub(crate) fn rows(&self) -> usize {
+        self.lengths.len() * self.capacity
+    }
+
     pub(crate) fn layers(&mut self) -> &mut [LayerCache<K>] {
         &mut self.layers
     }

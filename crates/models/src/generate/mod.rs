@@ -84,7 +84,7 @@ fn forward<K: Backend>(
     let ids: Vec<u32> = active.iter().flat_map(|&i| pending[i].iter().copied()).collect();
     let news: Vec<usize> = active.iter().map(|&i| pending[i].len()).collect();
     let spans = cache.extend(active, &news);
-    let inputs = decoder.inputs_at(&ids, &spans)?;
+    let inputs = decoder.inputs_at(&ids, &spans, cache.rows())?;
     let mut tape = Tape::inference(decoder.backend(), precision);
     let hidden = decoder.hidden_cached(&mut tape, &inputs, adapter, cache.layers())?;
     let mut end = 0u32;

@@ -36,7 +36,7 @@ pub struct GgufFile {
     architecture: Architecture,
     dtype: SourceDtype,
     /// Query and key-value heads whose rows llama.cpp's converter permuted; `None` where it does not.
-    permuted_heads: Option<(usize, usize)>,
+    head_height: Option<(usize, usize)>,
     /// Hugging Face name to position in `header.tensors`.
     tensors: BTreeMap<String, usize>,
 }
@@ -60,12 +60,12 @@ impl GgufFile {
             header,
             architecture: Architecture::Llama,
             dtype,
-            permuted_heads: None,
+            head_height: None,
             tensors,
         };
         gguf.refuse_split()?;
         gguf.architecture = gguf.read_architecture()?;
-        gguf.permuted_heads = gguf.read_permuted_heads()?;
+        gguf.head_height = gguf.read_head_height()?;
         Ok(gguf)
     }
 
@@ -116,7 +116,7 @@ impl GgufFile {
     }
 
     /// The converter reorders the q and k rows of `llama` for interleaved rotary pairs, and of no other family here.
-    fn read_permuted_heads(&self) -> Result<Option<(usize, usize)>> {
+    fn read_head_height(&self) -> Result<Option<(usize, usize)>> {
         if !matches!(self.architecture, Architecture::Llama | Architecture::Mistral) {
             return Ok(None);
         }

@@ -51,7 +51,7 @@ impl TensorSource for GgufFile {
             );
             return Err(Error::tensor(self.path(), name, message));
         };
-        let rows = Rows::new(tensor, self.permuted_heads(name))
+        let rows = Rows::new(tensor, self.head_height(name))
             .map_err(|message| Error::tensor(self.path(), name, message))?;
         let bytes = &self.file[tensor.range.clone()];
         let data = match self.dtype {
@@ -65,8 +65,8 @@ impl TensorSource for GgufFile {
 
 impl GgufFile {
     /// Heads whose rows are permuted in the tensor with Hugging Face name `name`.
-    fn permuted_heads(&self, name: &str) -> Option<usize> {
-        let (query, key) = self.permuted_heads?;
+    fn head_height(&self, name: &str) -> Option<usize> {
+        let (query, key) = self.head_height?;
         match name.rsplit('.').nth(1)? {
             "q_proj" => Some(query),
             "k_proj" => Some(key),
@@ -81,7 +81,7 @@ struct Rows {
     columns: usize,
     row_bytes: usize,
     /// Rows of one head when the rows of each head are permuted.
-    head_rows: Option<usize>,
+    head_height: Option<usize>,
 }
 
 impl Rows {
@@ -93,11 +93,13 @@ impl Rows {
         };
         let rows = tensor.shape.iter().product::<usize>() / columns;
         let row_bytes = columns / tensor.ty.block * tensor.ty.block_bytes;
-        let Some(heads) = heads else { return Ok(Self { columns, row_bytes, head_rows: None }) };
+        let Some(heads) = heads else {
+            return Ok(Self { columns, row_bytes, head_height: None });
+        };
         if heads == 0 || !rows.is_multiple_of(2 * heads) {
             return Err(format!("{rows} rows cannot be {heads} heads of an even width"));
         }
-        Ok(Self { columns, row_bytes, head_rows: Some(rows / heads) })
+        Ok(Self { columns, row_bytes, head_height: Some(rows / heads) })
     }
 
     /// The row of the file that is row `row` of the tensor.
@@ -105,8 +107,8 @@ impl Rows {
     /// llama.cpp's converter splits the rows of a head into two halves and interleaves them
     /// (`LlamaModel.permute` in `convert_hf_to_gguf.py`).
     fn source(&self, row: usize) -> usize {
-        let Some(head_rows) = self.head_rows else { return row };
-        let (start, within, half) = (row - row % head_rows, row % head_rows, head_rows / 2);
+        let Some(head_height) = self.head_height else { return row };
+        let (start, within, half) = (row - row % head_height, row % head_height, head_height / 2);
         start + within % half * 2 + within / half
     }
 
@@ -116,7 +118,7 @@ impl Rows {
         T: Element + Stored + bytemuck::AnyBitPattern,
     {
         if encoding == T::ENCODING
-            && self.head_rows.is_none()
+            && self.head_height.is_none()
             && let Ok(elements) = bytemuck::try_cast_slice(bytes)
         {
             return Cow::Borrowed(elements);

@@ -47,10 +47,7 @@ impl AtomicDir {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
         let temp = builder.tempdir_in(parent).map_err(Error::io(parent))?;
-        Ok(Self {
-            temp,
-            target: target.to_owned(),
-        })
+        Ok(Self { temp, target: target.to_owned() })
     }
 
     /// Where to write the files.
@@ -108,9 +105,7 @@ fn keep_others(old: &Path, new: &Path) -> Result<()> {
 fn sync_files(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
         let path = entry.map_err(Error::io(dir))?.path();
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(Error::io(&path))?;
+        File::open(&path).and_then(|file| file.sync_all()).map_err(Error::io(&path))?;
     }
     sync_dir(dir)
 }
@@ -118,17 +113,13 @@ fn sync_files(dir: &Path) -> Result<()> {
 /// A rename is durable once its directory is.
 fn sync_dir(dir: &Path) -> Result<()> {
     if cfg!(unix) {
-        File::open(dir)
-            .and_then(|file| file.sync_all())
-            .map_err(Error::io(dir))?;
+        File::open(dir).and_then(|file| file.sync_all()).map_err(Error::io(dir))?;
     }
     Ok(())
 }
 
 fn parent(path: &Path) -> &Path {
-    path.parent()
-        .filter(|p| p.as_os_str() != OsStr::new(""))
-        .unwrap_or(Path::new("."))
+    path.parent().filter(|p| p.as_os_str() != OsStr::new("")).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -154,15 +145,8 @@ mod tests {
         put(dir.path(), "weights", "three");
         dir.commit().unwrap();
         assert_eq!(fs::read_to_string(target.join("weights")).unwrap(), "three");
-        assert_eq!(
-            fs::read_to_string(target.join("notes.txt")).unwrap(),
-            "mine"
-        );
-        assert_eq!(
-            fs::read_dir(root.path()).unwrap().count(),
-            1,
-            "nothing temporary is left"
-        );
+        assert_eq!(fs::read_to_string(target.join("notes.txt")).unwrap(), "mine");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "nothing temporary is left");
     }
 
     #[test]

@@ -13,12 +13,7 @@ use super::{StorageType, TensorInfo, safetensors::RawTensor};
 use crate::{Error, Result};
 
 const STATE_MARK: &str = ".quant_state.bitsandbytes__";
-const STATE_SUFFIXES: [&str; 4] = [
-    ".absmax",
-    ".quant_map",
-    ".nested_absmax",
-    ".nested_quant_map",
-];
+const STATE_SUFFIXES: [&str; 4] = [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map"];
 
 /// The weight whose quantization state `key` holds.
 pub(super) fn quantized_weight(key: &str) -> Option<&str> {
@@ -27,11 +22,8 @@ pub(super) fn quantized_weight(key: &str) -> Option<&str> {
 
 /// The weight that `key` belongs to, were it quantized.
 pub(super) fn state_owner(key: &str) -> Option<&str> {
-    quantized_weight(key).or_else(|| {
-        STATE_SUFFIXES
-            .iter()
-            .find_map(|suffix| key.strip_suffix(suffix))
-    })
+    quantized_weight(key)
+        .or_else(|| STATE_SUFFIXES.iter().find_map(|suffix| key.strip_suffix(suffix)))
 }
 
 #[derive(Deserialize)]
@@ -57,25 +49,12 @@ pub(super) fn info<'a>(
     };
     let state = get(state_key).map_or(&[][..], |raw| raw.bytes);
     let Shape { shape } = serde_json::from_slice(state).map_err(|e| {
-        Error::tensor(
-            dir,
-            state_key,
-            format!("is not the JSON of a quantization state: {e}"),
-        )
+        Error::tensor(dir, state_key, format!("is not the JSON of a quantization state: {e}"))
     })?;
-    let parts = STATE_SUFFIXES
-        .iter()
-        .map(|suffix| format!("{weight}{suffix}"));
+    let parts = STATE_SUFFIXES.iter().map(|suffix| format!("{weight}{suffix}"));
     let parts = parts.chain([weight.to_owned(), state_key.to_owned()]);
-    let bytes = parts
-        .filter_map(|key| get(&key))
-        .map(|raw| raw.bytes.len() as u64)
-        .sum();
-    Ok(TensorInfo {
-        storage,
-        shape,
-        bytes,
-    })
+    let bytes = parts.filter_map(|key| get(&key)).map(|raw| raw.bytes.len() as u64).sum();
+    Ok(TensorInfo { storage, shape, bytes })
 }
 
 /// Puts a 4-bit weight together.
@@ -85,11 +64,7 @@ pub(super) fn read<'a>(
     get: impl Fn(&str) -> Option<RawTensor<'a>>,
 ) -> Result<QuantizedTensor> {
     let module = weight.strip_suffix(".weight").ok_or_else(|| {
-        Error::tensor(
-            dir,
-            weight,
-            "is quantized, but only linear weights (`*.weight`) can be",
-        )
+        Error::tensor(dir, weight, "is quantized, but only linear weights (`*.weight`) can be")
     })?;
     let tensor = |key: &str| get(key).and_then(state_tensor);
     state::from_tensors(module, tensor).map_err(Error::quantization(dir))
@@ -103,9 +78,5 @@ fn state_tensor(raw: RawTensor<'_>) -> Option<StateTensor<'_>> {
         Dtype::F16 => StateDtype::F16,
         _ => return None,
     };
-    Some(StateTensor {
-        dtype,
-        shape: raw.shape.to_vec(),
-        bytes: raw.bytes.into(),
-    })
+    Some(StateTensor { dtype, shape: raw.shape.to_vec(), bytes: raw.bytes.into() })
 }

@@ -73,19 +73,13 @@ impl SafetensorsCheckpoint {
         for key in this.stored.keys() {
             if let Some(weight) = bnb::quantized_weight(key) {
                 let get = |key: &str| this.raw(key);
-                this.quantized
-                    .insert(weight.to_owned(), bnb::info(dir, weight, key, get)?);
+                this.quantized.insert(weight.to_owned(), bnb::info(dir, weight, key, get)?);
             }
         }
         let hidden = |key: &&String| {
             bnb::state_owner(key).is_some_and(|weight| this.quantized.contains_key(weight))
         };
-        this.names = this
-            .stored
-            .keys()
-            .filter(|key| !hidden(key))
-            .cloned()
-            .collect();
+        this.names = this.stored.keys().filter(|key| !hidden(key)).cloned().collect();
         Ok(this)
     }
 
@@ -121,14 +115,8 @@ impl TensorSource for SafetensorsCheckpoint {
             return Some(info.clone());
         }
         let raw = self.raw(name)?;
-        let storage = self
-            .dense(name, raw)
-            .unwrap_or(StorageType::Other(dtype_name(raw.dtype)));
-        Some(TensorInfo {
-            storage,
-            shape: raw.shape.to_vec(),
-            bytes: raw.bytes.len() as u64,
-        })
+        let storage = self.dense(name, raw).unwrap_or(StorageType::Other(dtype_name(raw.dtype)));
+        Some(TensorInfo { storage, shape: raw.shape.to_vec(), bytes: raw.bytes.len() as u64 })
     }
 
     fn read(&self, name: &str) -> Result<HostTensor<'_>> {
@@ -145,10 +133,7 @@ impl TensorSource for SafetensorsCheckpoint {
             StorageType::Bf16 => HostData::Bf16(elements::<bf16>(raw.bytes)),
             _ => HostData::F16(elements::<f16>(raw.bytes)),
         };
-        Ok(HostTensor {
-            shape: raw.shape.to_vec(),
-            data,
-        })
+        Ok(HostTensor { shape: raw.shape.to_vec(), data })
     }
 }
 
@@ -156,10 +141,7 @@ impl TensorSource for SafetensorsCheckpoint {
 pub(crate) fn elements<T: bytemuck::Pod>(bytes: &[u8]) -> std::borrow::Cow<'_, [T]> {
     match bytemuck::try_cast_slice(bytes) {
         Ok(elements) => elements.into(),
-        Err(_) => bytes
-            .chunks_exact(size_of::<T>())
-            .map(bytemuck::pod_read_unaligned)
-            .collect(),
+        Err(_) => bytes.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect(),
     }
 }
 
@@ -204,11 +186,7 @@ fn locate(shards: &[SafetensorsFile]) -> Result<BTreeMap<String, usize>> {
         for name in shard.names() {
             if let Some(first) = stored.insert(name.clone(), i) {
                 let other = shards[first].path().display();
-                return Err(Error::tensor(
-                    shard.path(),
-                    name,
-                    format!("is also in {other}"),
-                ));
+                return Err(Error::tensor(shard.path(), name, format!("is also in {other}")));
             }
         }
     }
@@ -216,11 +194,7 @@ fn locate(shards: &[SafetensorsFile]) -> Result<BTreeMap<String, usize>> {
 }
 
 fn check_index(dir: &Path, index: &Index, stored: &BTreeMap<String, usize>) -> Result<()> {
-    match index
-        .weight_map
-        .iter()
-        .find(|(name, _)| !stored.contains_key(*name))
-    {
+    match index.weight_map.iter().find(|(name, _)| !stored.contains_key(*name)) {
         Some((name, file)) => {
             let message = format!("the index says it is in {file}, but it is not there");
             Err(Error::tensor(&dir.join(INDEX), name, message))
@@ -232,10 +206,7 @@ fn check_index(dir: &Path, index: &Index, stored: &BTreeMap<String, usize>) -> R
 fn no_weights(dir: &Path) -> Error {
     let old = dir.join("pytorch_model.bin").is_file()
         || dir.join("pytorch_model.bin.index.json").is_file();
-    let hint = if old {
-        "; pytorch_model.bin is not read, save the model as safetensors"
-    } else {
-        ""
-    };
+    let hint =
+        if old { "; pytorch_model.bin is not read, save the model as safetensors" } else { "" };
     Error::format(dir, format!("neither {SINGLE} nor {INDEX} is here{hint}"))
 }

@@ -19,20 +19,14 @@ impl MappedFile {
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be opened or mapped, also when it is a directory.
-    #[expect(
-        unsafe_code,
-        reason = "mapping a file is inherently subject to other processes"
-    )]
+    #[expect(unsafe_code, reason = "mapping a file is inherently subject to other processes")]
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         // SAFETY: the mapping is private and read-only, and this process never writes a file that it has mapped
         // (outputs are written beside and renamed). The user upholds that no other program truncates or rewrites
         // a checkpoint while it is in use; every format reader treats the bytes as untrusted.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-        Ok(Self {
-            path: path.to_owned(),
-            map,
-        })
+        Ok(Self { path: path.to_owned(), map })
     }
 
     /// The file's path as it was given.

@@ -15,9 +15,7 @@ const COMPUTED: [&str; 3] = [".rotary_emb.inv_freq", ".attn.bias", ".attn.masked
 pub fn check_complete(source: &dyn TensorSource, config: &ModelConfig) -> Result<()> {
     let parameters = config.parameters();
     for (name, shape) in &parameters {
-        let info = source
-            .info(name)
-            .ok_or_else(|| missing_tensor(source, name))?;
+        let info = source.info(name).ok_or_else(|| missing_tensor(source, name))?;
         if info.shape != *shape {
             return Err(Error::wrong_shape(source.path(), name, &info.shape, shape));
         }
@@ -44,11 +42,7 @@ pub fn unused<'a, S: BuildHasher>(
     used: &HashSet<&str, S>,
 ) -> Vec<&'a str> {
     let computed = |name: &str| COMPUTED.iter().any(|suffix| name.ends_with(suffix));
-    source
-        .names()
-        .into_iter()
-        .filter(|name| !used.contains(name) && !computed(name))
-        .collect()
+    source.names().into_iter().filter(|name| !used.contains(name) && !computed(name)).collect()
 }
 
 /// The error for a tensor that `source` does not have; names the nearest one it has.
@@ -72,12 +66,7 @@ pub(crate) fn nearest<'a>(
 /// The first few of a list, for messages.
 pub(crate) fn some_of(names: &[impl AsRef<str>]) -> String {
     const SHOWN: usize = 8;
-    let text = names
-        .iter()
-        .take(SHOWN)
-        .map(AsRef::as_ref)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let text = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     if names.len() > SHOWN {
         return format!("{text} and {} more", names.len() - SHOWN);
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{HostTensor, SafetensorsCheckpoint, TensorInfo, TensorSource, check_complete};
 use crate::{
-    ModelConfig, Result,
+    Error, ModelConfig, Result,
     gguf::{self, GgufFile},
 };
 
@@ -20,8 +20,12 @@ impl Checkpoint {
     /// [`config`](Self::config) to the user.
     ///
     /// # Errors
-    /// Any [`Error`](crate::Error) of the configuration and the weight files; see [`check_complete`].
+    /// Any [`Error`] of the configuration and the weight files; see [`check_complete`].
     pub fn open(path: &Path) -> Result<Self> {
+        if path.is_file() && path.extension().is_some_and(|e| e == "safetensors" || e == "json") {
+            let message = "one file of a checkpoint; give the directory that holds config.json";
+            return Err(Error::format(path, message));
+        }
         if let Some(file) = gguf::find(path)? {
             let source = GgufFile::open(&file)?;
             return Self::new(source.config()?, Box::new(source));

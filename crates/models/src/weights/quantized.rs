@@ -58,10 +58,7 @@ fn write_quantized_shards(
     max_shard_bytes: usize,
 ) -> Result<()> {
     if fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::format(
-            target,
-            "the output directory is not empty; choose another",
-        ));
+        return Err(Error::format(target, "the output directory is not empty; choose another"));
     }
     let dir = AtomicDir::create(target)?;
     let quantized_config = ModelConfig {
@@ -74,22 +71,17 @@ fn write_quantized_shards(
     };
     let path = dir.path().join("config.json");
     write_json(&path, &quantized_config.to_json(&path)?)?;
-    Quantizer {
-        source,
-        linears: linear_weights(config),
-        config: quantization,
-    }
-    .write(config, dir.path(), max_shard_bytes)?;
+    Quantizer { source, linears: linear_weights(config), config: quantization }.write(
+        config,
+        dir.path(),
+        max_shard_bytes,
+    )?;
     copy_tokenizer(source.path(), dir.path())?;
     dir.commit()
 }
 
 fn linear_weights(config: &ModelConfig) -> HashSet<String> {
-    config
-        .linears()
-        .into_iter()
-        .map(|linear| format!("{}.weight", linear.module))
-        .collect()
+    config.linears().into_iter().map(|linear| format!("{}.weight", linear.module)).collect()
 }
 
 struct Quantizer<'a> {
@@ -100,12 +92,8 @@ struct Quantizer<'a> {
 
 impl<'a> Quantizer<'a> {
     fn write(&self, config: &ModelConfig, dir: &Path, max_shard_bytes: usize) -> Result<()> {
-        let mut shards = Shards {
-            dir,
-            max_bytes: max_shard_bytes,
-            pending: Vec::new(),
-            written: Vec::new(),
-        };
+        let mut shards =
+            Shards { dir, max_bytes: max_shard_bytes, pending: Vec::new(), written: Vec::new() };
         for (name, shape) in config.parameters() {
             let tensor = self.source.read_shaped(&name, &shape)?;
             shards.push(self.convert(name, tensor)?)?;
@@ -191,11 +179,7 @@ impl<'t> Shards<'_, 't> {
             };
             let to = self.dir.join(&file);
             fs::rename(self.dir.join(partial_name(i)), &to).map_err(Error::io(&to))?;
-            weight_map.extend(
-                names
-                    .iter()
-                    .map(|name| (name.clone(), Value::from(file.clone()))),
-            );
+            weight_map.extend(names.iter().map(|name| (name.clone(), Value::from(file.clone()))));
         }
         if count == 1 {
             return Ok(());
@@ -256,10 +240,7 @@ mod tests {
             many.join("model.safetensors.index.json").is_file()
                 && !many.join("model.safetensors").exists()
         );
-        let (one, many) = (
-            Checkpoint::open(&one).unwrap(),
-            Checkpoint::open(&many).unwrap(),
-        );
+        let (one, many) = (Checkpoint::open(&one).unwrap(), Checkpoint::open(&many).unwrap());
         assert_eq!(one.names(), many.names());
         for name in one.names() {
             assert_eq!(
@@ -269,15 +250,10 @@ mod tests {
             );
         }
         assert_eq!(
-            one.info("model.layers.0.mlp.up_proj.weight")
-                .unwrap()
-                .storage,
+            one.info("model.layers.0.mlp.up_proj.weight").unwrap().storage,
             StorageType::Nf4
         );
-        assert_eq!(
-            one.info("lm_head.weight").unwrap().storage,
-            StorageType::F32
-        );
+        assert_eq!(one.info("lm_head.weight").unwrap().storage, StorageType::F32);
         let warnings = &one.config().warnings;
         assert!(warnings.is_empty(), "{warnings:?}");
     }
@@ -295,10 +271,6 @@ mod tests {
         let error = write_quantized(&source, source.config(), &config, &root.path().join("qq"))
             .unwrap_err();
         assert!(error.to_string().contains("already quantized"), "{error}");
-        assert_eq!(
-            fs::read_dir(root.path()).unwrap().count(),
-            1,
-            "nothing is left behind"
-        );
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "nothing is left behind");
     }
 }

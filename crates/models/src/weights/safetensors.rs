@@ -26,10 +26,7 @@ impl SafetensorsFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
         if length == 0 {
-            return Err(Error::format(
-                path,
-                "the file is empty; copy or download it again",
-            ));
+            return Err(Error::format(path, "the file is empty; copy or download it again"));
         }
         let file = MappedFile::open(path)?;
         if file.starts_with(b"version https://git-lfs") {
@@ -40,11 +37,7 @@ impl SafetensorsFile {
         }
         let (header_len, metadata) = SafeTensors::read_metadata(&file)
             .map_err(|e| Error::format(path, explain(&e, length)))?;
-        Ok(Self {
-            file,
-            metadata,
-            data_start: size_of::<u64>() + header_len,
-        })
+        Ok(Self { file, metadata, data_start: size_of::<u64>() + header_len })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -59,14 +52,8 @@ impl SafetensorsFile {
         let entry = self.metadata.info(name)?;
         let (start, end) = entry.data_offsets;
         // The header was checked against the length of the file when it was opened.
-        let bytes = self
-            .file
-            .get(self.data_start + start..self.data_start + end)?;
-        Some(RawTensor {
-            dtype: entry.dtype,
-            shape: &entry.shape,
-            bytes,
-        })
+        let bytes = self.file.get(self.data_start + start..self.data_start + end)?;
+        Some(RawTensor { dtype: entry.dtype, shape: &entry.shape, bytes })
     }
 }
 

@@ -61,19 +61,11 @@ impl TrainableParameters {
     pub fn of(config: &ModelConfig, lora: &LoraConfig) -> Result<Self> {
         let linears = config.linears();
         let names: Vec<String> = linears.iter().map(|linear| linear.module.clone()).collect();
-        let sizes: BTreeMap<&str, usize> = linears
-            .iter()
-            .map(|l| (l.module.as_str(), l.in_features + l.out_features))
-            .collect();
+        let sizes: BTreeMap<&str, usize> =
+            linears.iter().map(|l| (l.module.as_str(), l.in_features + l.out_features)).collect();
         let targets = resolve_targets(lora, &names)?;
-        let trainable = targets
-            .iter()
-            .map(|target| target.r * sizes[target.module.as_str()])
-            .sum();
-        Ok(Self {
-            trainable,
-            all: trainable + ParameterCounts::of(config).total(),
-        })
+        let trainable = targets.iter().map(|target| target.r * sizes[target.module.as_str()]).sum();
+        Ok(Self { trainable, all: trainable + ParameterCounts::of(config).total() })
     }
 }
 
@@ -91,11 +83,7 @@ pub struct StoredCounts {
 /// What a checkpoint stores, by type, in order of the type's name.
 pub fn stored_counts(source: &dyn TensorSource) -> Vec<(StorageType, StoredCounts)> {
     let mut counts: BTreeMap<String, (StorageType, StoredCounts)> = BTreeMap::new();
-    for info in source
-        .names()
-        .into_iter()
-        .filter_map(|name| source.info(name))
-    {
+    for info in source.names().into_iter().filter_map(|name| source.info(name)) {
         let (_, count) = counts
             .entry(info.storage.to_string())
             .or_insert((info.storage, StoredCounts::default()));

@@ -32,10 +32,7 @@ impl<'a> StoredTensor<'a> {
 
     /// The same tensor with its own copy of the elements.
     pub fn into_owned(self) -> StoredTensor<'static> {
-        StoredTensor {
-            bytes: Cow::Owned(self.bytes.into_owned()),
-            ..self
-        }
+        StoredTensor { bytes: Cow::Owned(self.bytes.into_owned()), ..self }
     }
 }
 
@@ -47,11 +44,7 @@ impl<'a> From<StateTensor<'a>> for StoredTensor<'a> {
             StateDtype::Bf16 => Dtype::BF16,
             StateDtype::F16 => Dtype::F16,
         };
-        Self {
-            dtype,
-            shape: tensor.shape,
-            bytes: tensor.bytes,
-        }
+        Self { dtype, shape: tensor.shape, bytes: tensor.bytes }
     }
 }
 
@@ -59,21 +52,11 @@ impl<'a> From<StateTensor<'a>> for StoredTensor<'a> {
 pub(super) fn dense(tensor: HostTensor<'_>) -> Option<StoredTensor<'_>> {
     let shape = tensor.shape;
     Some(match tensor.data {
-        HostData::F32(data) => StoredTensor {
-            dtype: Dtype::F32,
-            shape,
-            bytes: bytes(data),
-        },
-        HostData::Bf16(data) => StoredTensor {
-            dtype: Dtype::BF16,
-            shape,
-            bytes: bytes::<bf16>(data),
-        },
-        HostData::F16(data) => StoredTensor {
-            dtype: Dtype::F16,
-            shape,
-            bytes: bytes::<f16>(data),
-        },
+        HostData::F32(data) => StoredTensor { dtype: Dtype::F32, shape, bytes: bytes(data) },
+        HostData::Bf16(data) => {
+            StoredTensor { dtype: Dtype::BF16, shape, bytes: bytes::<bf16>(data) }
+        }
+        HostData::F16(data) => StoredTensor { dtype: Dtype::F16, shape, bytes: bytes::<f16>(data) },
         HostData::Quantized(_) => return None,
     })
 }
@@ -98,9 +81,7 @@ pub fn write_safetensors(path: &Path, mut tensors: Vec<(String, StoredTensor<'_>
         let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io(path));
         put(&(header.len() as u64).to_le_bytes())?;
         put(&header)?;
-        tensors
-            .iter()
-            .try_for_each(|(_, tensor)| put(&tensor.bytes))
+        tensors.iter().try_for_each(|(_, tensor)| put(&tensor.bytes))
     })
 }
 
@@ -124,11 +105,8 @@ fn header(path: &Path, tensors: &[(String, StoredTensor<'_>)]) -> Result<Vec<u8>
         }
         let start = end;
         end += tensor.bytes.len();
-        let entry = Entry {
-            dtype: tensor.dtype,
-            shape: tensor.shape.clone(),
-            data_offsets: (start, end),
-        };
+        let entry =
+            Entry { dtype: tensor.dtype, shape: tensor.shape.clone(), data_offsets: (start, end) };
         entries.push((name.clone(), entry));
     }
     // Transformers wants to know the framework.

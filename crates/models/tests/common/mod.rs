@@ -37,8 +37,14 @@ impl Reference {
             .filter_map(|(name, view)| {
                 let data = view.data();
                 let values = match view.dtype() {
-                    Dtype::F32 => data.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
-                    Dtype::I64 => data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+                    Dtype::F32 => data
+                        .chunks_exact(4)
+                        .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
+                        .collect(),
+                    Dtype::I64 => data
+                        .chunks_exact(8)
+                        .map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64)
+                        .collect(),
                     _ => return None,
                 };
                 Some((name.to_owned(), (view.shape().to_vec(), values)))
@@ -147,7 +153,11 @@ pub(crate) fn adapter_with(
 }
 
 /// f32 logits of the first row.
-pub(crate) fn logits(decoder: &Decoder<Cpu>, adapter: Option<&Adapter<Cpu>>, rows: &Rows) -> Vec<f32> {
+pub(crate) fn logits(
+    decoder: &Decoder<Cpu>,
+    adapter: Option<&Adapter<Cpu>>,
+    rows: &Rows,
+) -> Vec<f32> {
     let inputs = decoder.inputs(&rows.flat_ids(), &rows.lengths()).unwrap();
     let mut tape = Tape::inference(decoder.backend(), Precision::F32);
     let hidden = decoder.hidden(&mut tape, &inputs, adapter, ForwardOptions::default()).unwrap();
@@ -156,7 +166,11 @@ pub(crate) fn logits(decoder: &Decoder<Cpu>, adapter: Option<&Adapter<Cpu>>, row
 }
 
 /// Sum of losses divided by `trained`, without a backward pass.
-pub(crate) fn eval_loss(decoder: &Decoder<Cpu>, adapter: Option<&Adapter<Cpu>>, rows: &Rows) -> f64 {
+pub(crate) fn eval_loss(
+    decoder: &Decoder<Cpu>,
+    adapter: Option<&Adapter<Cpu>>,
+    rows: &Rows,
+) -> f64 {
     let inputs = decoder.inputs(&rows.flat_ids(), &rows.lengths()).unwrap();
     let mut tape = Tape::inference(decoder.backend(), Precision::F32);
     let hidden = decoder.hidden(&mut tape, &inputs, adapter, ForwardOptions::default()).unwrap();
@@ -194,8 +208,7 @@ pub(crate) fn loss_and_grads(
 ) -> (f64, BTreeMap<String, Vec<f32>>) {
     let mut grads = ParamGrads::zeros(decoder.backend(), adapter.params()).unwrap();
     let trained = rows.trained();
-    let loss =
-        train_pass(decoder, adapter, rows, trained, options, Precision::F32, &mut grads);
+    let loss = train_pass(decoder, adapter, rows, trained, options, Precision::F32, &mut grads);
     let named = adapter
         .params()
         .iter()

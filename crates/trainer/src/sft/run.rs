@@ -46,7 +46,7 @@ pub fn train<K: Backend>(
     let plan = Plan::new(&recipe.train, &recipe.data, train_set.examples.len());
     let schedule = Schedule::new(&recipe.train, plan.total_steps());
     let settings = (&recipe.train).into();
-    let progress = Progress::new("training", plan.total_steps(), recipe.train.logging_steps);
+    let progress = Progress::new("step", plan.total_steps(), recipe.train.logging_steps);
     let mut run = Run {
         recipe,
         decoder,
@@ -117,8 +117,7 @@ impl<K: Backend> Run<'_, K> {
         let tokens_per_second = tokens as f64 / took.as_secs_f64();
         self.progress.set(step, || {
             format!(
-                "step {step}/{}  loss {loss:.4}  lr {lr:.2e}  grad norm {grad_norm:.3}  {tokens_per_second:.0} tokens/s",
-                plan.total_steps()
+                "loss {loss:.4}  lr {lr:.2e}  grad norm {grad_norm:.3}  {tokens_per_second:.0} tokens/s"
             )
         });
         self.metrics.write(&Row::Step(StepRow {
