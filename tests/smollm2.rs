@@ -12,7 +12,7 @@ use models::decoder::{BaseFormat, Decoder, LoadOptions};
 use models::generate::{GenerateOptions, Sampling, generate};
 use models::tokenizer::Tokenizer;
 use models::weights::Checkpoint;
-use models::{HostData, TensorSource};
+use models::HostData;
 use nf4::{Absmax, QuantConfig, QuantType};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -46,7 +46,8 @@ fn tokenizer_vectors() {
 
 fn sha16(bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
-    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let head = u64::from_be_bytes(digest[..8].try_into().expect("8 bytes"));
+    format!("{head:016x}")
 }
 
 fn f32_bytes(values: &[f32]) -> Vec<u8> {
