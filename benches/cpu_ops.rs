@@ -234,7 +234,7 @@ fn cross_entropy(c: &mut Criterion) {
         group.throughput(Throughput::Elements((4 * trained * VOCAB * HIDDEN) as u64));
         group.bench_function(format!("loss and gradient, {trained} trained"), |b| {
             b.iter(|| {
-                cpu.linear_cross_entropy(&op, &x, &labels, &mut loss, Some(&mut dx)).unwrap()
+                cpu.linear_cross_entropy(&op, &x, &labels, &mut loss, Some(&mut dx)).unwrap();
             });
         });
     }

@@ -8,11 +8,11 @@ use std::sync::OnceLock;
 
 use autograd::Precision;
 use kernels::Cpu;
+use models::HostData;
 use models::decoder::{BaseFormat, Decoder, LoadOptions};
 use models::generate::{GenerateOptions, Sampling, generate};
 use models::tokenizer::Tokenizer;
 use models::weights::Checkpoint;
-use models::HostData;
 use nf4::{Absmax, QuantConfig, QuantType};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
