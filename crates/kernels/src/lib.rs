@@ -1,7 +1,7 @@
 //! Every numeric operation of the trainer, once per backend.
 //!
 //! [`Backend`] is the boundary: coarse operations over flat buffers whose shapes come in small
-//! parameter structs ([`ops`]). [`Cpu`] is the backend that runs everywhere. [`reference`] holds the
+//! parameter structs ([`ops`]). [`Cpu`] is the backend that runs everywhere. [`mod@reference`] holds the
 //! slow, obviously right definition of each operation that every backend is tested against.
 //!
 //! **Architecture Invariant:** this crate knows no model, no file and no tape. It allocates nothing
