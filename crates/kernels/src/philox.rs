@@ -29,6 +29,26 @@ impl Philox {
         philox4x32(counter, self.key)
     }
 
+    /// [`block`](Self::block) of `N` consecutive indices, computed side by side.
+    #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+    #[inline(always)]
+    pub(crate) fn blocks<const N: usize>(&self, first: u64) -> [[u32; 4]; N] {
+        let index: [u64; N] = std::array::from_fn(|lane| first + lane as u64);
+        let mut c0 = index.map(|i| i as u32);
+        let mut c1 = index.map(|i| (i >> 32) as u32);
+        let mut c2 = [self.stream[0]; N];
+        let mut c3 = [self.stream[1]; N];
+        let mut key = self.key;
+        for _ in 0..ROUNDS {
+            let lanes = c0.iter_mut().zip(&mut c1).zip(&mut c2).zip(&mut c3);
+            for (((c0, c1), c2), c3) in lanes {
+                [*c0, *c1, *c2, *c3] = round([*c0, *c1, *c2, *c3], key);
+            }
+            key = next(key);
+        }
+        std::array::from_fn(|lane| [c0[lane], c1[lane], c2[lane], c3[lane]])
+    }
+
     /// Word `index`.
     pub const fn word(&self, index: u64) -> u32 {
         self.block(index / 4)[(index % 4) as usize]
@@ -56,21 +76,26 @@ const fn uniform(word: u32) -> f32 {
     (word >> 8) as f32 * (1.0 / 16_777_216.0)
 }
 
-const fn philox4x32(mut c: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    let mut round = 0;
-    while round < ROUNDS {
-        let p0 = MULTIPLIERS[0] as u64 * c[0] as u64;
-        let p1 = MULTIPLIERS[1] as u64 * c[2] as u64;
-        c = [
-            (p1 >> 32) as u32 ^ c[1] ^ key[0],
-            p1 as u32,
-            (p0 >> 32) as u32 ^ c[3] ^ key[1],
-            p0 as u32,
-        ];
-        key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
-        round += 1;
+const fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    let mut done = 0;
+    while done < ROUNDS {
+        counter = round(counter, key);
+        key = next(key);
+        done += 1;
     }
-    c
+    counter
+}
+
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
+const fn round(c: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+    let p0 = MULTIPLIERS[0] as u64 * c[0] as u64;
+    let p1 = MULTIPLIERS[1] as u64 * c[2] as u64;
+    [(p1 >> 32) as u32 ^ c[1] ^ key[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ key[1], p0 as u32]
+}
+
+const fn next(key: [u32; 2]) -> [u32; 2] {
+    [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])]
 }
 
 #[cfg(test)]
@@ -101,6 +126,9 @@ mod tests {
         let words = philox.block(0x85a3_08d3_243f_6a88);
         assert_eq!(words[0], 0xd16c_fe09);
         assert_eq!(philox.word(7), philox.block(1)[3]);
+        let first = u64::from(u32::MAX) - 1;
+        let blocks = philox.blocks::<5>(first);
+        assert!((first..).zip(blocks).all(|(i, block)| block == philox.block(i)));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::check::Op;
 use super::exp::exp;
 use super::gemm::{Mat, gemm};
 use super::reduce;
+use super::simd::simd;
 use super::view::{FloatRef, sized};
 use super::weight::WeightRef;
 use super::{Cpu, F32Scratch};
@@ -194,9 +195,9 @@ impl<'a> Chunk<'a> {
                 for (row, probs) in logits.chunks_mut(panel.len()).enumerate() {
                     let relative = exp(panels[index][row].max - stats[row].max);
                     let factor = relative / stats[row].sum * grad_scale;
-                    for p in probs.iter_mut() {
+                    simd!(for p in probs.iter_mut() {
                         *p *= factor;
-                    }
+                    });
                     if panel.contains(&labels[row]) {
                         probs[labels[row] - panel.start] -= grad_scale;
                     }
@@ -221,9 +222,9 @@ impl<'a> Chunk<'a> {
 /// Exponentials of a row of a panel, in place.
 fn softmax_row(row: &mut [f32], panel: &Range<usize>, label: usize) -> Stats {
     let label = panel.contains(&label).then(|| row[label - panel.start]);
-    let max = reduce::max(row);
-    for x in row.iter_mut() {
+    let max = simd!(reduce::max(row));
+    simd!(for x in row.iter_mut() {
         *x = exp(*x - max);
-    }
-    Stats { max, sum: reduce::sum(row), label }
+    });
+    Stats { max, sum: simd!(reduce::sum(row)), label }
 }

@@ -1,8 +1,14 @@
 //! The mask of LoRA dropout.
 
 use super::check::Op;
+use super::simd::simd;
 use crate::ops::Dropout;
 use crate::{Philox, Result};
+
+/// Counters drawn side by side.
+const LANES: usize = 16;
+/// Words of that many counters.
+const WORDS: usize = 4 * LANES;
 
 /// Multiplies elements by 0 or by `1 / (1 - p)`.
 #[derive(Debug, Clone, Copy)]
@@ -27,21 +33,28 @@ impl Mask {
 
     /// Masks elements `start..start + x.len()` of the whole tensor.
     pub(super) fn apply(&self, start: usize, x: &mut [f32]) {
-        let head = (start.wrapping_neg() % 4).min(x.len());
-        let (head, rest) = x.split_at_mut(head);
-        let first = start + head.len();
-        for (i, x) in head.iter_mut().enumerate() {
-            *x *= self.factor(self.philox.word((start + i) as u64));
-        }
-        for (i, four) in rest.chunks_mut(4).enumerate() {
-            let words = self.philox.block((first / 4 + i) as u64);
-            for (x, word) in four.iter_mut().zip(words) {
-                *x *= self.factor(word);
-            }
+        simd!(self.apply_from(start, x));
+    }
+
+    #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+    #[inline(always)]
+    fn apply_from(&self, start: usize, x: &mut [f32]) {
+        // Words come in fours; the first of them may belong to elements before `start`.
+        let skip = start % 4;
+        let (head, rest) = x.split_at_mut(x.len().min((4 - skip) % 4));
+        let first = start.div_ceil(4) as u64;
+        self.apply_to(head, &self.philox.block(start as u64 / 4)[skip..]);
+        for (i, x) in rest.chunks_mut(WORDS).enumerate() {
+            let words = self.philox.blocks::<LANES>(first + (i * LANES) as u64);
+            self.apply_to(x, words.as_flattened());
         }
     }
 
-    const fn factor(&self, word: u32) -> f32 {
-        if word >= self.threshold { self.keep } else { 0.0 }
+    #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+    #[inline(always)]
+    fn apply_to(&self, x: &mut [f32], words: &[u32]) {
+        for (x, &word) in x.iter_mut().zip(words) {
+            *x *= if word >= self.threshold { self.keep } else { 0.0 };
+        }
     }
 }

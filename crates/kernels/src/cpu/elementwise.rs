@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use super::buffer::CpuBuffer;
 use super::check::Op;
+use super::simd::simd;
 use crate::{Buffer, Result};
 
 /// Elements of one task.
@@ -19,9 +20,9 @@ pub(super) fn add(x: &CpuBuffer, y: &CpuBuffer, out: &mut CpuBuffer) -> Result<(
         let x = x.chunk(task, CHUNK).widen(&mut scratch.0);
         let y = y.chunk(task, CHUNK).widen(&mut scratch.1);
         out.write(&mut scratch.2, |out| {
-            for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
+            simd!(for ((out, x), y) in out.iter_mut().zip(x).zip(y) {
                 *out = x + y;
-            }
+            });
         });
     });
     Ok(())
@@ -38,9 +39,9 @@ pub(super) fn add_assign(acc: &mut CpuBuffer, x: &CpuBuffer) -> Result<()> {
     tasks.enumerate().for_each_init(Scratch::default, |scratch, (task, acc)| {
         let x = x.chunk(task, CHUNK).widen(&mut scratch.0);
         acc.update(&mut scratch.1, |acc| {
-            for (acc, x) in acc.iter_mut().zip(x) {
+            simd!(for (acc, x) in acc.iter_mut().zip(x) {
                 *acc += x;
-            }
+            });
         });
     });
     Ok(())
@@ -51,9 +52,9 @@ pub(super) fn scale(x: &mut CpuBuffer, factor: f32) -> Result<()> {
     let tasks = Op("scale").float_mut("x", x, len)?.chunks(CHUNK).into_par_iter();
     tasks.for_each_init(Vec::new, |scratch, x| {
         x.update(scratch, |x| {
-            for x in x {
+            simd!(for x in x {
                 *x *= factor;
-            }
+            });
         });
     });
     Ok(())

@@ -11,6 +11,7 @@ use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::elementwise::CHUNK;
 use super::exp::sigmoid;
+use super::simd::simd;
 use crate::ops::Activation;
 use crate::{Buffer, Result};
 
@@ -51,8 +52,8 @@ pub(super) fn forward(
             let gate = gate.chunk(task, CHUNK).widen(wide_gate);
             let up = up.chunk(task, CHUNK).widen(wide_up);
             out.write(wide_out, |out| match act {
-                Activation::Silu => forward_chunk(silu, gate, up, out),
-                Activation::GeluTanh => forward_chunk(gelu_tanh, gate, up, out),
+                Activation::Silu => simd!(forward_chunk(silu, gate, up, out)),
+                Activation::GeluTanh => simd!(forward_chunk(gelu_tanh, gate, up, out)),
             });
         },
     );
@@ -89,8 +90,10 @@ pub(super) fn backward(
         let d_out = d_out.chunk(task, CHUNK).widen(wide_d_out);
         d_gate.write(wide_d_gate, |d_gate| {
             d_up.write(wide_d_up, |d_up| match act {
-                Activation::Silu => backward_chunk(silu, gate, up, d_out, d_gate, d_up),
-                Activation::GeluTanh => backward_chunk(gelu_tanh, gate, up, d_out, d_gate, d_up),
+                Activation::Silu => simd!(backward_chunk(silu, gate, up, d_out, d_gate, d_up)),
+                Activation::GeluTanh => {
+                    simd!(backward_chunk(gelu_tanh, gate, up, d_out, d_gate, d_up));
+                }
             });
         });
     });

@@ -16,6 +16,7 @@ mod reduce;
 mod rms_norm;
 mod rope;
 mod rows;
+mod simd;
 mod tiles;
 mod view;
 mod weight;

@@ -6,6 +6,7 @@ use super::Cpu;
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::elementwise::CHUNK;
+use super::simd::simd;
 use super::view::FloatRef;
 use crate::ops::{AdamW, AdamWTensor};
 use crate::{Buffer, Result};
@@ -29,11 +30,11 @@ pub(super) fn squared_norm(buffers: &[&CpuBuffer]) -> Result<f64> {
 fn squares(x: FloatRef<'_>, scratch: &mut Vec<f32>) -> f64 {
     let (lanes, rest) = x.widen(scratch).as_chunks::<LANES>();
     let mut sums = [0.0_f64; LANES];
-    for x in lanes {
+    simd!(for x in lanes {
         for lane in 0..LANES {
             sums[lane] += f64::from(x[lane]) * f64::from(x[lane]);
         }
-    }
+    });
     let rest: f64 = rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
     sums.iter().sum::<f64>() + rest
 }
@@ -78,11 +79,11 @@ pub(super) fn adamw(op: AdamW, tensors: &mut [AdamWTensor<'_, Cpu>]) -> Result<(
 fn update(factors: Factors, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
     let AdamW { beta1, beta2, eps, grad_scale, .. } = factors.op;
     let state = m.iter_mut().zip(v);
-    for ((param, grad), (m, v)) in param.iter_mut().zip(grad).zip(state) {
+    simd!(for ((param, grad), (m, v)) in param.iter_mut().zip(grad).zip(state) {
         let grad = grad * grad_scale;
         *m += (grad - *m) * (1.0 - beta1);
         *v = *v * beta2 + grad * grad * (1.0 - beta2);
         let denominator = v.sqrt() / factors.v_root_correction + eps;
         *param = *param * factors.decay - factors.step_size * (*m / denominator);
-    }
+    });
 }

@@ -5,7 +5,7 @@
     reason = "a loop is compiled for the instruction set of the function it is inlined into"
 )]
 
-const LANES: usize = 16;
+const LANES: usize = 32;
 
 /// Sum of products.
 #[inline(always)]
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn reductions_of_ragged_rows() {
-        for len in [0, 1, 15, 16, 17, 33, 100_u16] {
+        for len in [0, 1, 31, 32, 33, 65, 200_u16] {
             let x: Vec<f32> = (0..len).map(|i| f32::from(i % 23) - 11.0).collect();
             let y: Vec<f32> = (0..len).map(|i| f32::from(i % 7)).collect();
             assert_eq!(sum(&x), x.iter().sum::<f32>());

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::reduce::dot;
+use super::simd::simd;
 use super::weight::to_f32;
 use crate::Result;
 use crate::ops::RmsNorm;
@@ -34,12 +35,12 @@ pub(super) fn forward(
         let x = x.chunk(task, per_task * cols).widen(wide_x);
         y.write(wide_y, |y| {
             let rows = y.chunks_mut(cols).zip(x.chunks(cols)).zip(inv_rms);
-            for ((y, x), inv_rms) in rows {
+            simd!(for ((y, x), inv_rms) in rows {
                 *inv_rms = 1.0 / (dot(x, x) / cols as f32 + eps).sqrt();
                 for ((y, x), w) in y.iter_mut().zip(x).zip(&*weight) {
                     *y = x * *inv_rms * w;
                 }
-            }
+            });
         });
     });
     Ok(())
@@ -73,7 +74,7 @@ pub(super) fn backward(
         wdy.resize(cols, 0.0);
         let compute = |dx: &mut [f32]| {
             let rows = dx.chunks_mut(cols).zip(x.chunks(cols)).zip(dy.chunks(cols));
-            for (((dx, x), dy), &inv) in rows.zip(inv_rms) {
+            simd!(for (((dx, x), dy), &inv) in rows.zip(inv_rms) {
                 for ((wdy, dy), w) in wdy.iter_mut().zip(dy).zip(&*weight) {
                     *wdy = dy * w;
                 }
@@ -82,7 +83,7 @@ pub(super) fn backward(
                     let grad = inv * (wdy - x * along);
                     *dx = if accumulate { *dx + grad } else { grad };
                 }
-            }
+            });
         };
         if accumulate {
             dx.update(wide_dx, compute);

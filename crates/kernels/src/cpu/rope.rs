@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use super::Cpu;
 use super::buffer::CpuBuffer;
 use super::check::Op;
+use super::simd::simd;
 use crate::Result;
 use crate::ops::{Rope, RopeTable};
 
@@ -42,26 +43,30 @@ pub(super) fn rotate(
             let x = x.chunk(task, TOKENS * width).widen(wide_x);
             out.write(wide_out, |out| {
                 let tokens = out.chunks_mut(width).zip(x.chunks(width)).zip(positions);
-                for ((out, x), &position) in tokens {
+                simd!(for ((out, x), &position) in tokens {
                     let row = position as usize * half..(position as usize + 1) * half;
                     let (cos, sin) = (&cos[row.clone()], &sin[row]);
                     for (out, x) in out.chunks_mut(head_dim).zip(x.chunks(head_dim)) {
                         rotate_head(out, x, cos, sin, sign);
                     }
-                }
+                });
             });
         },
     );
     Ok(())
 }
 
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
 fn rotate_head(out: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], sign: f32) {
     let half = cos.len();
     let (out1, out2) = out.split_at_mut(half);
     let (x1, x2) = x.split_at(half);
-    for i in 0..half {
-        let sin = sign * sin[i];
-        out1[i] = x1[i] * cos[i] - x2[i] * sin;
-        out2[i] = x2[i] * cos[i] + x1[i] * sin;
+    let outputs = out1.iter_mut().zip(out2);
+    let angles = cos.iter().zip(sin);
+    for (((out1, out2), (x1, x2)), (cos, sin)) in outputs.zip(x1.iter().zip(x2)).zip(angles) {
+        let sin = sign * sin;
+        *out1 = x1 * cos - x2 * sin;
+        *out2 = x2 * cos + x1 * sin;
     }
 }

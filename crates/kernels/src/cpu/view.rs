@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use half::bf16;
 
+use super::simd::simd;
+
 /// Float operand.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum FloatRef<'a> {
@@ -148,19 +150,21 @@ pub(super) fn sized(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 fn widen_slice(x: &[bf16], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
-    for (out, x) in out.iter_mut().zip(x) {
+    simd!(for (out, x) in out.iter_mut().zip(x) {
         *out = f32::from_bits(u32::from(x.to_bits()) << 16);
-    }
+    });
 }
 
 fn narrow_slice(x: &[f32], out: &mut [bf16]) {
     assert_eq!(x.len(), out.len());
-    for (out, x) in out.iter_mut().zip(x) {
+    simd!(for (out, x) in out.iter_mut().zip(x) {
         *out = narrow(*x);
-    }
+    });
 }
 
 /// Nearest even, without branches so that the loop over it vectorises.
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
 fn narrow(x: f32) -> bf16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;

@@ -13,6 +13,7 @@ use crate::cpu::Cpu;
 use crate::cpu::check::Op;
 use crate::cpu::gemm::{Mat, gemm};
 use crate::cpu::reduce;
+use crate::cpu::simd::simd;
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Attention, AttentionGrads, Sequences};
 
@@ -80,7 +81,7 @@ fn row_dots(x: FloatRef<'_>, y: FloatRef<'_>, cols: usize, out: &mut [f32]) {
         let x = x.chunk(task, ROWS * cols).widen(wide_x);
         let y = y.chunk(task, ROWS * cols).widen(wide_y);
         for ((out, x), y) in out.iter_mut().zip(x.chunks(cols)).zip(y.chunks(cols)) {
-            *out = reduce::dot(x, y);
+            *out = simd!(reduce::dot(x, y));
         }
     });
 }

@@ -14,6 +14,7 @@ use crate::cpu::check::Op;
 use crate::cpu::exp::exp;
 use crate::cpu::gemm::{Mat, gemm};
 use crate::cpu::reduce;
+use crate::cpu::simd::simd;
 use crate::cpu::view::{FloatRef, sized};
 use crate::ops::{Attention, Sequences};
 
@@ -102,7 +103,7 @@ impl Inputs<'_> {
             let state = max.iter_mut().zip(sum.iter_mut());
             let rows_of = scores.chunks_mut(cols).zip(out.chunks_mut(d)).zip(state);
             for ((scores, out), (max, sum)) in rows_of {
-                online_softmax(scores, out, max, sum);
+                simd!(online_softmax(scores, out, max, sum));
             }
             gemm(out, true, 1.0, Mat::new(scores, rows, cols), v);
         }
@@ -129,6 +130,8 @@ pub(super) fn key_blocks(keys: Range<usize>) -> impl Iterator<Item = Range<usize
 }
 
 /// Turns scores into weights relative to the running maximum and rescales what came before.
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
 fn online_softmax(scores: &mut [f32], out: &mut [f32], max: &mut f32, sum: &mut f32) {
     let block_max = reduce::max(scores);
     if block_max > *max {

@@ -6,6 +6,7 @@ use super::layout::{Layout, QueryBlock};
 use crate::cpu::exp::{exp, tanh};
 use crate::cpu::gemm::Mat;
 use crate::cpu::panel::Matrix;
+use crate::cpu::simd::simd;
 use crate::cpu::view::{FloatRef, sized};
 use crate::ops::Attention;
 
@@ -32,7 +33,8 @@ impl Block<'_> {
             let visible = self.visible(row);
             products[..visible.start].fill(f32::NEG_INFINITY);
             products[visible.end..].fill(f32::NEG_INFINITY);
-            to_scores(self.layout.op, &mut products[visible]);
+            let visible = &mut products[visible];
+            simd!(to_scores(self.layout.op, visible));
         }
     }
 
@@ -55,11 +57,13 @@ impl Block<'_> {
             }
             let products = &mut products[visible.clone()];
             let d_probs = &mut d_probs[visible];
-            gradient_row(self.layout.op, products, d_probs, lse[row], delta[row]);
+            simd!(gradient_row(self.layout.op, products, d_probs, lse[row], delta[row]));
         }
     }
 }
 
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
 fn to_scores(op: Attention, products: &mut [f32]) {
     match op.softcap {
         None => products.iter_mut().for_each(|s| *s *= op.scale),
@@ -67,6 +71,8 @@ fn to_scores(op: Attention, products: &mut [f32]) {
     }
 }
 
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
 fn gradient_row(op: Attention, products: &mut [f32], d_probs: &mut [f32], lse: f32, delta: f32) {
     let Attention { scale, softcap, .. } = op;
     let pairs = products.iter_mut().zip(d_probs);

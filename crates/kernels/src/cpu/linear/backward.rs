@@ -10,6 +10,7 @@ use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
 use crate::cpu::gemm::{Mat, gemm};
 use crate::cpu::panel::Matrix;
+use crate::cpu::simd::simd;
 use crate::cpu::tiles::tiles;
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Linear, LinearGrads};
@@ -174,7 +175,7 @@ fn input_gradient(
 }
 
 fn add_assign(out: &mut [f32], x: &[f32]) {
-    for (out, x) in out.iter_mut().zip(x) {
+    simd!(for (out, x) in out.iter_mut().zip(x) {
         *out += x;
-    }
+    });
 }

@@ -18,6 +18,7 @@ use super::check::Op;
 use super::dropout::Mask;
 use super::gemm::{Mat, gemm};
 use super::panel::Matrix;
+use super::simd::simd;
 use super::tiles::tiles;
 use super::view::{FloatRef, sized};
 use super::weight::{WeightRef, to_f32};
@@ -138,9 +139,9 @@ pub(super) fn forward(
 
 fn add_to_rows(out: &mut [f32], bias: &[f32]) {
     for row in out.chunks_mut(bias.len()) {
-        for (out, bias) in row.iter_mut().zip(bias) {
+        simd!(for (out, bias) in row.iter_mut().zip(bias) {
             *out += bias;
-        }
+        });
     }
 }
 
