@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
+use crate::continuation::continuing;
 use crate::dataset::Dataset;
 use crate::error::{Error, Limit, Problem, Result, TemplateError};
 use crate::length::{self, Fitted, Overlength};
 use crate::rows::{Chat, Completion, Content, Message, Role, Row, Rows, Tokens};
-use crate::spans;
+use crate::spans::{self, Answer, Located};
 use crate::special::SpecialTokens;
 use crate::template::ChatTemplate;
 
@@ -72,6 +73,8 @@ pub struct GenerationCase {
 /// Turns rows into token ids with a model's tokenizer and template.
 pub struct Encoder {
     tokenizer: Tokenizer,
+    /// For text that goes on from other text.
+    continuing: Tokenizer,
     special: SpecialTokens,
     template: Option<ChatTemplate>,
     ends: Vec<String>,
@@ -100,7 +103,17 @@ impl Encoder {
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).expect("switching truncation off cannot fail");
-        Self { tokenizer, special, template, ends }
+        let continuing = continuing(&tokenizer);
+        Self { tokenizer, continuing, special, template, ends }
+    }
+
+    /// The special token that closes an answer in the model's chat template, which training teaches. It need not be
+    /// `eos_token`. `None` without a template, or when the template closes answers with no special token.
+    pub fn turn_end(&self) -> Option<u32> {
+        let Located { text, answers } =
+            self.locate(&[user("question"), assistant("answer")]).ok()?;
+        let Answer { span, end } = answers.last()?;
+        self.tokenizer.token_to_id(&text[span.end - (*end)?..span.end])
     }
 
     /// Encodes every row, in order.
@@ -148,14 +161,14 @@ impl Encoder {
     /// Token ids of a conversation that the model is to continue.
     pub fn prompt_ids(&self, messages: &[Message]) -> Result<Vec<u32>, Problem> {
         let text = self.template()?.render(messages, true)?;
-        Ok(self.tokenize(&text)?.ids)
+        Ok(tokenize(&self.tokenizer, &text)?.ids)
     }
 
     /// Token ids of a plain text that the model is to continue.
     ///
     /// It begins with `bos_token` once when the tokenizer adds one, also when the text has one already.
     pub fn text_ids(&self, text: &str) -> Result<Vec<u32>, Problem> {
-        let mut ids = self.tokenize(text)?.ids;
+        let mut ids = tokenize(&self.tokenizer, text)?.ids;
         if let Some(bos) =
             self.special.bos().filter(|bos| self.special.add_bos() && ids.first() != Some(&bos.id))
         {
@@ -185,7 +198,8 @@ impl Encoder {
                     ));
                 };
                 let prompt = before.last().map_or("", |message| &message.content);
-                Ok(case(self.prompt_ids(before)?, prompt, &last.content))
+                let expected = self.expected_answer(&chat.messages, last)?;
+                Ok(case(self.prompt_ids(before)?, prompt, &expected))
             }
             Content::Completion(Completion { prompt, completion }) => {
                 let prompt_ids = match prompt_format {
@@ -198,6 +212,21 @@ impl Encoder {
                 Err(Problem::NoAnswer("pre-tokenised rows do not tell prompt and answer apart"))
             }
         }
+    }
+
+    /// The last answer as the template writes it, which is what training teaches (Qwen3 puts an empty `<think>` block
+    /// before it); as the row has it where it is not learned.
+    fn expected_answer(&self, messages: &[Message], last: &Message) -> Result<String, Problem> {
+        if !last.is_trained() {
+            return Ok(last.content.clone());
+        }
+        let Located { text, answers } = self.locate(messages)?;
+        let Some(Answer { span, end }) = answers.last() else { return Ok(last.content.clone()) };
+        Ok(text[span.start..span.end - end.unwrap_or(0)].to_owned())
+    }
+
+    fn locate(&self, messages: &[Message]) -> Result<Located, Problem> {
+        spans::locate(self.template()?, messages, &self.ends)
     }
 
     fn example(&self, row: &Row, options: &EncodeOptions, limit: Limit) -> Result<Fitted, Problem> {
@@ -221,28 +250,24 @@ impl Encoder {
     }
 
     fn chat(&self, chat: &Chat) -> Result<(Vec<u32>, Vec<u32>), Problem> {
-        let eos = self.special.eos();
-        let located = spans::locate(
-            self.template()?,
-            &chat.messages,
-            &self.ends,
-            eos.map(|eos| eos.text.as_str()),
-        )?;
-        let Tokenized { mut ids, offsets } = self.tokenize(&located.text)?;
+        let located = self.locate(&chat.messages)?;
+        let Tokenized { mut ids, offsets } = tokenize(&self.tokenizer, &located.text)?;
         let mut labels = vec![IGNORE; ids.len()];
-        // A token is learned when it holds any part of an answer: one that also holds the end of the prompt (" Yes"
-        // after "Answer:") would otherwise leave the answer's first word out.
-        for span in &located.answers {
+        // From the last answer to the first, so that an added end moves no token that is still to be visited.
+        for Answer { span, end } in located.answers.iter().rev() {
+            // A token is learned when it holds any part of an answer: one that also holds the end of the prompt
+            // (" Yes" after "Answer:") would otherwise leave the answer's first word out.
             for (index, &(start, end)) in offsets.iter().enumerate() {
                 if start < span.end && end > span.start {
                     labels[index] = ids[index];
                 }
             }
-        }
-        if located.needs_end {
-            let eos = eos.ok_or(Problem::NoEnd)?.id;
-            ids.push(eos);
-            labels.push(eos);
+            if end.is_none() {
+                let eos = self.special.eos().ok_or(Problem::NoEnd)?.id;
+                let after = offsets.partition_point(|(start, _)| *start < span.end);
+                ids.insert(after, eos);
+                labels.insert(after, eos);
+            }
         }
         Ok((ids, labels))
     }
@@ -252,7 +277,8 @@ impl Encoder {
     fn completion(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>), Problem> {
         let mut ids = self.text_ids(prompt)?;
         let mut labels = vec![IGNORE; ids.len()];
-        let mut answer = self.tokenize(completion)?.ids;
+        let tokenizer = if prompt.is_empty() { &self.tokenizer } else { &self.continuing };
+        let mut answer = tokenize(tokenizer, completion)?.ids;
         let eos = self.special.eos().ok_or(Problem::NoEnd)?.id;
         if answer.last() != Some(&eos) {
             answer.push(eos);
@@ -288,20 +314,18 @@ impl Encoder {
     fn template(&self) -> Result<&ChatTemplate, TemplateError> {
         self.template.as_ref().ok_or(TemplateError::Missing)
     }
-
-    fn tokenize(&self, text: &str) -> Result<Tokenized, Problem> {
-        let encoding = self
-            .tokenizer
-            .encode(text, false)
-            .map_err(|error| Problem::Tokenizer(error.to_string()))?;
-        Ok(Tokenized { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
-    }
 }
 
 struct Tokenized {
     ids: Vec<u32>,
     /// Byte ranges in the text.
     offsets: Vec<(usize, usize)>,
+}
+
+fn tokenize(tokenizer: &Tokenizer, text: &str) -> Result<Tokenized, Problem> {
+    let encoding =
+        tokenizer.encode(text, false).map_err(|error| Problem::Tokenizer(error.to_string()))?;
+    Ok(Tokenized { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
 }
 
 fn user(content: &str) -> Message {

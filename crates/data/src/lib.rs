@@ -5,6 +5,7 @@
 //! tokenizers and templates, but no model.
 
 mod batch;
+mod continuation;
 mod dataset;
 pub mod demo;
 mod encode;

@@ -13,18 +13,24 @@ use crate::template::{ChatTemplate, Rendered};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Located {
     pub(crate) text: String,
-    /// Byte ranges of what is learned, each through its end-of-turn token, in order.
-    pub(crate) answers: Vec<Range<usize>>,
-    /// True when the text ends with an answer that no special token closes, so that an end must be appended.
-    pub(crate) needs_end: bool,
+    /// What is learned, in order.
+    pub(crate) answers: Vec<Answer>,
 }
 
-/// Renders `messages` and locates the answers to learn. `ends` are the tokenizer's special tokens, `eos` among them.
+/// A trained answer in the text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Byte range, through the end-of-turn token where there is one.
+    pub(crate) span: Range<usize>,
+    /// Length of that token; `None` when no special token closes the answer, so that an end must be added.
+    pub(crate) end: Option<usize>,
+}
+
+/// Renders `messages` and locates the answers to learn. `ends` are the tokenizer's special tokens.
 pub(crate) fn locate(
     template: &ChatTemplate,
     messages: &[Message],
     ends: &[String],
-    eos: Option<&str>,
 ) -> Result<Located, Problem> {
     let Rendered { mut text, generation } = template.render_marked(messages, false)?;
     let assistants =
@@ -40,31 +46,29 @@ pub(crate) fn locate(
         });
     }
     let mut answers = Vec::new();
-    let mut needs_end = false;
     for (order, &index) in assistants.iter().enumerate() {
         if !messages[index].is_trained() {
             continue;
         }
         let whole = match &generation {
-            Some(blocks) => through_end(&text, blocks[order].clone(), eos),
+            Some(blocks) => through_end(&text, blocks[order].clone(), ends),
             None => answer(template, messages, index, &text, ends)?,
         };
-        let (span, closed) = trim_after_end(&text, whole, ends);
-        needs_end = !closed && index + 1 == messages.len();
-        answers.push(span);
+        answers.push(trim_after_end(&text, whole, ends));
     }
-    if needs_end && let Some(last) = answers.last() {
-        text.truncate(last.end);
+    if let Some(Answer { span, end: None }) = answers.last()
+        && messages.last().is_some_and(Message::is_trained)
+    {
+        text.truncate(span.end);
     }
-    Ok(Located { text, answers, needs_end })
+    Ok(Located { text, answers })
 }
 
 /// A block that stops just short of the end token is extended over it: the end of each answer is learned.
-fn through_end(text: &str, block: Range<usize>, eos: Option<&str>) -> Range<usize> {
-    let end = eos
-        .filter(|eos| text[block.end..].starts_with(eos))
-        .map_or(block.end, |eos| block.end + eos.len());
-    block.start..end
+fn through_end(text: &str, block: Range<usize>, ends: &[String]) -> Range<usize> {
+    let after = &text[block.end..];
+    let end = ends.iter().filter(|end| after.starts_with(end.as_str())).map(String::len).max();
+    block.start..block.end + end.unwrap_or(0)
 }
 
 fn answer(
@@ -105,8 +109,8 @@ fn answer(
 }
 
 /// Cuts the whitespace after the answer's last special token, or after its last word when there is no such token.
-fn trim_after_end(text: &str, span: Range<usize>, ends: &[String]) -> (Range<usize>, bool) {
+fn trim_after_end(text: &str, span: Range<usize>, ends: &[String]) -> Answer {
     let trimmed = text[span.clone()].trim_end();
-    let closed = ends.iter().any(|end| trimmed.ends_with(end.as_str()));
-    (span.start..span.start + trimmed.len(), closed)
+    let end = ends.iter().filter(|end| trimmed.ends_with(end.as_str())).map(String::len).max();
+    Answer { span: span.start..span.start + trimmed.len(), end }
 }

@@ -8,6 +8,7 @@ use data::{
 };
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::{Prepend, Replace, Sequence};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, Tokenizer};
@@ -63,6 +64,18 @@ pub(crate) fn tokenizer_with_bos() -> Tokenizer {
     let mut processor = TemplateProcessing::builder();
     processor.try_single("<s> $A").unwrap().special_tokens(vec![("<s>", bos)]);
     tokenizer.with_post_processor(Some(processor.build().unwrap()));
+    tokenizer
+}
+
+/// Letters behind a "▁" for each space and one before the text, as `SentencePiece` writes them.
+pub(crate) fn tokenizer_with_prefix() -> Tokenizer {
+    let vocabulary: Vocab = ["▁", "a", "b"].map(String::from).into_iter().zip(0..).collect();
+    let model = BPE::builder().vocab_and_merges(vocabulary, Vec::new()).build().unwrap();
+    let mut tokenizer = Tokenizer::new(model);
+    let space = Replace::new(" ", "▁").unwrap();
+    let normalizer = Sequence::new(vec![Prepend::new("▁".to_owned()).into(), space.into()]);
+    tokenizer.with_normalizer(Some(normalizer)).unwrap();
+    tokenizer.add_special_tokens([AddedToken::from("</s>", true)]).unwrap();
     tokenizer
 }
 

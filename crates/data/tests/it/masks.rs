@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::common::{
     OPTIONS, encode, encoder, encoder_of, fixture, message, tokenizer, tokenizer_with_bos,
+    tokenizer_with_prefix,
 };
 
 fn decode(ids: &[u32]) -> String {
@@ -79,14 +80,37 @@ fn a_template_that_does_not_begin_with_its_own_prompt_is_an_error() {
 }
 
 #[test]
-fn an_end_is_appended_when_the_template_writes_none() {
+fn an_end_is_added_to_each_answer_when_the_template_writes_none() {
     let example = example(&encoder("plain", "</s>"), &two_turns());
     assert_eq!(
         decode(&example.input_ids),
-        "User: One?\nAssistant: I say 1\nUser: Two?\nAssistant: and 2</s>"
+        "User: One?\nAssistant: I say 1</s>\nUser: Two?\nAssistant: and 2</s>"
     );
     // The token " I" also holds the prompt's last space.
-    assert_eq!(learned(&example), [" I say 1", " and 2</s>"]);
+    assert_eq!(learned(&example), [" I say 1</s>", " and 2</s>"]);
+}
+
+#[test]
+fn a_generation_block_is_extended_over_the_end_of_the_turn() {
+    let template = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\
+        {% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}\
+        {% else %}{{ m.content }}{% endif %}<|eot_id|>{% endfor %}";
+    let learned = learned(&example(&encoder_of(template, "</s>"), &two_turns()));
+    assert_eq!(learned, ["I say 1<|eot_id|>", "and 2<|eot_id|>"]);
+}
+
+#[test]
+fn the_end_of_a_turn_is_the_template_s() {
+    for (template, end) in [
+        ("smollm2", Some("<|im_end|>")),
+        ("llama3", Some("<|eot_id|>")),
+        ("gemma", Some("<end_of_turn>")),
+        ("mistral", Some("</s>")),
+        ("plain", None),
+    ] {
+        let end = end.map(|end| tokenizer().token_to_id(end).unwrap());
+        assert_eq!(encoder(template, "</s>").turn_end(), end, "{template}");
+    }
 }
 
 #[test]
@@ -139,6 +163,23 @@ fn completions_are_learned_with_one_end() {
         "{text}"
     );
     assert_eq!(learned(&chat.examples[0]), ["Paris<|im_end|>"]);
+}
+
+#[test]
+fn a_completion_goes_on_where_the_prompt_stops() {
+    let tokenizer = tokenizer_with_prefix();
+    let special = SpecialTokens::new(&tokenizer, [("eos_token", "</s>")]).unwrap();
+    let encoder = Encoder::new(&tokenizer, special, None);
+    for (prompt, completion, pieces) in [
+        ("ab", "ba", ["▁", "a", "b", "b", "a", "</s>"].as_slice()),
+        ("ab", " ba", &["▁", "a", "b", "▁", "b", "a", "</s>"]),
+        ("", "ba", &["▁", "b", "a", "</s>"]),
+    ] {
+        let row = serde_json::json!({"prompt": prompt, "completion": completion}).to_string();
+        let ids = example(&encoder, &row).input_ids;
+        let found: Vec<String> = ids.iter().map(|id| tokenizer.id_to_token(*id).unwrap()).collect();
+        assert_eq!(found, pieces, "{row}");
+    }
 }
 
 #[test]
@@ -228,17 +269,20 @@ fn a_chat_without_a_template_is_an_error() {
 
 #[test]
 fn generation_prompts_stop_before_the_answer() {
-    let encoder = encoder("llama3", "<|eot_id|>");
-    let cases = |text: &str| {
+    let cases_of = |encoder: &Encoder, text: &str| {
         let rows = crate::common::read(text, None).unwrap();
         encoder.generation_cases(&rows, PromptFormat::Plain)
     };
+    let llama3 = encoder("llama3", "<|eot_id|>");
+    let cases = |text: &str| cases_of(&llama3, text);
     let chat = cases(&two_turns()).unwrap().remove(0);
     assert_eq!((chat.expected.as_str(), chat.prompt.as_str()), ("and 2", "Two?"));
     assert!(
         decode(&chat.prompt_ids)
             .ends_with("Two?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n")
     );
+    let qwen3 = cases_of(&encoder("qwen3", "<|im_end|>"), &two_turns()).unwrap().remove(0);
+    assert_eq!(qwen3.expected, "<think>\n\n</think>\n\nand 2");
     let plain = cases(r#"{"prompt": "a", "completion": "b"}"#).unwrap().remove(0);
     assert_eq!((decode(&plain.prompt_ids).as_str(), plain.expected.as_str()), ("a", "b"));
     let tokens = cases(r#"{"input_ids": [1, 2]}"#).unwrap_err();
