@@ -65,17 +65,24 @@ impl Dataset {
     /// holds what is left. Both numbers must be positive.
     pub fn windows(
         &self,
-        order: &[usize],
+        order: Vec<usize>,
         batch_size: usize,
         accumulation: usize,
-    ) -> impl Iterator<Item = Window> {
-        order.chunks(batch_size * accumulation).map(move |window| {
-            let rows = window.chunks(batch_size);
-            let batches = rows.map(|rows| Batch::new(rows.iter().map(|row| &self.examples[*row])));
-            let micro_batches: Vec<Batch> = batches.collect();
-            let trained_tokens = micro_batches.iter().map(Batch::trained_tokens).sum();
-            Window { micro_batches, trained_tokens }
+    ) -> impl Iterator<Item = Window> + use<'_> {
+        let rows = batch_size.saturating_mul(accumulation);
+        let starts = (0..order.len()).step_by(rows);
+        starts.map(move |start| {
+            let window = &order[start..order.len().min(start.saturating_add(rows))];
+            self.window(window, batch_size)
         })
+    }
+
+    fn window(&self, rows: &[usize], batch_size: usize) -> Window {
+        let batches = rows.chunks(batch_size);
+        let batches = batches.map(|rows| Batch::new(rows.iter().map(|row| &self.examples[*row])));
+        let micro_batches: Vec<Batch> = batches.collect();
+        let trained_tokens = micro_batches.iter().map(Batch::trained_tokens).sum();
+        Window { micro_batches, trained_tokens }
     }
 
     /// Micro-batches of `batch_size` rows in file order, for evaluation.

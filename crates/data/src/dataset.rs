@@ -62,33 +62,29 @@ pub enum HeldOut {
     Rows(usize),
 }
 
-/// Splits into training and held-out rows, both in file order. Equal rows always fall on the same side.
+/// Splits into training and held-out rows, both in file order. Equal rows always fall on the same side. A fraction of
+/// few rows may hold none of them out.
 ///
 /// # Errors
-/// [`Error::Setting`] when a side would be empty.
-pub fn split(rows: &Rows, held_out: HeldOut, seed: u64) -> Result<(Rows, Rows)> {
+/// [`Error::Setting`] when no row would be left to train on, or the number of rows cannot be held out.
+pub fn split(rows: Rows, held_out: HeldOut, seed: u64) -> Result<(Rows, Rows)> {
     let keys: Vec<u64> = rows.rows.iter().map(|row| content_hash(row, seed)).collect();
     let (name, threshold) = match held_out {
         HeldOut::Fraction(fraction) => ("eval_fraction", fraction_threshold(fraction)?),
         HeldOut::Rows(count) => ("eval_rows", rows_threshold(&keys, count)?),
     };
-    let side = |wanted: bool| {
-        let chosen = rows
-            .rows
-            .iter()
-            .zip(&keys)
-            .filter(|(_, key)| (u128::from(**key) < threshold) == wanted);
-        rows.with_rows(chosen.map(|(row, _)| row.clone()).collect())
-    };
-    let (train, eval) = (side(false), side(true));
-    let total = rows.rows.len();
-    if train.rows.is_empty() || eval.rows.is_empty() {
-        let side = if eval.rows.is_empty() { "held out" } else { "left to train on" };
-        let message =
-            format!("no row of {total} is {side}; choose another number of held-out rows");
+    let Rows { path, format, rows } = rows;
+    let (mut train, mut eval) = (Vec::new(), Vec::new());
+    for (row, key) in rows.into_iter().zip(keys) {
+        let side = if u128::from(key) < threshold { &mut eval } else { &mut train };
+        side.push(row);
+    }
+    if train.is_empty() {
+        let message = format!("holds out all {} rows; hold out fewer", eval.len());
         return Err(Error::Setting { name, message });
     }
-    Ok((train, eval))
+    let side = |rows| Rows { path: path.clone(), format, rows };
+    Ok((side(train), side(eval)))
 }
 
 /// Hashes below the returned number are held out.

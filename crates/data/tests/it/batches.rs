@@ -33,7 +33,7 @@ proptest! {
         let examples = lengths.iter().enumerate().map(|(line, length)| example(line, *length)).collect();
         let dataset = Dataset { examples, ..Dataset::default() };
         let order = dataset.epoch_order(seed, 0);
-        let windows: Vec<_> = dataset.windows(&order, batch_size, accumulation).collect();
+        let windows: Vec<_> = dataset.windows(order.clone(), batch_size, accumulation).collect();
         prop_assert_eq!(windows.len(), lengths.len().div_ceil(batch_size * accumulation));
         let batches: Vec<&Batch> = windows.iter().flat_map(|window| &window.micro_batches).collect();
         let expected: Vec<usize> = order.iter().map(|row| lengths[*row]).collect();

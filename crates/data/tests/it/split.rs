@@ -22,8 +22,8 @@ fn contents(rows: &Rows) -> HashSet<String> {
 
 #[test]
 fn rows_do_not_move_when_others_are_added() {
-    let (_, few) = split(&rows(0..200), HeldOut::Fraction(0.2), 1).unwrap();
-    let (train, many) = split(&rows((0..400).rev()), HeldOut::Fraction(0.2), 1).unwrap();
+    let (_, few) = split(rows(0..200), HeldOut::Fraction(0.2), 1).unwrap();
+    let (train, many) = split(rows((0..400).rev()), HeldOut::Fraction(0.2), 1).unwrap();
     assert!(contents(&few).is_subset(&contents(&many)));
     assert!(contents(&train).is_disjoint(&contents(&many)));
     assert_eq!(train.rows.len() + many.rows.len(), 400);
@@ -33,25 +33,27 @@ fn rows_do_not_move_when_others_are_added() {
         many.rows.len()
     );
     assert_ne!(
-        contents(&split(&rows(0..200), HeldOut::Fraction(0.2), 2).unwrap().1),
+        contents(&split(rows(0..200), HeldOut::Fraction(0.2), 2).unwrap().1),
         contents(&few)
     );
 }
 
 #[test]
 fn equal_rows_stay_together() {
-    let (train, eval) = split(&rows((0..40).chain(0..40)), HeldOut::Rows(11), 3).unwrap();
+    let (train, eval) = split(rows((0..40).chain(0..40)), HeldOut::Rows(11), 3).unwrap();
     assert!(contents(&train).is_disjoint(&contents(&eval)));
     assert_eq!(eval.rows.len(), 12);
 }
 
 #[test]
-fn empty_sides_are_errors() {
-    let of = |held_out| split(&rows(0..3), held_out, 1).unwrap_err().to_string();
+fn a_split_leaves_rows_to_train_on() {
+    let of = |held_out| split(rows(0..3), held_out, 1).unwrap_err().to_string();
     assert!(of(HeldOut::Rows(0)).starts_with("eval_rows: 0 held-out rows of 3"));
     assert!(of(HeldOut::Rows(3)).starts_with("eval_rows: 3 held-out rows of 3"));
     assert!(of(HeldOut::Fraction(1.0)).starts_with("eval_fraction: must lie between 0 and 1"));
-    assert!(of(HeldOut::Fraction(1e-9)).contains("no row of 3 is held out"));
+    assert!(of(HeldOut::Fraction(1.0 - 1e-9)).contains("holds out all 3 rows"));
+    let (train, eval) = split(rows(0..3), HeldOut::Fraction(1e-9), 1).unwrap();
+    assert_eq!((train.rows.len(), eval.rows.len()), (3, 0));
     assert!(of(HeldOut::Fraction(f64::NAN)).starts_with("eval_fraction"));
 }
 
@@ -72,7 +74,7 @@ proptest! {
     #[test]
     fn a_number_of_rows_is_met(total in 2_usize..60, seed: u64, pick in 0.0..1.0_f64) {
         let count = 1 + ((total - 1) as f64 * pick) as usize;
-        let (train, eval) = split(&rows(0..total), HeldOut::Rows(count), seed).unwrap();
+        let (train, eval) = split(rows(0..total), HeldOut::Rows(count), seed).unwrap();
         prop_assert_eq!((train.rows.len(), eval.rows.len()), (total - count, count));
     }
 }

@@ -55,8 +55,7 @@ impl Plan {
                 Some(seed) => dataset.epoch_order(seed, epoch),
                 None => (0..dataset.examples.len()).collect(),
             };
-            let windows: Vec<Window> = dataset.windows(&order, batch_size, accumulation).collect();
-            windows
+            dataset.windows(order, batch_size, accumulation)
         };
         (0..).flat_map(epoch).take(self.total_steps)
     }
