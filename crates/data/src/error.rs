@@ -35,6 +35,14 @@ pub enum Error {
         /// What is wrong and what to do.
         problem: Problem,
     },
+    /// A file of one conversation cannot be used.
+    #[error("{path}: {problem}", path = .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        problem: Problem,
+    },
     /// The chat template does not compile, or the run needs one and the model has none.
     #[error(transparent)]
     Template(#[from] TemplateError),
@@ -65,6 +73,15 @@ pub enum Problem {
     #[error("not valid JSON ({message}); each line must be one JSON object")]
     Json {
         /// The parser's words, with the column.
+        message: String,
+    },
+    /// The file is not one conversation.
+    #[error(
+        "not a conversation ({message}); give a list of {{\"role\", \"content\"}} messages, or an object with such a \
+         list as \"messages\""
+    )]
+    Conversation {
+        /// The parser's words, with line and column.
         message: String,
     },
     /// No known format has the row's fields.

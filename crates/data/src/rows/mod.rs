@@ -82,6 +82,16 @@ pub struct Chat {
     pub messages: Vec<Message>,
 }
 
+impl Chat {
+    /// Reads a JSON file that holds one conversation: a list of messages, or an object with such a list as `messages`.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        parse::conversation(text.trim_start_matches('\u{feff}'))
+            .map_err(|problem| Error::File { path: path.to_owned(), problem })
+    }
+}
+
 /// A text and how it goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Completion {
@@ -150,10 +160,6 @@ impl Rows {
             Some(format) if !rows.is_empty() => Ok(Self { path: path.to_owned(), format, rows }),
             _ => Err(Error::NoRows { path: path.to_owned() }),
         }
-    }
-
-    pub(crate) fn with_rows(&self, rows: Vec<Row>) -> Self {
-        Self { path: self.path.clone(), format: self.format, rows }
     }
 }
 

@@ -50,6 +50,17 @@ pub(super) fn content(object: &Object, format: Format) -> Result<Content, Proble
     }
 }
 
+/// A conversation in a file of its own: an object with `messages`, or the list alone.
+pub(super) fn conversation(text: &str) -> Result<Chat, Problem> {
+    let value = serde_json::from_str(text)
+        .map_err(|error| Problem::Conversation { message: error.to_string() })?;
+    match value {
+        Value::Object(object) => chat(&object),
+        Value::Array(messages) => turns(&messages),
+        other => Err(Problem::Conversation { message: format!("found {}", kind(&other)) }),
+    }
+}
+
 fn chat(object: &Object) -> Result<Chat, Problem> {
     if object.contains_key("tools") {
         return Err(Problem::field(
@@ -57,7 +68,10 @@ fn chat(object: &Object) -> Result<Chat, Problem> {
             "tool definitions are not supported; remove the field",
         ));
     }
-    let messages = array(object, "messages")?;
+    turns(array(object, "messages")?)
+}
+
+fn turns(messages: &[Value]) -> Result<Chat, Problem> {
     if messages.is_empty() {
         return Err(Problem::field(
             "messages",

@@ -1,6 +1,6 @@
 //! Reading data files, and what bad ones say.
 
-use data::rows::{Content, Format, Rows};
+use data::rows::{Chat, Content, Format, Rows};
 
 use crate::common::read;
 
@@ -106,4 +106,28 @@ fn files_that_cannot_be_used() {
     std::fs::write(&path, b"{\"prompt\": \"\xe9\"}").unwrap();
     let latin1 = Rows::read(&path, None).unwrap_err().to_string();
     assert!(latin1.contains("line 1: not valid UTF-8"), "{latin1}");
+}
+
+#[test]
+fn a_conversation_is_a_list_or_a_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.json");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Chat::read(&path)
+    };
+    let list = r#"[{"role": "user", "content": "hi"}]"#;
+    let row = format!("\u{feff}{{\"messages\": {list}}}");
+    assert_eq!(read(list).unwrap(), read(&row).unwrap());
+    for (bad, part) in [
+        ("[]", "`messages`: is empty"),
+        ("{}", "`messages`: is missing"),
+        (r#"[{"role": "bot", "content": "hi"}]"#, "`messages[0].role`: unknown role \"bot\""),
+        (r#"[{"role": "user"}]"#, "`messages[0].content`: is missing"),
+        ("hi", "not a conversation"),
+        ("3", "found a number"),
+    ] {
+        let error = read(bad).unwrap_err().to_string();
+        assert!(error.contains("m.json: ") && error.contains(part), "{error}");
+    }
 }
