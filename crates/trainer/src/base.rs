@@ -11,6 +11,7 @@ use models::tokenizer::Tokenizer;
 use models::weights::Checkpoint;
 use nf4::QuantConfig;
 
+use crate::UsageError;
 use crate::progress::{Progress, say};
 use crate::recipe::{Precision, Quantize};
 
@@ -57,6 +58,8 @@ impl Base {
         let encoder = encoder(&tokenizer)?;
         let mut stop_tokens = checkpoint.config().eos_token_ids.clone();
         stop_tokens.extend(tokenizer.eos_token_ids());
+        // Base models often name another end than the one their template closes answers with.
+        stop_tokens.extend(encoder.turn_end());
         Ok(Self { checkpoint, tokenizer, encoder, stop_tokens })
     }
 
@@ -171,19 +174,26 @@ pub struct Loaded {
 impl ModelArgs {
     /// Opens what [`load`](Self::load) will read, so that inputs can be checked before weights are.
     pub fn open(&self) -> Result<Base> {
+        let quantization = self.quantization();
+        quantization
+            .format()
+            .map_err(|e| UsageError(format!("--blocksize {}: {e}", self.blocksize)))?;
         Base::open(&self.model)
     }
 
     /// Reads weights and adapter.
     pub fn load(&self, base: Base) -> Result<Loaded> {
-        let quantization = Quantization {
+        let decoder = base.load(&Cpu::new(), self.quantization())?;
+        let adapter = self.adapter.as_ref().map(|dir| Adapter::load(&decoder, dir)).transpose()?;
+        Ok(Loaded { base, decoder, adapter, precision: self.precision.into() })
+    }
+
+    fn quantization(&self) -> Quantization {
+        Quantization {
             quantize: self.quantize,
             blocksize: self.blocksize,
             double_quant: !self.no_double_quant,
-        };
-        let decoder = base.load(&Cpu::new(), quantization)?;
-        let adapter = self.adapter.as_ref().map(|dir| Adapter::load(&decoder, dir)).transpose()?;
-        Ok(Loaded { base, decoder, adapter, precision: self.precision.into() })
+        }
     }
 }
 

@@ -31,6 +31,11 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>)
     sync_dir(parent)
 }
 
+/// [`write_file`] with contents at hand.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_file(path, |file| file.write_all(bytes).map_err(Error::io(path)))
+}
+
 /// A directory filled beside its final place and then moved there as a whole.
 pub struct AtomicDir {
     temp: TempDir,

@@ -13,7 +13,7 @@ mod summary;
 mod tensor;
 mod write;
 
-pub use atomic::{AtomicDir, write_file};
+pub use atomic::{AtomicDir, write_bytes, write_file};
 pub use checkpoint::SafetensorsCheckpoint;
 pub(crate) use checkpoint::elements;
 pub(crate) use mmap::MappedFile;

@@ -1,7 +1,7 @@
 //! `qlora-train demo-data`: writes the demonstration set.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -41,22 +41,25 @@ pub fn run(args: &Args) -> Result<()> {
     let rows = data::demo::rows(args.seed, count);
     let (train, held_out) = rows.split_at(args.rows);
     write(&args.out.join("train.jsonl"), train)?;
-    if !held_out.is_empty() {
-        write(&args.out.join("held-out.jsonl"), held_out)?;
-    }
-    Ok(())
+    write(&args.out.join("held-out.jsonl"), held_out)
 }
 
+/// Writes the file, or without rows removes it, for an older one may hold rows that are trained on now.
 fn write(path: &Path, rows: &[Chat]) -> Result<()> {
-    let write = || -> Result<()> {
-        let mut file = BufWriter::new(File::create(path)?);
-        for row in rows {
-            serde_json::to_writer(&mut file, row)?;
-            file.write_all(b"\n")?;
-        }
-        Ok(file.flush()?)
-    };
-    write().with_context(|| path.display().to_string())?;
+    if rows.is_empty() {
+        return match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| path.display().to_string())
+            }
+            _ => Ok(()),
+        };
+    }
+    let mut text = Vec::new();
+    for row in rows {
+        serde_json::to_writer(&mut text, row)?;
+        text.push(b'\n');
+    }
+    models::weights::write_bytes(path, &text)?;
     writeln!(std::io::stdout(), "{}: {} rows", path.display(), rows.len())?;
     Ok(())
 }

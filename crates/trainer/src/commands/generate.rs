@@ -1,12 +1,11 @@
 //! `qlora-train generate`: lets a model answer.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use data::rows::{Message, Role};
+use anyhow::Result;
+use data::rows::{Chat, Message, Role};
 use models::generate::{GenerateOptions, Sampling, generate};
-use serde::Deserialize;
 
 use crate::UsageError;
 use crate::base::{Base, ModelArgs};
@@ -56,7 +55,7 @@ impl Args {
 
     fn prompt_ids(&self, base: &Base) -> Result<Vec<u32>> {
         let ids = match (&self.messages, &self.prompt) {
-            (Some(path), _) => base.encoder().prompt_ids(&read_messages(path)?),
+            (Some(path), _) => base.encoder().prompt_ids(&Chat::read(path)?.messages),
             (None, Some(prompt)) if self.raw => base.encoder().text_ids(prompt),
             (None, Some(prompt)) => {
                 let content = prompt.clone();
@@ -101,49 +100,4 @@ fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Conversation {
-    Row { messages: Vec<Message> },
-    List(Vec<Message>),
-}
-
-fn read_messages(path: &Path) -> Result<Vec<Message>> {
-    let shown = || path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(shown)?;
-    let conversation = serde_json::from_str(&text).map_err(|error| {
-        anyhow::anyhow!(
-            "{}: expected a list of {{\"role\", \"content\"}} with role system, user or assistant, or an \
-             object with such a list as \"messages\" ({error})",
-            shown()
-        )
-    })?;
-    let messages = match conversation {
-        Conversation::Row { messages } | Conversation::List(messages) => messages,
-    };
-    anyhow::ensure!(!messages.is_empty(), "{}: the conversation has no messages", shown());
-    Ok(messages)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn conversations_are_read_from_lists_and_rows() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("m.json");
-        let read = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            read_messages(&path)
-        };
-        let list = r#"[{"role": "user", "content": "hi"}]"#;
-        assert_eq!(read(list).unwrap(), read(&format!(r#"{{"messages": {list}}}"#)).unwrap());
-        for bad in ["[]", "{}", r#"[{"role": "bot", "content": "hi"}]"#, "hi"] {
-            let error = read(bad).unwrap_err().to_string();
-            assert!(error.contains("m.json"), "{error}");
-        }
-    }
 }

@@ -5,15 +5,16 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use data::rows::Rows;
-use data::{Dataset, EncodeOptions, Stats};
+use clap::ValueEnum;
+use data::rows::{Format, Rows};
+use data::{Dataset, EncodeOptions, PromptFormat, Stats};
 use kernels::Cpu;
 use models::decoder::{Adapter, Decoder};
 
 use crate::base::{Base, Quantization};
 use crate::metrics::peak_rss_bytes;
 use crate::progress::say;
-use crate::recipe::{DataSection, Override, Recipe};
+use crate::recipe::{DataSection, ModelSection, Override, Precision, Quantize, Recipe};
 use crate::sft::{self, Output, Summary};
 
 /// Arguments.
@@ -50,7 +51,7 @@ pub fn run(args: Args) -> Result<()> {
     let output = Output::check(&recipe)?;
 
     let base = Base::open(&recipe.model.path)?;
-    let (train_set, eval_set) = encode(&recipe.data, recipe.train.seed, &base)?;
+    let Encoded { train, eval, format } = encode(&recipe.data, recipe.train.seed, &base)?;
     let quantization = Quantization {
         quantize: recipe.model.quantize,
         blocksize: recipe.model.blocksize,
@@ -62,12 +63,18 @@ pub fn run(args: Args) -> Result<()> {
     say(&crate::base::trainable_line(trainable, all));
 
     output.start(&recipe)?;
-    let summary = sft::train(&recipe, &decoder, adapter, &train_set, eval_set.as_ref(), &output)?;
-    print_summary(&recipe, &summary, &output)
+    let summary = sft::train(&recipe, &decoder, adapter, &train, eval.as_ref(), &output)?;
+    print_summary(&recipe, format, &summary, &output)
 }
 
 /// Rows to learn and rows to judge by.
-fn encode(section: &DataSection, seed: u64, base: &Base) -> Result<(Dataset, Option<Dataset>)> {
+struct Encoded {
+    train: Dataset,
+    eval: Option<Dataset>,
+    format: Format,
+}
+
+fn encode(section: &DataSection, seed: u64, base: &Base) -> Result<Encoded> {
     let options = EncodeOptions {
         prompt_format: section.prompt_format,
         max_seq_len: section.max_seq_len,
@@ -78,8 +85,15 @@ fn encode(section: &DataSection, seed: u64, base: &Base) -> Result<(Dataset, Opt
     let (rows, eval_rows) = match (&section.eval_path, section.held_out()) {
         (Some(path), _) => (rows, Some(Rows::read(path, section.format.given())?)),
         (None, Some(held_out)) => {
-            let (rows, eval_rows) = data::split(&rows, held_out, seed)?;
-            (rows, Some(eval_rows))
+            let (rows, eval_rows) = data::split(rows, held_out, seed)?;
+            if eval_rows.rows.is_empty() {
+                let fraction = section.eval_fraction;
+                say(&format!(
+                    "warning: none of {} rows falls into data.eval_fraction = {fraction}: there will be no evaluation",
+                    rows.rows.len()
+                ));
+            }
+            (rows, Some(eval_rows).filter(|rows| !rows.rows.is_empty()))
         }
         (None, None) => (rows, None),
     };
@@ -88,9 +102,11 @@ fn encode(section: &DataSection, seed: u64, base: &Base) -> Result<(Dataset, Opt
         say(&describe(what, &rows.path, &dataset));
         Ok(dataset)
     };
-    let train_set = encode("training", &rows)?;
-    let eval_set = eval_rows.map(|rows| encode("evaluation", &rows)).transpose()?;
-    Ok((train_set, eval_set))
+    Ok(Encoded {
+        format: rows.format,
+        train: encode("training", &rows)?,
+        eval: eval_rows.map(|rows| encode("evaluation", &rows)).transpose()?,
+    })
 }
 
 fn describe(what: &str, path: &Path, dataset: &Dataset) -> String {
@@ -115,7 +131,12 @@ fn adapter(recipe: &Recipe, decoder: &Decoder<Cpu>) -> Result<Adapter<Cpu>> {
     }
 }
 
-fn print_summary(recipe: &Recipe, summary: &Summary, output: &Output) -> Result<()> {
+fn print_summary(
+    recipe: &Recipe,
+    format: Format,
+    summary: &Summary,
+    output: &Output,
+) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let seconds = summary.elapsed.as_secs_f64();
     writeln!(out, "{} steps in {seconds:.1} s", summary.steps)?;
@@ -141,12 +162,41 @@ fn print_summary(recipe: &Recipe, summary: &Summary, output: &Output) -> Result<
     };
     writeln!(out, "  adapter      {} ({which})", adapter.display())?;
     writeln!(out, "  last adapter {}", output.last_adapter().display())?;
-    let model = recipe.model.path.display();
     writeln!(out, "try it:")?;
-    writeln!(
-        out,
-        "  qlora-train generate --model {model} --adapter {} --prompt \"...\"",
-        adapter.display()
-    )
-    .context("standard output")
+    writeln!(out, "  {}", try_it(recipe, format, &adapter)).context("standard output")
+}
+
+/// A command that runs the adapter on the base and in the format that it was trained on.
+fn try_it(recipe: &Recipe, format: Format, adapter: &Path) -> String {
+    let ModelSection { path, quantize, blocksize, double_quant, .. } = &recipe.model;
+    let mut command =
+        format!("qlora-train generate --model {} --adapter {}", quoted(path), quoted(adapter));
+    if *quantize != Quantize::default() {
+        let name = quantize.to_possible_value().expect("all are on the command line");
+        write!(command, " --quantize {}", name.get_name()).expect("strings take everything");
+    }
+    if *blocksize != ModelSection::default().blocksize {
+        write!(command, " --blocksize {blocksize}").expect("strings take everything");
+    }
+    if !double_quant {
+        command.push_str(" --no-double-quant");
+    }
+    if recipe.train.precision == Precision::Bf16 {
+        command.push_str(" --precision bf16");
+    }
+    if format == Format::Completion && recipe.data.prompt_format == PromptFormat::Plain {
+        command.push_str(" --raw");
+    }
+    command.push_str(" --prompt \"...\"");
+    command
+}
+
+/// As one word of a shell.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }

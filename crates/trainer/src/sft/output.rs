@@ -29,6 +29,16 @@ impl Output {
                 output.dir.display()
             );
         }
+        if holds_run
+            && let Some(adapter) = &recipe.model.adapter
+            && within(adapter, &output.dir)
+        {
+            bail!(
+                "{}: the adapter to go on from lies in the output directory, which would be replaced; \
+                 give another --output",
+                adapter.display()
+            );
+        }
         Ok(output)
     }
 
@@ -45,7 +55,7 @@ impl Output {
             }
         }
         let path = self.dir.join("recipe.toml");
-        fs::write(&path, recipe.to_toml()).with_context(|| shown(&path))
+        Ok(models::weights::write_bytes(&path, recipe.to_toml().as_bytes())?)
     }
 
     /// The adapter to use: the best by evaluation loss, or the last one where there is no evaluation.
@@ -64,6 +74,12 @@ impl Output {
     }
 }
 
+/// Whether `path` lies in `dir`, links followed.
+fn within(path: &Path, dir: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize();
+    matches!((real(path), real(dir)), (Ok(path), Ok(dir)) if path.starts_with(&dir))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +96,10 @@ mod tests {
         let error = Output::check(&recipe).unwrap_err().to_string();
         assert!(error.contains("output.overwrite"), "{error}");
         recipe.output.overwrite = true;
+        recipe.model.adapter = Some(output.adapter());
+        let error = Output::check(&recipe).unwrap_err().to_string();
+        assert!(error.contains("go on from"), "{error}");
+        recipe.model.adapter = None;
         Output::check(&recipe).unwrap().start(&recipe).unwrap();
         assert!(!output.adapter().exists());
     }
