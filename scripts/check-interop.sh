@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Checks that transformers, bitsandbytes and PEFT load what qlora-train writes and compute the same
-# logits. Installs the pinned packages (about 3 GB) into a virtual environment in the user's cache;
-# PYTHON=... uses an existing one.
+# logits, and that a quantized checkpoint is what bitsandbytes makes of the same model. Installs the
+# pinned packages (about 3 GB) into a virtual environment in the user's cache; PYTHON=... uses an
+# existing one.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 if [ -z "${PYTHON:-}" ]; then
     venv=${XDG_CACHE_HOME:-$HOME/.cache}/qlora-train/interop-venv
@@ -14,12 +15,20 @@ fi
 
 cargo build --release --quiet --bin qlora-train
 cargo build --release --quiet --package models --example logits
-qlora=target/release/qlora-train
-logits=target/release/examples/logits
+release=${CARGO_TARGET_DIR:-target}/release
+qlora=$release/qlora-train
+logits=$release/examples/logits
 model=$(scripts/fetch-model.sh)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+for arch in llama mistral qwen2 qwen3; do
+    echo "== tiny $arch against bitsandbytes' own quantization"
+    "$qlora" quantize --model "tests/fixtures/models/$arch" --output "$work/$arch"
+    "$PYTHON" scripts/interop/check_quantized.py "$work/$arch" "tests/fixtures/models/$arch"
+done
+
+echo "== SmolLM2-135M-Instruct and an adapter trained on it"
 "$qlora" quantize --model "$model" --output "$work/nf4"
 "$qlora" demo-data --rows 24 --held-out 0 --seed 3 "$work/data"
 "$qlora" train recipes/quickstart.toml --model "$work/nf4" --data "$work/data/train.jsonl" \

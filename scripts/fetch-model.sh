@@ -19,7 +19,7 @@ need_pip() {
     local sudo=()
     [ "$(id -u)" = 0 ] || sudo=(sudo)
     "${sudo[@]}" apt-get update -qq >&2
-    "${sudo[@]}" apt-get install -qq -y python3-pip >&2
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-pip >&2
 }
 
 if [ -f "$gguf" ] && check "$gguf" "$gguf_sha256"; then
