@@ -6,16 +6,19 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use autograd::Precision;
+use autograd::{Precision, Tape};
+use data::rows::{Chat, Rows};
+use data::{EncodeOptions, Overlength, PromptFormat};
 use kernels::Cpu;
 use models::HostData;
-use models::decoder::{BaseFormat, Decoder, LoadOptions};
+use models::decoder::{BaseFormat, Decoder, ForwardOptions, LoadOptions};
 use models::generate::{GenerateOptions, Sampling, generate};
 use models::tokenizer::Tokenizer;
 use models::weights::Checkpoint;
 use nf4::{Absmax, QuantConfig, QuantType};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use trainer::base::Base;
 
 fn gguf() -> PathBuf {
     std::env::var_os("QLORA_SMOLLM2")
@@ -41,6 +44,33 @@ fn tokenizer_vectors() {
     for case in reference()["tokenizer"].as_array().unwrap() {
         let text = case["text"].as_str().unwrap();
         assert_eq!(tokenizer.encode(text, true).unwrap(), ids(&case["ids"]), "{text:?}");
+    }
+}
+
+#[test]
+fn chat_template_vectors() {
+    let base = Base::open(&gguf()).unwrap();
+    let options = EncodeOptions {
+        prompt_format: PromptFormat::Plain,
+        max_seq_len: None,
+        context: base.config().max_position_embeddings,
+        overlength: Overlength::Error,
+    };
+    let cases = reference()["chat"].as_array().unwrap();
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("row.jsonl");
+        let row = serde_json::json!({ "messages": case["messages"] });
+        std::fs::write(&path, row.to_string()).unwrap();
+        let found = if case["add_generation_prompt"] == true {
+            base.encoder().prompt_ids(&Chat::read(&path).unwrap().messages).unwrap()
+        } else {
+            let rows = Rows::read(&path, None).unwrap();
+            base.encoder().encode(&rows, &options).unwrap().examples.remove(0).input_ids
+        };
+        assert_eq!(found, ids(&case["ids"]), "{}", case["text"]);
+        assert_eq!(base.tokenizer().decode(&found, false).unwrap(), case["text"]);
     }
 }
 
@@ -79,12 +109,36 @@ fn nf4_bytes_of_all_linears() {
     }
 }
 
+fn dense() -> Decoder<Cpu> {
+    let checkpoint = Checkpoint::open(&gguf()).unwrap();
+    let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
+    Decoder::load(&Cpu::new(), checkpoint.source(), checkpoint.config(), &options).unwrap()
+}
+
+#[test]
+fn most_likely_tokens_and_their_logits() {
+    let (decoder, r) = (dense(), reference());
+    let prompt = ids(&r["chat"][0]["ids"]);
+    let inputs = decoder.inputs(&prompt, &[prompt.len()]).unwrap();
+    let mut tape = Tape::inference(decoder.backend(), Precision::F32);
+    let hidden = decoder.hidden(&mut tape, &inputs, None, ForwardOptions::default()).unwrap();
+    let logits = decoder.logits(&mut tape, &hidden, &[prompt.len() as u32 - 1]).unwrap();
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+    let top = &r["top20_last_logits"];
+    assert_eq!(order[..20], ids(&top["ids"]));
+    let expected = top["logits"].as_array().unwrap();
+    let largest = expected[0].as_f64().unwrap();
+    for (&token, expected) in order.iter().zip(expected) {
+        let (found, expected) = (f64::from(logits[token as usize]), expected.as_f64().unwrap());
+        assert!((found - expected).abs() <= 1e-4 * largest, "{token}: {found} against {expected}");
+    }
+}
+
 #[test]
 fn greedy_tokens() {
-    let checkpoint = Checkpoint::open(&gguf()).unwrap();
-    let config = checkpoint.config();
-    let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
-    let decoder = Decoder::load(&Cpu::new(), checkpoint.source(), config, &options).unwrap();
+    let decoder = dense();
+    let config = decoder.config();
     let r = reference();
     let prompts = [ids(&r["chat"][0]["ids"]), ids(&r["greedy2_prompt"])];
     let expected = [ids(&r["greedy_f32"]), ids(&r["greedy2_f32"])];
