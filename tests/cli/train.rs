@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Workspace, error, run, stdout};
+use crate::support::{Workspace, error, rows, run, stdout};
 
 #[test]
 fn a_trained_adapter_answers_and_measures_better() {
@@ -161,4 +161,96 @@ fn accumulated_steps_are_the_steps_of_one_large_batch() {
             assert!((a - b).abs() < 1e-4 * b, "{field}: {parts} {whole}");
         }
     }
+}
+
+#[test]
+fn the_adapter_of_the_best_evaluation_is_kept() {
+    let w = Workspace::new();
+    // The answers to judge by are not those that are learned: the loss falls with the form and rises with the words.
+    let swapped = rows(12).replace("is red", "is ???").replace("is green", "is red");
+    let eval_rows = w.write("eval.jsonl", &swapped.replace("???", "green"));
+    let eval_path = format!("data.eval_path={eval_rows}");
+    let more = [
+        "data.eval_rows=0",
+        &eval_path,
+        "train.eval_steps=5",
+        "train.max_steps=80",
+        "lora.lora_dropout=0",
+    ];
+    let more: Vec<&str> = more.iter().flat_map(|set| ["--set", set]).collect();
+    let summary = stdout(&w.train("out", &more));
+    let evaluations: Vec<(u64, f64)> = w
+        .metrics("out")
+        .iter()
+        .filter_map(|row| Some((row["step"].as_u64()?, row.get("eval_loss")?.as_f64()?)))
+        .filter(|(step, _)| *step > 0)
+        .collect();
+    let (best, least) = *evaluations.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    assert!(best > 0 && best < 80, "{evaluations:?}");
+    assert!(summary.contains(&format!("of step {best})")), "{summary}");
+    let loss = |adapter: &str| {
+        let (model, adapter) = (w.arg("model"), w.arg(adapter));
+        let args = ["eval", "--model", &model, "--adapter", &adapter, "--data", &eval_rows];
+        let report = stdout(&run(&[&args[..], &["--json", "--batch-size", "2"]].concat()));
+        serde_json::from_str::<serde_json::Value>(&report).unwrap()["loss"].as_f64().unwrap()
+    };
+    assert_eq!(loss("out/adapter"), least);
+    assert_eq!(loss("out/adapter-last"), evaluations.last().unwrap().1);
+}
+
+#[test]
+fn plain_lines_tell_of_progress_where_there_is_no_terminal() {
+    let w = Workspace::new();
+    let output = w.train("out", &["--set", "train.logging_steps=8"]);
+    stdout(&output);
+    let text = String::from_utf8(output.stderr).unwrap();
+    for expected in
+        ["step 8/20  loss ", "step 16/20  loss ", "step 20/20  loss ", "step 10  eval loss "]
+    {
+        assert!(text.contains(expected), "no {expected:?} in {text}");
+    }
+    assert!(!text.contains("step 9/20") && !text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
+fn epochs_warmup_and_held_out_share_come_from_the_recipe() {
+    let w = Workspace::new();
+    let completions: String = (0..30)
+        .map(|i| format!("{{\"prompt\": \"{i} \", \"completion\": \"{}\"}}\n", "x".repeat(1 + i)))
+        .collect();
+    let data = w.write("rows.jsonl", &completions);
+    w.write(
+        "recipe.toml",
+        "[data]\neval_fraction = 0.2\nmax_seq_len = 20\noverlength = \"drop\"\n[train]\nepochs = 2\n\
+         batch_size = 4\nwarmup_ratio = 0.25\nlr_scheduler = \"constant\"\nlearning_rate = 1e-3\n",
+    );
+    let output = w.train("out", &[]);
+    let summary = stdout(&output);
+    assert!(summary.contains("--raw"), "prompts of plain rows are plain text: {summary}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.contains(&format!("training data {data}")) && text.contains("too long and dropped"),
+        "{text}"
+    );
+    let rows = w.metrics("out");
+    let steps: Vec<_> = rows.iter().filter(|row| row.get("loss").is_some()).collect();
+    assert_eq!(steps.last().unwrap()["epoch"], 2.0);
+    let warmup = (steps.len() as f64 * 0.25).ceil() as usize;
+    let rate = |step: usize| steps[step]["lr"].as_f64().unwrap();
+    assert!(rate(warmup - 1) < 1e-3 && rate(warmup) == 1e-3, "{steps:?}");
+    let at: Vec<usize> = rows
+        .iter()
+        .filter(|row| row.get("eval_loss").is_some())
+        .map(|row| row["step"].as_u64().unwrap() as usize)
+        .collect();
+    assert_eq!(at, [0, steps.len() / 2, steps.len()]);
+}
+
+#[test]
+fn a_share_that_holds_no_row_out_is_said() {
+    let w = Workspace::new();
+    let output = w.train("out", &["--set", "data.eval_rows=0", "--set", "data.eval_fraction=1e-9"]);
+    stdout(&output);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("warning: none of 24 rows"));
+    assert!(w.metrics("out").iter().all(|row| row.get("eval_loss").is_none()));
 }
