@@ -1,15 +1,11 @@
 //! Host memory: typed vectors that return to a pool when dropped.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use half::bf16;
 
+use super::pool::{Pool, capacity_for};
 use crate::{Buffer, DType, MemoryKind, MemoryLedger};
-
-/// Idle bytes that the pool keeps: a step frees and asks for the same sizes again, and the first
-/// touch of fresh pages costs more than the arithmetic on them.
-const POOL_BYTES: usize = 1 << 30;
 
 /// Elements of a buffer, by type.
 #[derive(Debug)]
@@ -20,12 +16,16 @@ pub(super) enum Storage {
 }
 
 impl Storage {
-    fn zeros(dtype: DType, len: usize) -> Self {
-        match dtype {
-            DType::F32 => Self::F32(vec![0.0; len]),
-            DType::Bf16 => Self::Bf16(vec![bf16::ZERO; len]),
-            DType::U32 => Self::U32(vec![0; len]),
-        }
+    /// Zeros, with the capacity that the pool asks for.
+    pub(super) fn zeros(dtype: DType, len: usize) -> Self {
+        let capacity = capacity_for(len);
+        let mut storage = match dtype {
+            DType::F32 => Self::F32(vec![0.0; capacity]),
+            DType::Bf16 => Self::Bf16(vec![bf16::ZERO; capacity]),
+            DType::U32 => Self::U32(vec![0; capacity]),
+        };
+        storage.resize(len);
+        storage
     }
 
     pub(super) const fn dtype(&self) -> DType {
@@ -48,6 +48,27 @@ impl Storage {
         self.len() * self.dtype().size()
     }
 
+    pub(super) const fn capacity(&self) -> usize {
+        match self {
+            Self::F32(x) => x.capacity(),
+            Self::Bf16(x) => x.capacity(),
+            Self::U32(x) => x.capacity(),
+        }
+    }
+
+    pub(super) const fn capacity_bytes(&self) -> usize {
+        self.capacity() * self.dtype().size()
+    }
+
+    /// Changes the length within the capacity; what is new is zero.
+    pub(super) fn resize(&mut self, len: usize) {
+        match self {
+            Self::F32(x) => x.resize(len, 0.0),
+            Self::Bf16(x) => x.resize(len, bf16::ZERO),
+            Self::U32(x) => x.resize(len, 0),
+        }
+    }
+
     pub(super) fn fill_zero(&mut self) {
         match self {
             Self::F32(x) => x.fill(0.0),
@@ -64,34 +85,14 @@ pub(super) struct Shared {
     pool: Mutex<Pool>,
 }
 
-#[derive(Debug, Default)]
-struct Pool {
-    free: HashMap<(DType, usize), Vec<Storage>>,
-    bytes: usize,
-}
-
 impl Shared {
-    fn pool(&self) -> MutexGuard<'_, Pool> {
-        // The pool is whole after every statement, so a panic elsewhere leaves nothing half done.
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn take(&self, dtype: DType, len: usize) -> Option<Storage> {
-        let mut pool = self.pool();
-        let storage = pool.free.get_mut(&(dtype, len))?.pop()?;
-        pool.bytes -= storage.bytes();
-        Some(storage)
+        self.with_pool(|pool| pool.take(dtype, len))
     }
 
-    fn give_back(&self, storage: Storage) {
-        let bytes = storage.bytes();
-        let mut pool = self.pool();
-        if bytes == 0 || pool.bytes + bytes > POOL_BYTES {
-            return;
-        }
-        pool.bytes += bytes;
-        let key = (storage.dtype(), storage.len());
-        pool.free.entry(key).or_default().push(storage);
+    fn with_pool<T>(&self, f: impl FnOnce(&mut Pool) -> T) -> T {
+        // The pool only caches: what a panic left of it is good enough.
+        f(&mut self.pool.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -173,6 +174,6 @@ impl Drop for CpuBuffer {
     fn drop(&mut self) {
         self.shared.ledger.remove(self.kind, self.storage.bytes());
         let storage = std::mem::replace(&mut self.storage, Storage::U32(Vec::new()));
-        self.shared.give_back(storage);
+        self.shared.with_pool(|pool| pool.give_back(storage));
     }
 }

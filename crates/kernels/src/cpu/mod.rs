@@ -12,6 +12,7 @@ mod gemm;
 mod linear;
 mod optimizer;
 mod panel;
+mod pool;
 mod reduce;
 mod rms_norm;
 mod rope;

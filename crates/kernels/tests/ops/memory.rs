@@ -49,3 +49,15 @@ fn reused_memory_is_zeroed_where_asked_for() {
     let zeros = cpu.zeros(DType::U32, 5, MemoryKind::Data).unwrap();
     assert_eq!(zeros.as_u32(), Some(&[0; 5][..]));
 }
+
+#[test]
+fn reused_memory_counts_what_was_asked_for() {
+    let cpu = Cpu::new();
+    for len in [1_030, 1_026, 1_100] {
+        let mut buffer = cpu.zeros(DType::F32, len, MemoryKind::Scratch).unwrap();
+        assert_eq!((buffer.len(), live(&cpu, MemoryKind::Scratch)), (len, 4 * len));
+        assert_eq!(cpu.download(&buffer).unwrap(), vec![0.0; len]);
+        let ones = crate::support::upload(&cpu, DType::F32, &vec![1.0; len]);
+        cpu.add_assign(&mut buffer, &ones).unwrap();
+    }
+}
