@@ -1,29 +1,39 @@
 use kernels::{Backend, Buffer, DType};
 
-use crate::support::{Host, assert_close, output, upload_u32};
+use crate::support::{FLOATS, Host, assert_close, output, upload_u32};
 
 const LENGTHS: [usize; 6] = [0, 1, 3, 17, 1_000, 20_011];
 
 pub(crate) fn check_add<K: Backend>(k: &K, dtype: DType) {
+    for (y_dtype, out_dtype) in FLOATS.into_iter().flat_map(|y| FLOATS.map(|out| (y, out))) {
+        check_sum(k, [dtype, y_dtype, out_dtype]);
+    }
+}
+
+fn check_sum<K: Backend>(k: &K, [dtype, y_dtype, out_dtype]: [DType; 3]) {
     for len in LENGTHS {
-        let (x, y) = (Host::normal(dtype, 1, len), Host::normal(dtype, 2, len));
-        let mut out = output(k, dtype, len);
+        let (x, y) = (Host::normal(dtype, 1, len), Host::normal(y_dtype, 2, len));
+        let mut out = output(k, out_dtype, len);
         k.add(&x.upload(k), &y.upload(k), &mut out).unwrap();
-        let naive: Vec<f32> = x.f32.iter().zip(&y.f32).map(|(x, y)| x + y).collect();
-        let truth: Vec<f64> = x.f64.iter().zip(&y.f64).map(|(x, y)| x + y).collect();
-        assert_close(k, "add", &out, &naive, &truth);
+        let (naive, truth) = sums(&x, &y);
+        assert_close(k, &format!("{y_dtype} added, to {out_dtype}"), &out, &naive, &truth);
     }
 }
 
 pub(crate) fn check_add_assign<K: Backend>(k: &K, dtype: DType) {
-    for len in LENGTHS {
-        let (x, y) = (Host::normal(dtype, 1, len), Host::normal(DType::F32, 2, len));
-        let mut acc = x.upload(k);
-        k.add_assign(&mut acc, &y.upload(k)).unwrap();
-        let naive: Vec<f32> = x.f32.iter().zip(&y.f32).map(|(x, y)| x + y).collect();
-        let truth: Vec<f64> = x.f64.iter().zip(&y.f64).map(|(x, y)| x + y).collect();
-        assert_close(k, "add_assign", &acc, &naive, &truth);
+    for (len, x_dtype) in LENGTHS.into_iter().flat_map(|len| FLOATS.map(|x| (len, x))) {
+        let (acc, x) = (Host::normal(dtype, 1, len), Host::normal(x_dtype, 2, len));
+        let mut buffer = acc.upload(k);
+        k.add_assign(&mut buffer, &x.upload(k)).unwrap();
+        let (naive, truth) = sums(&acc, &x);
+        assert_close(k, &format!("{x_dtype} added in place"), &buffer, &naive, &truth);
     }
+}
+
+fn sums(x: &Host, y: &Host) -> (Vec<f32>, Vec<f64>) {
+    let naive = x.f32.iter().zip(&y.f32).map(|(x, y)| x + y).collect();
+    let truth = x.f64.iter().zip(&y.f64).map(|(x, y)| x + y).collect();
+    (naive, truth)
 }
 
 pub(crate) fn check_scale<K: Backend>(k: &K, dtype: DType) {
@@ -49,7 +59,7 @@ pub(crate) fn check_copy_and_gather<K: Backend>(k: &K, dtype: DType) {
     k.copy(&buffer, 0, &mut copied, 2 * cols, 0).unwrap();
 
     let ids: Vec<u32> = (0..150).map(|i| i * 7 % 23).collect();
-    for out_dtype in [DType::F32, DType::Bf16] {
+    for out_dtype in FLOATS {
         let mut out = output(k, out_dtype, ids.len() * cols);
         k.gather_rows(&buffer, &upload_u32(k, &ids), cols, &mut out).unwrap();
         let picked: Vec<f32> = ids.iter().flat_map(|&id| row(id as usize)).copied().collect();

@@ -3,7 +3,7 @@ use kernels::reference::{self, LinearInputs, LoraInputs};
 use kernels::{Backend, DType};
 use nf4::{QuantConfig, QuantType};
 
-use crate::support::{Host, assert_close, output};
+use crate::support::{FLOATS, Host, assert_close, output};
 
 /// What the frozen weight is stored as.
 #[derive(Debug, Clone, Copy)]
@@ -172,12 +172,14 @@ impl<K: Backend> Uploaded<K> {
 pub(crate) fn check_linear<K: Backend>(k: &K, dtype: DType) {
     for case in cases() {
         let operands = Operands::new(case, dtype);
-        let (y, xa) = operands.upload(k).forward(k, dtype);
         let (naive, truth) =
             (reference::linear(&operands.naive()), reference::linear(&operands.truth()));
-        assert_close(k, &format!("y of {case:?}"), &y, &naive.0, &truth.0);
-        if let Some(xa) = xa {
-            assert_close(k, &format!("xa of {case:?}"), &xa, &naive.1, &truth.1);
+        for y_dtype in FLOATS {
+            let (y, xa) = operands.upload(k).forward(k, y_dtype);
+            assert_close(k, &format!("{y_dtype} y of {case:?}"), &y, &naive.0, &truth.0);
+            if let Some(xa) = xa {
+                assert_close(k, &format!("xa of {case:?}"), &xa, &naive.1, &truth.1);
+            }
         }
     }
 }

@@ -3,6 +3,9 @@
 use half::bf16;
 use kernels::{Backend, Buffer, DType, HostSlice, MemoryKind, Philox};
 
+/// Element types of float operands, each of which may differ from the others.
+pub(crate) const FLOATS: [DType; 2] = [DType::F32, DType::Bf16];
+
 /// Host tensor whose values a dtype can hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Host {
