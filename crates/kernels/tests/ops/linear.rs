@@ -3,7 +3,7 @@ use kernels::reference::{self, LinearInputs, LoraInputs};
 use kernels::{Backend, DType};
 use nf4::{QuantConfig, QuantType};
 
-use crate::support::{FLOATS, Host, assert_close, output};
+use crate::support::{FLOATS, Host, assert_close, output, rounded};
 
 /// What the frozen weight is stored as.
 #[derive(Debug, Clone, Copy)]
@@ -182,6 +182,76 @@ pub(crate) fn check_linear<K: Backend>(k: &K, dtype: DType) {
             }
         }
     }
+}
+
+/// Standard normal values around `mean`.
+fn around(dtype: DType, seed: u64, len: usize, mean: f32, deviation: f32) -> Host {
+    let normal = Host::normal(DType::F32, seed, len).f32.into_iter();
+    Host::new(dtype, normal.map(|x| mean + deviation * x).collect())
+}
+
+/// Operands whose base output and base input gradient (of a `dy` around 1) are about 1.5, where
+/// half a unit of bf16 is 2^-8, while bias and adapter add less than that.
+fn small_delta(dtype: DType) -> (Operands, Host) {
+    let (m, size, r) = (40, 64, 4);
+    let case = Case {
+        shape: (m, size, size),
+        stored: Stored::Dense(DType::F32),
+        bias: true,
+        lora: Some((r, 0.0)),
+    };
+    let w = around(DType::F32, 2, size * size, 1.5, 0.1).f32.into_iter();
+    let operands = Operands {
+        x: around(dtype, 1, m * size, 1.0, 0.05),
+        w: Host::new(DType::F32, w.map(|w| w / size as f32).collect()),
+        quantized: None,
+        bias: Some(around(DType::F32, 3, size, 0.0, 2e-4)),
+        lora: Some((
+            Host::normal(DType::F32, 4, r * size),
+            around(DType::F32, 5, size * r, 0.0, 3.5e-5),
+        )),
+        case,
+    };
+    (operands, around(dtype, 6, m * size, 1.0, 0.05))
+}
+
+/// A sum that is rounded once differs from the rounded base output although nothing of what is
+/// added reaches half a unit of it.
+pub(crate) fn check_linear_rounds_once<K: Backend>(k: &K, dtype: DType) {
+    let (operands, dy) = small_delta(dtype);
+    let base = LinearInputs { bias: None, lora: None, ..operands.truth() };
+    let uploaded = operands.upload(k);
+
+    let (y, xa) = uploaded.forward(k, DType::Bf16);
+    let (truth, _) = reference::linear(&operands.truth());
+    assert_rounded_once(k, "y", &y, &truth, &reference::linear(&base).0);
+
+    let mut dx = output(k, DType::Bf16, operands.x.f32.len());
+    let grads = LinearGrads { dx: Some(&mut dx), accumulate_dx: false, da: None, db: None };
+    k.linear_backward(&uploaded.op(), &uploaded.x, xa.as_ref(), &dy.upload(k), grads).unwrap();
+    let [truth, ..] = reference::linear_backward(&operands.truth(), &dy.f64);
+    let [base, ..] = reference::linear_backward(&base, &dy.f64);
+    assert_rounded_once(k, "dx", &dx, &truth, &base);
+}
+
+#[track_caller]
+fn assert_rounded_once<K: Backend>(
+    k: &K,
+    what: &str,
+    got: &K::Buffer,
+    truth: &[f64],
+    base: &[f64],
+) {
+    let added = truth.iter().zip(base).map(|(truth, base)| (truth - base).abs());
+    assert!(added.fold(0.0, f64::max) < 1.0 / 256.0, "{what}: more than half a unit is added");
+    let rounded = |x: &[f64]| rounded(DType::Bf16, x.iter().map(|&x| x as f32).collect());
+    let share = |x: &[f32], y: &[f32]| {
+        x.iter().zip(y).filter(|(x, y)| x == y).count() as f64 / x.len() as f64
+    };
+    let (right, base) = (rounded(truth), rounded(base));
+    assert!(share(&right, &base) < 0.95, "{what}: the base alone would do");
+    let share = share(&k.download(got).unwrap(), &right);
+    assert!(share >= 0.99, "{what}: {share} of the elements are the rounded sum");
 }
 
 pub(crate) fn check_linear_backward<K: Backend>(k: &K, dtype: DType) {
