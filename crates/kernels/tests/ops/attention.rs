@@ -159,13 +159,38 @@ pub(crate) fn check_attention<K: Backend>(k: &K, dtype: DType) {
     // With a window of one key the gradients of q and k are nothing but rounding.
     let alone = Case::new((3, 1, 7), &[(3, 3), (1, 200)], Some(1), None);
     for case in cases().into_iter().chain([alone]) {
-        let operands = Operands::new(&case, dtype);
-        let (o, lse) = forward(k, &case, &operands, dtype);
-        let naive = reference::attention(&operands.inputs(&case, |x| &x.f32));
-        let truth = reference::attention(&operands.inputs(&case, |x| &x.f64));
-        assert_close(k, &format!("o of {case:?}"), &o, &naive.0, &truth.0);
-        assert_close(k, &format!("lse of {case:?}"), &lse, &naive.1, &truth.1);
+        check_output(k, &case, &Operands::new(&case, dtype), dtype);
     }
+}
+
+/// A query or key of no value shows in the outputs that depend on it, and in no others.
+pub(crate) fn check_attention_of_nan<K: Backend>(k: &K, dtype: DType) {
+    for case in cases().into_iter().filter(|case| case.q_tokens() > 2) {
+        let poisoned = |dtype, values: Vec<f32>, at: usize| {
+            let nan = |(i, x)| if i == at { f32::NAN } else { x };
+            Host::new(dtype, values.into_iter().enumerate().map(nan).collect())
+        };
+        let operands = || Operands::new(&case, dtype);
+        let Operands { q, k: key, .. } = operands();
+        // The last query and the last key that is used.
+        let q = poisoned(dtype, q.f32, case.q_len() - 1);
+        let last = (case.k_tokens - 1) * case.op.kv_heads * case.op.head_dim - 1;
+        let key = poisoned(dtype, key.f32, last);
+        for operands in [Operands { q, ..operands() }, Operands { k: key, ..operands() }] {
+            let o = check_output(k, &case, &operands, dtype);
+            assert!(o.iter().any(|x| x.is_nan()), "{case:?}");
+        }
+    }
+}
+
+/// `o` and `lse` against the reference; returns `o`.
+fn check_output<K: Backend>(k: &K, case: &Case, operands: &Operands, dtype: DType) -> Vec<f32> {
+    let (o, lse) = forward(k, case, operands, dtype);
+    let naive = reference::attention(&operands.inputs(case, |x| &x.f32));
+    let truth = reference::attention(&operands.inputs(case, |x| &x.f64));
+    assert_close(k, &format!("o of {case:?}"), &o, &naive.0, &truth.0);
+    assert_close(k, &format!("lse of {case:?}"), &lse, &naive.1, &truth.1);
+    k.download(&o).unwrap()
 }
 
 pub(crate) fn check_attention_backward<K: Backend>(k: &K, dtype: DType) {

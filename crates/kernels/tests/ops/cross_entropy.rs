@@ -1,7 +1,8 @@
 use kernels::ops::{IGNORE, LinearCrossEntropy, Weight};
 use kernels::reference::{self, CrossEntropyInputs};
-use kernels::{Backend, DType};
+use kernels::{Backend, Buffer, DType};
 
+use crate::linear::{Stored, fp4, nf4};
 use crate::support::{Host, assert_close, output, upload_u32};
 
 pub(crate) fn labels(tokens: usize, vocab: usize) -> Vec<u32> {
@@ -13,20 +14,36 @@ pub(crate) fn check_cross_entropy<K: Backend>(k: &K, dtype: DType) {
     let shapes =
         [(0, 3, 5), (1, 1, 1), (3, 7, 11), (17, 33, 513), (41, 20, 5_000), (400, 9, 1_030)];
     for (tokens, hidden, vocab) in shapes {
-        for head_dtype in [dtype, DType::F32] {
-            check_shape(k, (tokens, hidden, vocab), dtype, head_dtype);
+        let heads =
+            [Stored::Dense(dtype), Stored::Dense(DType::F32), nf4(64, true), fp4(128, false)];
+        for head in heads {
+            let x = Host::normal(dtype, 1, tokens * hidden);
+            check(k, (tokens, hidden, vocab), &x, head);
         }
     }
 }
 
-fn check_shape<K: Backend>(
+/// A hidden state of no value gives a loss of no value, and harms no other token.
+pub(crate) fn check_cross_entropy_of_nan<K: Backend>(k: &K, dtype: DType) {
+    let (tokens, hidden, vocab) = (9, 5, 1_030);
+    let mut x = Host::normal(dtype, 1, tokens * hidden).f32;
+    for token in [2, 4, 6] {
+        x[token * hidden + 1] = f32::NAN;
+    }
+    let x = Host::new(dtype, x);
+    let loss = check(k, (tokens, hidden, vocab), &x, Stored::Dense(dtype));
+    let nan: Vec<usize> = (0..tokens).filter(|&i| loss[i].is_nan()).collect();
+    assert_eq!(nan, [2, 6], "the label of token 4 is ignored");
+}
+
+/// Loss and gradient against the reference; returns the loss.
+fn check<K: Backend>(
     k: &K,
     (tokens, hidden, vocab): (usize, usize, usize),
-    dtype: DType,
-    head_dtype: DType,
-) {
-    let x = Host::normal(dtype, 1, tokens * hidden);
-    let w = Host::normal(head_dtype, 2, vocab * hidden);
+    x: &Host,
+    stored: Stored,
+) -> Vec<f32> {
+    let (w, quantized) = stored.weight(vocab, hidden);
     let labels = labels(tokens, vocab);
     let grad_scale = 0.37;
     let naive = CrossEntropyInputs { hidden, x: &x.f32, w: &w.f32, labels: &labels };
@@ -35,16 +52,21 @@ fn check_shape<K: Backend>(
     let truth = reference::linear_cross_entropy(&truth, grad_scale);
 
     let head = w.upload(k);
-    let op = LinearCrossEntropy { tokens, hidden, vocab, weight: Weight::Dense(&head), grad_scale };
+    let quantized = quantized.map(|w| k.upload_quantized(w).unwrap());
+    let weight = quantized.as_ref().map_or(Weight::Dense(&head), Weight::Quantized);
+    let op = LinearCrossEntropy { tokens, hidden, vocab, weight, grad_scale };
     let (x, labels) = (x.upload(k), upload_u32(k, &labels));
     let mut loss = output(k, DType::F32, tokens);
-    let mut dx = output(k, dtype, tokens * hidden);
+    let mut dx = output(k, x.dtype(), tokens * hidden);
     k.linear_cross_entropy(&op, &x, &labels, &mut loss, Some(&mut dx)).unwrap();
-    let what = format!("{tokens} x {hidden} x {vocab}, head {head_dtype}");
+    let what = format!("{tokens} x {hidden} x {vocab}, head {stored:?}");
     assert_close(k, &format!("loss of {what}"), &loss, &naive.0, &truth.0);
     assert_close(k, &format!("dx of {what}"), &dx, &naive.1, &truth.1);
 
     let mut again = output(k, DType::F32, tokens);
     k.linear_cross_entropy(&op, &x, &labels, &mut again, None).unwrap();
-    assert_eq!(k.download(&again).unwrap(), k.download(&loss).unwrap());
+    let [loss, again] = [&loss, &again].map(|x| k.download(x).unwrap());
+    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&again), bits(&loss));
+    loss
 }

@@ -9,7 +9,22 @@ use crate::support::{FLOATS, Host, assert_close, output, rounded};
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stored {
     Dense(DType),
-    Quantized { blocksize: usize, double_quant: bool },
+    Quantized { quant_type: QuantType, blocksize: usize, double_quant: bool },
+}
+
+impl Stored {
+    /// A normal weight `[n, k]`: what it is worth, and its blocks if it is quantised.
+    pub(crate) fn weight(self, n: usize, k: usize) -> (Host, Option<nf4::QuantizedTensor>) {
+        let w = Host::normal(DType::F32, 2, n * k).f32;
+        match self {
+            Self::Dense(dtype) => (Host::new(dtype, w), None),
+            Self::Quantized { quant_type, blocksize, double_quant } => {
+                let config = QuantConfig::new(quant_type, blocksize, double_quant).unwrap();
+                let quantized = nf4::quantize("w", &w, &[n, k], &config).unwrap();
+                (Host::new(DType::F32, quantized.dequantize()), Some(quantized))
+            }
+        }
+    }
 }
 
 /// A linear to check.
@@ -33,8 +48,12 @@ const SHAPES: [(usize, usize, usize); 8] = [
     (33, 421, 257),
 ];
 
-const fn nf4(blocksize: usize, double_quant: bool) -> Stored {
-    Stored::Quantized { blocksize, double_quant }
+pub(crate) const fn nf4(blocksize: usize, double_quant: bool) -> Stored {
+    Stored::Quantized { quant_type: QuantType::Nf4, blocksize, double_quant }
+}
+
+pub(crate) const fn fp4(blocksize: usize, double_quant: bool) -> Stored {
+    Stored::Quantized { quant_type: QuantType::Fp4, blocksize, double_quant }
 }
 
 fn cases() -> impl Iterator<Item = Case> {
@@ -45,6 +64,7 @@ fn cases() -> impl Iterator<Item = Case> {
         (nf4(64, true), false, None),
         (nf4(64, true), true, Some((8, 0.1))),
         (nf4(128, false), false, Some((1, 0.0))),
+        (fp4(32, true), false, Some((2, 0.0))),
     ];
     SHAPES.into_iter().flat_map(move |shape| {
         stored.map(|(stored, bias, lora)| Case { shape, stored, bias, lora })
@@ -81,15 +101,7 @@ fn dropout(p: f32) -> Option<Dropout> {
 impl Operands {
     pub(crate) fn new(case: Case, dtype: DType) -> Self {
         let (m, n, k) = case.shape;
-        let w = Host::normal(DType::F32, 2, n * k).f32;
-        let (w, quantized) = match case.stored {
-            Stored::Dense(dtype) => (Host::new(dtype, w), None),
-            Stored::Quantized { blocksize, double_quant } => {
-                let config = QuantConfig::new(QuantType::Nf4, blocksize, double_quant).unwrap();
-                let quantized = nf4::quantize("w", &w, &[n, k], &config).unwrap();
-                (Host::new(DType::F32, quantized.dequantize()), Some(quantized))
-            }
-        };
+        let (w, quantized) = case.stored.weight(n, k);
         Self {
             x: Host::normal(dtype, 1, m * k),
             w,

@@ -27,9 +27,10 @@ macro_rules! checks {
                 gated::check_gated, gated::check_gated_backward,
                 linear::check_linear, linear::check_linear_backward,
                 linear::check_linear_accumulates, linear::check_linear_rounds_once,
-                attention::check_attention, attention::check_attention_backward,
+                attention::check_attention, attention::check_attention_of_nan,
+                attention::check_attention_backward,
                 attention::check_shared_keys,
-                cross_entropy::check_cross_entropy,
+                cross_entropy::check_cross_entropy, cross_entropy::check_cross_entropy_of_nan,
                 optimizer::check_squared_norm, optimizer::check_adamw,
             );
         }

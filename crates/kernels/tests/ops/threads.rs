@@ -33,33 +33,39 @@ fn check(run: impl Fn(&Cpu, DType) -> Bits + Sync) {
 
 #[test]
 fn linear() {
-    for (shape, r) in [((700, 450, 300), 8), ((3, 500, 300), 8), ((40, 1_200, 1_100), 4)] {
-        let case = linear::Case {
-            shape,
-            stored: linear::Stored::Quantized { blocksize: 64, double_quant: true },
-            bias: true,
-            lora: Some((r, 0.1)),
-        };
-        let (m, n, k) = shape;
-        let zeros = |cpu: &Cpu, len| Host::new(DType::F32, vec![0.0; len]).upload(cpu);
-        check(|cpu, dtype| {
-            let uploaded = linear::Operands::new(case, dtype).upload(cpu);
-            let (y, xa) = uploaded.forward(cpu, dtype);
-            let dy = Host::normal(dtype, 6, m * n).upload(cpu);
-            let mut dx = output(cpu, dtype, m * k);
-            let (mut da, mut db) = (zeros(cpu, r * k), zeros(cpu, n * r));
-            let grads = LinearGrads {
-                dx: Some(&mut dx),
-                accumulate_dx: false,
-                da: Some(&mut da),
-                db: Some(&mut db),
-            };
-            cpu.linear_backward(&uploaded.op(), &uploaded.x, xa.as_ref(), &dy, grads).unwrap();
-            let xa = xa.unwrap();
-            let all = [("y", &y), ("xa", &xa), ("dx", &dx), ("da", &da), ("db", &db)];
-            all.map(|(what, x)| (what, bits(x))).into()
-        });
+    let dense = linear::Stored::Dense;
+    for (stored, shape, r) in [
+        (linear::nf4(64, true), (700, 450, 300), 8),
+        (linear::nf4(64, true), (3, 500, 300), 8),
+        (linear::nf4(64, true), (40, 1_200, 1_100), 4),
+        (dense(DType::F32), (300, 450, 300), 8),
+        (dense(DType::Bf16), (300, 450, 300), 8),
+    ] {
+        let lora = Some((r, 0.1));
+        check_linear(linear::Case { shape, stored, bias: true, lora }, r);
     }
+}
+
+fn check_linear(case: linear::Case, r: usize) {
+    let (m, n, k) = case.shape;
+    let zeros = |cpu: &Cpu, len| Host::new(DType::F32, vec![0.0; len]).upload(cpu);
+    check(|cpu, dtype| {
+        let uploaded = linear::Operands::new(case, dtype).upload(cpu);
+        let (y, xa) = uploaded.forward(cpu, dtype);
+        let dy = Host::normal(dtype, 6, m * n).upload(cpu);
+        let mut dx = output(cpu, dtype, m * k);
+        let mut sum = Host::normal(dtype, 7, m * k).upload(cpu);
+        let (mut da, mut db) = (zeros(cpu, r * k), zeros(cpu, n * r));
+        let (da, db) = (&mut da, &mut db);
+        for (dx, accumulate_dx) in [(&mut dx, false), (&mut sum, true)] {
+            let grads = LinearGrads { dx: Some(dx), accumulate_dx, da: Some(da), db: Some(db) };
+            cpu.linear_backward(&uploaded.op(), &uploaded.x, xa.as_ref(), &dy, grads).unwrap();
+        }
+        let xa = xa.unwrap();
+        let all =
+            [("y", &y), ("xa", &xa), ("dx", &dx), ("accumulated dx", &sum), ("da", da), ("db", db)];
+        all.map(|(what, x)| (what, bits(x))).into()
+    });
 }
 
 #[test]
@@ -107,8 +113,10 @@ fn rows_and_elements() {
         let mut inv_rms = output(cpu, DType::F32, op.rows);
         let [mut y, mut dx, mut gated, mut d_gate, mut d_up] =
             [(); 5].map(|()| output(cpu, dtype, len));
+        let mut sum = Host::normal(dtype, 5, len).upload(cpu);
         cpu.rms_norm(op, &x, &weight, &mut y, &mut inv_rms).unwrap();
         cpu.rms_norm_backward(op, &x, &weight, &inv_rms, &dy, &mut dx, false).unwrap();
+        cpu.rms_norm_backward(op, &x, &weight, &inv_rms, &dy, &mut sum, true).unwrap();
         let act = Activation::Silu;
         cpu.gated(act, &x, &up, &mut gated).unwrap();
         cpu.gated_backward(act, &x, &up, &dy, &mut d_gate, &mut d_up).unwrap();
@@ -116,6 +124,7 @@ fn rows_and_elements() {
         vec![
             ("rms_norm", bits(&y)),
             ("rms_norm_backward", bits(&dx)),
+            ("rms_norm_backward, accumulated", bits(&sum)),
             ("gated", bits(&gated)),
             ("d_gate", bits(&d_gate)),
             ("d_up", bits(&d_up)),
