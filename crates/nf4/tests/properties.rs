@@ -1,8 +1,10 @@
 //! Laws of the number formats, on generated weights of any size.
 
+use std::collections::HashMap;
+
 use half::bf16;
 use nf4::dynamic8::{self, Rounding};
-use nf4::{Absmax, BLOCKSIZES, Element, Error, QuantConfig, QuantType, QuantizedTensor};
+use nf4::{Absmax, BLOCKSIZES, Element, Error, QuantConfig, QuantType, QuantizedTensor, state};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -20,14 +22,30 @@ fn quant_types() -> impl Strategy<Value = QuantType> {
 }
 
 fn blocksizes() -> impl Strategy<Value = usize> {
-    select(BLOCKSIZES[..4].to_vec())
+    select(BLOCKSIZES.to_vec())
 }
 
-/// Weights of a few blocks, ragged, with zeros, at any ordinary scale.
+fn element() -> impl Strategy<Value = f32> {
+    prop_oneof![8 => -1.0_f32..1.0, 1 => Just(0.0)]
+}
+
+/// Weights of a few small blocks or a few large ones, ragged, with zeros, at any ordinary scale.
 fn weights() -> impl Strategy<Value = Vec<f32>> {
-    let element = prop_oneof![8 => -1.0_f32..1.0, 1 => Just(0.0)];
-    (vec(element, 1..900), -20..20_i32)
+    let data = prop_oneof![3 => vec(element(), 1..900), 1 => vec(element(), 4_000..9_000)];
+    (data, -20..20_i32)
         .prop_map(|(data, power)| data.iter().map(|x| x * 2.0_f32.powi(power)).collect())
+}
+
+/// Weights whose blocks of 32 fill several nested blocks (of 256), each at a scale of its own.
+fn nested_blocks() -> impl Strategy<Value = Vec<f32>> {
+    let scaled = |(i, x): (usize, f32)| x * 4.0_f32.powi((i / (32 * 256)) as i32);
+    vec(element(), 20_000..30_000)
+        .prop_map(move |x| x.into_iter().enumerate().map(scaled).collect())
+}
+
+/// A block size, and elements of at most one block.
+fn one_block() -> impl Strategy<Value = (usize, Vec<f32>)> {
+    blocksizes().prop_flat_map(|blocksize| (Just(blocksize), vec(-1.0_f32..1.0, 1..=blocksize)))
 }
 
 fn quantize<T: Element>(
@@ -94,10 +112,10 @@ proptest! {
     }
 
     #[test]
-    fn powers_of_two_scale_absmax_only(data in weights(), quant_type in quant_types(), power in -30..30_i32) {
+    fn powers_of_two_scale_absmax_only(data in weights(), quant_type in quant_types(), blocksize in blocksizes(), power in -30..30_i32) {
         let factor = 2.0_f32.powi(power);
         let scaled: Vec<f32> = data.iter().map(|x| x * factor).collect();
-        let (before, after) = (quantize(&data, quant_type, 64, false), quantize(&scaled, quant_type, 64, false));
+        let [before, after] = [&data, &scaled].map(|x| quantize(x, quant_type, blocksize, false));
         prop_assert_eq!(after.packed(), before.packed());
         // The last block stores at least 1e-38, even if it is zero.
         let expected = before.restored_absmax().iter().map(|x| if *x > 1e-38 { x * factor } else { *x }).collect::<Vec<_>>();
@@ -105,9 +123,9 @@ proptest! {
     }
 
     #[test]
-    fn larger_elements_never_get_smaller_values(mut data in vec(-1.0_f32..1.0, 1..=64), quant_type in quant_types()) {
+    fn larger_elements_never_get_smaller_values((blocksize, mut data) in one_block(), quant_type in quant_types()) {
         data.sort_by(f32::total_cmp);
-        let restored: Vec<f32> = quantize(&data, quant_type, 64, false).dequantize();
+        let restored: Vec<f32> = quantize(&data, quant_type, blocksize, false).dequantize();
         prop_assert!(restored.is_sorted(), "{restored:?}");
     }
 
@@ -125,10 +143,11 @@ proptest! {
     }
 
     #[test]
-    fn parts_go_back_together(data in weights(), quant_type in quant_types(), double_quant: bool) {
-        let tensor = quantize(&data, quant_type, 64, double_quant);
-        let again = QuantizedTensor::from_parts("w", tensor.clone().into_parts()).expect("same parts");
-        prop_assert_eq!(again, tensor);
+    fn stored_tensors_give_the_weight_back(data in weights(), quant_type in quant_types(), blocksize in blocksizes(), double_quant: bool) {
+        let tensor = quantize(&data, quant_type, blocksize, double_quant);
+        let stored: HashMap<_, _> = state::to_tensors(&tensor, "m").into_iter().collect();
+        let back = state::from_tensors("m", |key| stored.get(key).cloned()).expect("readable");
+        prop_assert_eq!(&back, &tensor);
     }
 
     #[test]
@@ -140,20 +159,6 @@ proptest! {
         let mut part = vec![f32::NAN; end - start];
         nf4::dequantize_range(tensor.packed(), &tensor.restored_absmax(), QuantType::Nf4, blocksize, start, &mut part);
         prop_assert_eq!(bits(&part), bits(&whole[start..end]));
-    }
-
-    /// Half the largest gap of the map (0.00703), half a step of the table (7.7e-6) on either side
-    /// of it, and f32 rounding of the sum with the offset.
-    #[test]
-    fn nested_scales_are_close(data in weights()) {
-        let plain = quantize(&data, QuantType::Nf4, 32, false);
-        let nested = quantize(&data, QuantType::Nf4, 32, true);
-        prop_assert_eq!(nested.packed(), plain.packed());
-        let Absmax::Nested(scales) = nested.absmax() else { panic!("double quantisation was on") };
-        for (i, (x, y)) in plain.restored_absmax().iter().zip(&*nested.restored_absmax()).enumerate() {
-            let bound = scales.absmax[i / scales.blocksize] * 0.00705 + x.abs().max(scales.offset) * 3e-7;
-            prop_assert!((x - y).abs() <= bound, "{x} -> {y}");
-        }
     }
 
     #[test]
@@ -196,6 +201,26 @@ proptest! {
                 prop_assert_eq!(value.to_bits(), bad.to_bits());
             }
             other => prop_assert!(false, "{other}"),
+        }
+    }
+}
+
+proptest! {
+    // Each case is large.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Half the largest gap of the map (0.00703), half a step of the table (7.7e-6) on either side
+    /// of it, and f32 rounding of the sum with the offset.
+    #[test]
+    fn nested_scales_are_close(data in nested_blocks()) {
+        let plain = quantize(&data, QuantType::Nf4, 32, false);
+        let nested = quantize(&data, QuantType::Nf4, 32, true);
+        prop_assert_eq!(nested.packed(), plain.packed());
+        let Absmax::Nested(scales) = nested.absmax() else { panic!("double quantisation was on") };
+        prop_assert!(scales.absmax.len() > 2, "several nested blocks");
+        for (i, (x, y)) in plain.restored_absmax().iter().zip(&*nested.restored_absmax()).enumerate() {
+            let bound = scales.absmax[i / scales.blocksize] * 0.00705 + x.abs().max(scales.offset) * 3e-7;
+            prop_assert!((x - y).abs() <= bound, "{x} -> {y}");
         }
     }
 }
