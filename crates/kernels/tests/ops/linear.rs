@@ -1,7 +1,10 @@
 use kernels::ops::{Dropout, Linear, LinearGrads, Lora, Weight};
 use kernels::reference::{self, LinearInputs, LoraInputs};
 use kernels::{Backend, DType};
-use nf4::{QuantConfig, QuantType};
+use nf4::{BLOCKSIZES, QuantConfig, QuantType};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
 
 use crate::support::{FLOATS, Host, assert_close, output, rounded};
 
@@ -181,17 +184,37 @@ impl<K: Backend> Uploaded<K> {
     }
 }
 
+/// Any small shape, mostly ragged.
+fn ragged() -> impl Strategy<Value = Case> {
+    let stored = prop_oneof![
+        select(FLOATS.to_vec()).prop_map(Stored::Dense),
+        (select(BLOCKSIZES.to_vec()), any::<bool>()).prop_map(|(size, double)| nf4(size, double)),
+    ];
+    let lora = option::of((1..12_usize, select(vec![0.0, 0.25_f32])));
+    ((0..40_usize, 1..90_usize, 1..90_usize), stored, any::<bool>(), lora)
+        .prop_map(|(shape, stored, bias, lora)| Case { shape, stored, bias, lora })
+}
+
 pub(crate) fn check_linear<K: Backend>(k: &K, dtype: DType) {
-    for case in cases() {
-        let operands = Operands::new(case, dtype);
-        let (naive, truth) =
-            (reference::linear(&operands.naive()), reference::linear(&operands.truth()));
-        for y_dtype in FLOATS {
-            let (y, xa) = operands.upload(k).forward(k, y_dtype);
-            assert_close(k, &format!("{y_dtype} y of {case:?}"), &y, &naive.0, &truth.0);
-            if let Some(xa) = xa {
-                assert_close(k, &format!("xa of {case:?}"), &xa, &naive.1, &truth.1);
-            }
+    cases().for_each(|case| check_forward(k, case, dtype));
+}
+
+pub(crate) fn check_ragged_linear<K: Backend>(k: &K, dtype: DType) {
+    proptest!(|(case in ragged())| {
+        check_forward(k, case, dtype);
+        check_backward(k, case, dtype);
+    });
+}
+
+fn check_forward<K: Backend>(k: &K, case: Case, dtype: DType) {
+    let operands = Operands::new(case, dtype);
+    let (naive, truth) =
+        (reference::linear(&operands.naive()), reference::linear(&operands.truth()));
+    for y_dtype in FLOATS {
+        let (y, xa) = operands.upload(k).forward(k, y_dtype);
+        assert_close(k, &format!("{y_dtype} y of {case:?}"), &y, &naive.0, &truth.0);
+        if let Some(xa) = xa {
+            assert_close(k, &format!("xa of {case:?}"), &xa, &naive.1, &truth.1);
         }
     }
 }
@@ -267,30 +290,28 @@ fn assert_rounded_once<K: Backend>(
 }
 
 pub(crate) fn check_linear_backward<K: Backend>(k: &K, dtype: DType) {
-    for case in cases() {
-        let (m, n, depth) = case.shape;
-        let operands = Operands::new(case, dtype);
-        let uploaded = operands.upload(k);
-        let dy = Host::normal(dtype, 6, m * n);
-        let (_, xa) = uploaded.forward(k, dtype);
-        let mut dx = output(k, dtype, m * depth);
-        let zeros = |len| Host::new(DType::F32, vec![0.0; len]).upload(k);
-        let mut da = case.lora.map(|(r, _)| zeros(r * depth));
-        let mut db = case.lora.map(|(r, _)| zeros(n * r));
-        let grads = LinearGrads {
-            dx: Some(&mut dx),
-            accumulate_dx: false,
-            da: da.as_mut(),
-            db: db.as_mut(),
-        };
-        k.linear_backward(&uploaded.op(), &uploaded.x, xa.as_ref(), &dy.upload(k), grads).unwrap();
-        let naive = reference::linear_backward(&operands.naive(), &dy.f32);
-        let truth = reference::linear_backward(&operands.truth(), &dy.f64);
-        assert_close(k, &format!("dx of {case:?}"), &dx, &naive[0], &truth[0]);
-        if let (Some(da), Some(db)) = (&da, &db) {
-            assert_close(k, &format!("da of {case:?}"), da, &naive[1], &truth[1]);
-            assert_close(k, &format!("db of {case:?}"), db, &naive[2], &truth[2]);
-        }
+    cases().for_each(|case| check_backward(k, case, dtype));
+}
+
+fn check_backward<K: Backend>(k: &K, case: Case, dtype: DType) {
+    let (m, n, depth) = case.shape;
+    let operands = Operands::new(case, dtype);
+    let uploaded = operands.upload(k);
+    let dy = Host::normal(dtype, 6, m * n);
+    let (_, xa) = uploaded.forward(k, dtype);
+    let mut dx = output(k, dtype, m * depth);
+    let zeros = |len| Host::new(DType::F32, vec![0.0; len]).upload(k);
+    let mut da = case.lora.map(|(r, _)| zeros(r * depth));
+    let mut db = case.lora.map(|(r, _)| zeros(n * r));
+    let grads =
+        LinearGrads { dx: Some(&mut dx), accumulate_dx: false, da: da.as_mut(), db: db.as_mut() };
+    k.linear_backward(&uploaded.op(), &uploaded.x, xa.as_ref(), &dy.upload(k), grads).unwrap();
+    let naive = reference::linear_backward(&operands.naive(), &dy.f32);
+    let truth = reference::linear_backward(&operands.truth(), &dy.f64);
+    assert_close(k, &format!("dx of {case:?}"), &dx, &naive[0], &truth[0]);
+    if let (Some(da), Some(db)) = (&da, &db) {
+        assert_close(k, &format!("da of {case:?}"), da, &naive[1], &truth[1]);
+        assert_close(k, &format!("db of {case:?}"), db, &naive[2], &truth[2]);
     }
 }
 
