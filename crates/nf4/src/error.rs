@@ -4,10 +4,22 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The block size is not one bitsandbytes knows.
+    /// The block size to quantise with is not one bitsandbytes knows.
     #[error("blocksize {blocksize} is not supported; use one of {:?}", crate::BLOCKSIZES)]
     Blocksize {
         /// The value that was asked for.
+        blocksize: usize,
+    },
+    /// A quantised tensor has blocks of a size that there is not.
+    #[error(
+        "tensor `{name}`: {part} {blocksize} is not one bitsandbytes writes; the checkpoint is damaged"
+    )]
+    PartBlocksize {
+        /// Name of the tensor.
+        name: String,
+        /// Which blocks: `blocksize`, or `nested_blocksize` for those of the scales.
+        part: &'static str,
+        /// The size found.
         blocksize: usize,
     },
     /// The shape's product is not the number of elements given.

@@ -1,8 +1,7 @@
 use std::borrow::Cow;
 
-use crate::config::check_blocksize;
 use crate::dequantize::dequantize_all;
-use crate::{Element, Error, NestedAbsmax, QuantType, SourceDtype};
+use crate::{BLOCKSIZES, Element, Error, NestedAbsmax, QuantType, SourceDtype};
 
 /// The scales of a quantised weight.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +42,8 @@ impl QuantizedTensor {
     /// Errors when the block size is not supported, a length does not fit the shape, or a scale is
     /// not finite.
     pub fn from_parts(name: &str, parts: Parts) -> Result<Self, Error> {
-        check_blocksize(parts.blocksize)?;
+        let known = BLOCKSIZES.contains(&parts.blocksize);
+        check_blocksize(name, "blocksize", parts.blocksize, known)?;
         let numel = numel(&parts.shape).ok_or_else(|| Error::Shape {
             name: name.to_owned(),
             shape: parts.shape.clone(),
@@ -155,11 +155,9 @@ fn check_absmax(name: &str, absmax: &Absmax, blocks: usize) -> Result<(), Error>
             check_finite(name, "absmax", absmax)
         }
         Absmax::Nested(nested) => {
-            if nested.blocksize == 0 {
-                let blocksize = nested.blocksize;
-                return Err(Error::Blocksize { blocksize });
-            }
-            let groups = blocks.div_ceil(nested.blocksize);
+            let blocksize = nested.blocksize;
+            check_blocksize(name, "nested_blocksize", blocksize, blocksize > 0)?;
+            let groups = blocks.div_ceil(blocksize);
             check_length(name, "absmax", nested.codes.len(), blocks)?;
             check_length(name, "nested_absmax", nested.absmax.len(), groups)?;
             check_finite(name, "nested_absmax", &nested.absmax)?;
@@ -167,6 +165,18 @@ fn check_absmax(name: &str, absmax: &Absmax, blocks: usize) -> Result<(), Error>
             check_finite(name, "nested_offset", &[nested.offset])
         }
     }
+}
+
+fn check_blocksize(
+    name: &str,
+    part: &'static str,
+    blocksize: usize,
+    valid: bool,
+) -> Result<(), Error> {
+    if valid {
+        return Ok(());
+    }
+    Err(Error::PartBlocksize { name: name.to_owned(), part, blocksize })
 }
 
 fn check_length(

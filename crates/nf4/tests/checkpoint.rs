@@ -151,10 +151,16 @@ fn a_damaged_json_is_an_error() {
     };
     let cases = [
         (replace("}", ""), "not the JSON"),
-        (replace("\"blocksize\": 64", "\"blocksize\": 65"), "blocksize 65 is not supported"),
+        (
+            replace("\"blocksize\": 64", "\"blocksize\": 65"),
+            "tensor `m.weight`: blocksize 65 is not one",
+        ),
         (replace("\"quant_type\": \"nf4\"", "\"quant_type\": \"fp4\""), "says quant_type fp4"),
         (replace("\"nested_dtype\": \"float32\"", "\"nested_dtype\": \"float16\""), "nested_dtype"),
-        (replace("\"nested_blocksize\": 256", "\"nested_blocksize\": 0"), "blocksize 0"),
+        (
+            replace("\"nested_blocksize\": 256", "\"nested_blocksize\": 0"),
+            "tensor `m.weight`: nested_blocksize 0 is not one",
+        ),
         (replace("\"nested_offset\"", "\"nested_other\""), "not the JSON"),
         (replace("[33, 65]", "[33, 66]"), "packed has length 1073, expected 1089"),
         (replace("[33, 65]", "[4294967296, 4294967296]"), "does not hold"),
