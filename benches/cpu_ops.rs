@@ -1,7 +1,8 @@
 //! Operations of the CPU backend at the shapes of SmolLM2-135M and 1024 tokens.
 //!
-//! Matmuls count floating-point operations: criterion's `Gelem/s` are GFLOP/s. The rest counts the
-//! bytes read and written. `dense gemm` is the yardstick: the `gemm` crate alone, on all threads.
+//! Matmuls count floating-point operations: criterion's `Gelem/s` are GFLOP/s. Attention counts
+//! queries; the rest counts the bytes read and written, in GB/s. `dense gemm` is the yardstick: the
+//! `gemm` crate alone, on all threads.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use half::bf16;
@@ -250,11 +251,11 @@ fn rows_and_elements(c: &mut Criterion) {
         let mut y = empty(cpu, dtype, len);
         let mut inv_rms = empty(cpu, DType::F32, TOKENS);
         let mut group = c.benchmark_group(format!("elementwise {dtype}"));
-        group.throughput(Throughput::Bytes((2 * len * dtype.size()) as u64));
+        group.throughput(Throughput::BytesDecimal((2 * len * dtype.size()) as u64));
         group.bench_function("rms_norm", |b| {
             b.iter(|| cpu.rms_norm(op, &x, &weight, &mut y, &mut inv_rms).unwrap());
         });
-        group.throughput(Throughput::Bytes((3 * len * dtype.size()) as u64));
+        group.throughput(Throughput::BytesDecimal((3 * len * dtype.size()) as u64));
         group.bench_function("rms_norm_backward", |b| {
             b.iter(|| {
                 cpu.rms_norm_backward(op, &x, &weight, &inv_rms, &dy, &mut y, false).unwrap();
@@ -266,11 +267,11 @@ fn rows_and_elements(c: &mut Criterion) {
         let [gate, up, dy] = [(); 3].map(|()| upload(cpu, dtype, len));
         let [mut out, mut d_gate] = [(); 2].map(|()| empty(cpu, dtype, len));
         let act = Activation::Silu;
-        group.throughput(Throughput::Bytes((3 * len * dtype.size()) as u64));
+        group.throughput(Throughput::BytesDecimal((3 * len * dtype.size()) as u64));
         group.bench_function("swiglu", |b| {
             b.iter(|| cpu.gated(act, &gate, &up, &mut out).unwrap());
         });
-        group.throughput(Throughput::Bytes((5 * len * dtype.size()) as u64));
+        group.throughput(Throughput::BytesDecimal((5 * len * dtype.size()) as u64));
         group.bench_function("swiglu_backward", |b| {
             b.iter(|| {
                 cpu.gated_backward(act, &gate, &up, &dy, &mut d_gate, &mut out).unwrap();

@@ -1,4 +1,5 @@
-//! Quantising and restoring a 4096 x 4096 weight; rates are in bytes of the unquantised elements.
+//! Quantising and restoring a 4096 x 4096 weight; rates count bytes of the unquantised
+//! elements, in GB/s.
 //!
 //! `cargo bench --bench nf4`
 
@@ -30,7 +31,7 @@ fn config(quant_type: QuantType, double_quant: bool) -> QuantConfig {
 
 fn bench_element<T: Element>(group: &mut Group<'_>, config: &QuantConfig, name: &str) {
     let data = weight::<T>();
-    group.throughput(Throughput::Bytes(size_of_val(data.as_slice()) as u64));
+    group.throughput(Throughput::BytesDecimal(size_of_val(data.as_slice()) as u64));
     group.bench_function(format!("quantize/{name}"), |b| {
         b.iter(|| nf4::quantize("w", black_box(&data), &SHAPE, config));
     });
@@ -47,7 +48,7 @@ fn bench_range(group: &mut Group<'_>) {
     let quantized = quantized.expect("finite");
     let absmax = quantized.restored_absmax();
     let mut out = vec![0.0; 64 * SHAPE[1]];
-    group.throughput(Throughput::Bytes(size_of_val(out.as_slice()) as u64));
+    group.throughput(Throughput::BytesDecimal(size_of_val(out.as_slice()) as u64));
     group.bench_function("dequantize_range/f32/one thread", |b| {
         b.iter(|| {
             let (packed, out) = (quantized.packed(), black_box(&mut out));
