@@ -15,9 +15,9 @@ pub(super) struct Mat<'a> {
 impl<'a> Mat<'a> {
     /// Rows of `cols` elements, `stride` apart.
     pub(super) fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
-        let mat = Self { data, rows, cols, row_stride: stride, col_stride: 1 };
-        assert!(mat.span() <= data.len(), "matrix exceeds its slice");
-        mat
+        let end = end(rows, cols, stride);
+        assert!(end.is_some_and(|end| end <= data.len()), "matrix exceeds its slice");
+        Self { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
     /// Contiguous rows.
@@ -35,18 +35,14 @@ impl<'a> Mat<'a> {
             ..self
         }
     }
-
-    const fn span(&self) -> usize {
-        span(self.rows, self.cols, self.row_stride, self.col_stride)
-    }
 }
 
-/// Elements from the first to the last of a strided matrix.
-const fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
+/// Where the last of `rows` rows of `cols` elements ends, unless that is beyond any slice.
+fn end(rows: usize, cols: usize, stride: usize) -> Option<usize> {
     if rows == 0 || cols == 0 {
-        return 0;
+        return Some(0);
     }
-    (rows - 1) * row_stride + (cols - 1) * col_stride + 1
+    (rows - 1).checked_mul(stride)?.checked_add(cols)
 }
 
 /// `out = [out +] alpha * a . b` for contiguous row-major `out`. The order of additions depends on
@@ -54,7 +50,7 @@ const fn span(rows: usize, cols: usize, row_stride: usize, col_stride: usize) ->
 pub(super) fn gemm(out: &mut [f32], accumulate: bool, alpha: f32, a: Mat<'_>, b: Mat<'_>) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(k, b.rows, "inner dimensions differ");
-    assert_eq!(out.len(), m * n, "output shape differs");
+    assert_eq!(Some(out.len()), m.checked_mul(n), "output shape differs");
     if m == 0 || n == 0 {
         return;
     }
@@ -66,8 +62,8 @@ pub(super) fn gemm(out: &mut [f32], accumulate: bool, alpha: f32, a: Mat<'_>, b:
     }
     // SAFETY: this function upholds gemm's contract. `out` is exclusively borrowed and holds m * n
     // elements at strides (n, 1), all distinct; `Mat` checked at construction that every element it
-    // addresses lies within its slice; shared borrows cannot overlap `out`. Strides fit isize, for
-    // a slice is never longer than isize::MAX bytes.
+    // addresses lies within its slice; shared borrows cannot overlap `out`. Strides that are used
+    // fit isize, for a slice is never longer than isize::MAX bytes.
     unsafe {
         gemm::gemm(
             m,
@@ -115,5 +111,11 @@ mod tests {
     #[should_panic(expected = "matrix exceeds its slice")]
     fn a_matrix_larger_than_its_slice_is_refused() {
         let _ = Mat::strided(&[0.0; 6], 2, 3, 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "matrix exceeds its slice")]
+    fn a_matrix_larger_than_memory_is_refused() {
+        let _ = Mat::strided(&[0.0; 6], usize::MAX / 2 + 2, 1, 2);
     }
 }
