@@ -1,6 +1,6 @@
 //! What can go wrong in an operation.
 
-use crate::DType;
+use crate::{DType, MemoryKind};
 
 /// Result of a backend operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -41,6 +41,14 @@ pub enum Error {
         position: usize,
         /// Rows of the table.
         len: usize,
+    },
+    /// The device has no room for a buffer.
+    #[error("out of memory: {bytes} bytes for {kind:?} cannot be allocated")]
+    OutOfMemory {
+        /// What the buffer is for.
+        kind: MemoryKind,
+        /// Bytes asked for.
+        bytes: usize,
     },
     /// A parameter has a value with no meaning for the operation.
     #[error("{op}: {what}")]

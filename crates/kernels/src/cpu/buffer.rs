@@ -2,10 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytemuck::Zeroable;
+use bytemuck::allocation::try_zeroed_slice_box;
 use half::bf16;
 
 use super::pool::{Pool, capacity_for};
-use crate::{Buffer, DType, MemoryKind, MemoryLedger};
+use crate::{Buffer, DType, Error, HostSlice, MemoryKind, MemoryLedger, Result};
 
 /// Elements of a buffer, by type.
 #[derive(Debug)]
@@ -16,16 +18,24 @@ pub(super) enum Storage {
 }
 
 impl Storage {
-    /// Zeros, with the capacity that the pool asks for.
-    pub(super) fn zeros(dtype: DType, len: usize) -> Self {
+    /// Zeros, with the capacity that the pool asks for; `None` without memory for them.
+    pub(super) fn zeros(dtype: DType, len: usize) -> Option<Self> {
         let capacity = capacity_for(len);
         let mut storage = match dtype {
-            DType::F32 => Self::F32(vec![0.0; capacity]),
-            DType::Bf16 => Self::Bf16(vec![bf16::ZERO; capacity]),
-            DType::U32 => Self::U32(vec![0; capacity]),
+            DType::F32 => Self::F32(zeros(capacity)?),
+            DType::Bf16 => Self::Bf16(zeros(capacity)?),
+            DType::U32 => Self::U32(zeros(capacity)?),
         };
         storage.resize(len);
-        storage
+        Some(storage)
+    }
+
+    fn copy(data: HostSlice<'_>) -> Option<Self> {
+        Some(match data {
+            HostSlice::F32(x) => Self::F32(copy(x)?),
+            HostSlice::Bf16(x) => Self::Bf16(copy(x)?),
+            HostSlice::U32(x) => Self::U32(copy(x)?),
+        })
     }
 
     pub(super) const fn dtype(&self) -> DType {
@@ -78,6 +88,18 @@ impl Storage {
     }
 }
 
+/// Zeroed by the system, which touches no page before its first use.
+fn zeros<T: Zeroable>(len: usize) -> Option<Vec<T>> {
+    try_zeroed_slice_box(len).ok().map(Vec::from)
+}
+
+fn copy<T: Copy>(data: &[T]) -> Option<Vec<T>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(data.len()).ok()?;
+    copy.extend_from_slice(data);
+    Some(copy)
+}
+
 /// What all clones of a backend and all its buffers share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -105,26 +127,46 @@ pub struct CpuBuffer {
 }
 
 impl CpuBuffer {
-    pub(super) fn new(shared: &Arc<Shared>, storage: Storage, kind: MemoryKind) -> Self {
+    fn new(shared: &Arc<Shared>, storage: Storage, kind: MemoryKind) -> Self {
         shared.ledger.add(kind, storage.bytes());
         Self { storage, kind, shared: Arc::clone(shared) }
     }
 
     /// Unspecified content.
-    pub(super) fn alloc(shared: &Arc<Shared>, dtype: DType, len: usize, kind: MemoryKind) -> Self {
-        let storage = shared.take(dtype, len).unwrap_or_else(|| Storage::zeros(dtype, len));
-        Self::new(shared, storage, kind)
+    pub(super) fn alloc(
+        shared: &Arc<Shared>,
+        dtype: DType,
+        len: usize,
+        kind: MemoryKind,
+    ) -> Result<Self> {
+        let storage = shared.take(dtype, len).or_else(|| Storage::zeros(dtype, len));
+        let storage = storage.ok_or_else(|| out_of_memory(dtype, len, kind))?;
+        Ok(Self::new(shared, storage, kind))
     }
 
-    pub(super) fn zeros(shared: &Arc<Shared>, dtype: DType, len: usize, kind: MemoryKind) -> Self {
-        let storage = shared.take(dtype, len).map_or_else(
-            || Storage::zeros(dtype, len),
-            |mut pooled| {
-                pooled.fill_zero();
-                pooled
-            },
-        );
-        Self::new(shared, storage, kind)
+    pub(super) fn zeros(
+        shared: &Arc<Shared>,
+        dtype: DType,
+        len: usize,
+        kind: MemoryKind,
+    ) -> Result<Self> {
+        let pooled = shared.take(dtype, len).map(|mut pooled| {
+            pooled.fill_zero();
+            pooled
+        });
+        let storage = pooled.or_else(|| Storage::zeros(dtype, len));
+        let storage = storage.ok_or_else(|| out_of_memory(dtype, len, kind))?;
+        Ok(Self::new(shared, storage, kind))
+    }
+
+    pub(super) fn upload(
+        shared: &Arc<Shared>,
+        data: HostSlice<'_>,
+        kind: MemoryKind,
+    ) -> Result<Self> {
+        let storage = Storage::copy(data);
+        let storage = storage.ok_or_else(|| out_of_memory(data.dtype(), data.len(), kind))?;
+        Ok(Self::new(shared, storage, kind))
     }
 
     pub(super) const fn storage(&self) -> &Storage {
@@ -158,6 +200,10 @@ impl CpuBuffer {
             _ => None,
         }
     }
+}
+
+const fn out_of_memory(dtype: DType, len: usize, kind: MemoryKind) -> Error {
+    Error::OutOfMemory { kind, bytes: len.saturating_mul(dtype.size()) }
 }
 
 impl Buffer for CpuBuffer {

@@ -59,13 +59,13 @@ pub(super) fn run(
     let head = Head { weight, hidden, vocab };
     for rows in trained.chunks((LOGITS / vocab).clamp(MIN_TOKENS, MAX_TOKENS)) {
         let labels = rows.iter().map(|&row| labels[row] as usize).collect();
-        let x = gather(cpu, x, rows, hidden);
-        let mut chunk = Chunk::new(cpu, head, &x, labels);
+        let x = gather(cpu, x, rows, hidden)?;
+        let mut chunk = Chunk::new(cpu, head, &x, labels)?;
         for (&row, stats) in rows.iter().zip(&chunk.stats) {
             token_loss[row] = stats.loss();
         }
         if let Some(dx) = &mut dx {
-            let grad = chunk.gradient(cpu, op.grad_scale);
+            let grad = chunk.gradient(cpu, op.grad_scale)?;
             for (&row, grad) in rows.iter().zip(grad.chunks(hidden)) {
                 dx[row].store(grad);
             }
@@ -84,12 +84,12 @@ fn trained_rows(name: Op, labels: &[u32], vocab: usize) -> Result<Vec<usize>> {
     }
 }
 
-fn gather(cpu: &Cpu, x: FloatRef<'_>, rows: &[usize], cols: usize) -> F32Scratch {
-    let mut out = cpu.scratch(rows.len() * cols);
+fn gather(cpu: &Cpu, x: FloatRef<'_>, rows: &[usize], cols: usize) -> Result<F32Scratch> {
+    let mut out = cpu.scratch(rows.len() * cols)?;
     for (out, &row) in out.chunks_mut(cols).zip(rows) {
         x.chunk(row, cols).widen_into(out);
     }
-    out
+    Ok(out)
 }
 
 #[derive(Clone, Copy)]
@@ -163,9 +163,9 @@ struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    fn new(cpu: &Cpu, head: Head<'a>, x: &[f32], labels: Vec<usize>) -> Self {
+    fn new(cpu: &Cpu, head: Head<'a>, x: &[f32], labels: Vec<usize>) -> Result<Self> {
         let tokens = labels.len();
-        let mut logits = cpu.scratch(tokens * head.vocab);
+        let mut logits = cpu.scratch(tokens * head.vocab)?;
         let tasks = logits.par_chunks_mut(tokens * PANEL).enumerate();
         let panels = tasks.map_init(Widened::default, |scratch, (index, logits)| {
             let panel = head.panel(index);
@@ -176,16 +176,16 @@ impl<'a> Chunk<'a> {
         });
         let panels: Vec<Vec<Stats>> = panels.collect();
         let stats = |row| Stats::combine(panels.iter().map(move |panel| panel[row]));
-        Self { head, stats: (0..tokens).map(stats).collect(), labels, logits, panels }
+        Ok(Self { head, stats: (0..tokens).map(stats).collect(), labels, logits, panels })
     }
 
     /// `grad_scale * (softmax - onehot) . W`, using the logits up.
-    fn gradient(&mut self, cpu: &Cpu, grad_scale: f32) -> F32Scratch {
+    fn gradient(&mut self, cpu: &Cpu, grad_scale: f32) -> Result<F32Scratch> {
         let Self { head, labels, logits, panels, stats } = self;
         let (tokens, hidden) = (labels.len(), head.hidden);
         let per_group = panels.len().div_ceil(GROUPS);
         let groups = panels.len().div_ceil(per_group);
-        let mut partial = cpu.scratch(groups * tokens * hidden);
+        let mut partial = cpu.scratch(groups * tokens * hidden)?;
         let outputs = partial.par_chunks_mut(tokens * hidden);
         let tasks = outputs.zip(logits.par_chunks_mut(tokens * PANEL * per_group)).enumerate();
         tasks.for_each_init(Widened::default, |scratch, (group, (out, logits))| {
@@ -206,7 +206,7 @@ impl<'a> Chunk<'a> {
                 gemm(out, i > 0, 1.0, Mat::new(logits, tokens, panel.len()), w);
             }
         });
-        let mut sum = cpu.scratch(tokens * hidden);
+        let mut sum = cpu.scratch(tokens * hidden)?;
         let tasks = sum.par_chunks_mut(hidden).enumerate();
         tasks.for_each(|(row, sum)| {
             sum.fill(0.0);
@@ -215,7 +215,7 @@ impl<'a> Chunk<'a> {
                 sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             }
         });
-        sum
+        Ok(sum)
     }
 }
 

@@ -52,8 +52,8 @@ impl Cpu {
         self.shared.ledger.usage()
     }
 
-    fn scratch(&self, len: usize) -> F32Scratch {
-        F32Scratch(CpuBuffer::alloc(&self.shared, DType::F32, len, MemoryKind::Scratch))
+    fn scratch(&self, len: usize) -> Result<F32Scratch> {
+        self.alloc(DType::F32, len, MemoryKind::Scratch).map(F32Scratch)
     }
 }
 
@@ -83,20 +83,15 @@ impl Backend for Cpu {
     type QuantizedWeight = CpuQuantizedWeight;
 
     fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CpuBuffer> {
-        Ok(CpuBuffer::alloc(&self.shared, dtype, len, kind))
+        CpuBuffer::alloc(&self.shared, dtype, len, kind)
     }
 
     fn zeros(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CpuBuffer> {
-        Ok(CpuBuffer::zeros(&self.shared, dtype, len, kind))
+        CpuBuffer::zeros(&self.shared, dtype, len, kind)
     }
 
     fn upload(&self, data: HostSlice<'_>, kind: MemoryKind) -> Result<CpuBuffer> {
-        let storage = match data {
-            HostSlice::F32(x) => Storage::F32(x.to_vec()),
-            HostSlice::Bf16(x) => Storage::Bf16(x.to_vec()),
-            HostSlice::U32(x) => Storage::U32(x.to_vec()),
-        };
-        Ok(CpuBuffer::new(&self.shared, storage, kind))
+        CpuBuffer::upload(&self.shared, data, kind)
     }
 
     fn upload_quantized(&self, weight: nf4::QuantizedTensor) -> Result<CpuQuantizedWeight> {

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     fn storage(len: usize) -> Storage {
-        Storage::zeros(DType::F32, len)
+        Storage::zeros(DType::F32, len).expect("a little memory")
     }
 
     fn pool(limit: usize) -> Pool {

@@ -50,6 +50,24 @@ fn messages_say_what_is_wrong() {
 }
 
 #[test]
+fn buffers_larger_than_memory() {
+    let cpu = Cpu::new();
+    for dtype in [DType::F32, DType::Bf16, DType::U32] {
+        for len in [usize::MAX, usize::MAX / 4, 1 << 50] {
+            for result in [
+                cpu.alloc(dtype, len, MemoryKind::KvCache),
+                cpu.zeros(dtype, len, MemoryKind::KvCache),
+            ] {
+                let bytes = len.saturating_mul(dtype.size());
+                let expected = format!("out of memory: {bytes} bytes for KvCache");
+                assert!(result.unwrap_err().to_string().starts_with(&expected));
+            }
+        }
+    }
+    assert!(cpu.memory().live.iter().all(|(_, bytes)| *bytes == 0));
+}
+
+#[test]
 fn elementwise_and_rows() {
     let cpu = Cpu::new();
     length(cpu.add_assign(&mut floats(3), &floats(2)), ("add_assign", "x"));

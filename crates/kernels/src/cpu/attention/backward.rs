@@ -54,7 +54,7 @@ pub(in crate::cpu) fn backward(
     let (q_len, k_len) = (layout.q_tokens * layout.q_width(), layout.k_tokens * layout.k_width());
     let o = name.float("o", o, q_len)?;
     let d_o = name.float("d_o", d_o, q_len)?;
-    let mut delta = cpu.scratch(layout.q_tokens * op.heads);
+    let mut delta = cpu.scratch(layout.q_tokens * op.heads)?;
     row_dots(o, d_o, op.head_dim, &mut delta);
     let inputs = Inputs {
         layout,

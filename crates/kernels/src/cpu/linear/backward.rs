@@ -39,7 +39,7 @@ pub(in crate::cpu) fn backward(
             "there is no adapter whose gradients could be written to `da` and `db`".into()
         })?;
         if let Some(dx) = dx {
-            input_gradient(cpu, &checked, dy, None, dx, grads.accumulate_dx);
+            input_gradient(cpu, &checked, dy, None, dx, grads.accumulate_dx)?;
         }
         return Ok(());
     };
@@ -54,14 +54,14 @@ pub(in crate::cpu) fn backward(
     if dx.is_none() && da.is_none() {
         return Ok(());
     }
-    let mut dyb = cpu.scratch(m * r);
+    let mut dyb = cpu.scratch(m * r)?;
     up_projection(adapter, dy, n, &mut dyb);
     if let Some(da) = da {
         a_gradient(adapter, &dyb, x, (m, k), da);
     }
     if let Some(dx) = dx {
         let lora = Some((adapter, &dyb[..]));
-        input_gradient(cpu, &checked, dy, lora, dx, grads.accumulate_dx);
+        input_gradient(cpu, &checked, dy, lora, dx, grads.accumulate_dx)?;
     }
     Ok(())
 }
@@ -139,11 +139,11 @@ fn input_gradient(
     lora: Option<(&Adapter<'_>, &[f32])>,
     mut dx: FloatMut<'_>,
     accumulate: bool,
-) {
+) -> Result<()> {
     let &Checked { n, k, .. } = checked;
     let dy = Matrix { data: dy, width: n };
     for cols in slabs(k, n) {
-        let (slab, stride) = Slab::of_cols(cpu, checked.weight, (n, k), cols.clone());
+        let (slab, stride) = Slab::of_cols(cpu, checked.weight, (n, k), cols.clone())?;
         let tiles = tiles(&mut dx, k, cols.clone(), TILE_ROWS, TILE_COLS);
         tiles.into_par_iter().for_each_init(Scratch::default, |scratch, mut tile| {
             let out = sized(&mut scratch.tile, tile.rows * tile.cols);
@@ -172,6 +172,7 @@ fn input_gradient(
             tile.store(out);
         });
     }
+    Ok(())
 }
 
 fn add_assign(out: &mut [f32], x: &[f32]) {

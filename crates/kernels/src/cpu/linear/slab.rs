@@ -5,6 +5,7 @@ use std::ops::{Deref, Range};
 use rayon::prelude::*;
 
 use super::TILE_COLS;
+use crate::Result;
 use crate::cpu::weight::WeightRef;
 use crate::cpu::{Cpu, F32Scratch};
 
@@ -30,16 +31,21 @@ pub(super) enum Slab<'a> {
 
 impl<'a> Slab<'a> {
     /// Rows `rows` of a weight `[_, k]`: `[rows, k]`.
-    pub(super) fn of_rows(cpu: &Cpu, weight: WeightRef<'a>, rows: Range<usize>, k: usize) -> Self {
+    pub(super) fn of_rows(
+        cpu: &Cpu,
+        weight: WeightRef<'a>,
+        rows: Range<usize>,
+        k: usize,
+    ) -> Result<Self> {
         if let Some(w) = weight.as_f32() {
-            return Self::Borrowed(&w[rows.start * k..rows.end * k]);
+            return Ok(Self::Borrowed(&w[rows.start * k..rows.end * k]));
         }
-        let mut slab = cpu.scratch(rows.len() * k);
+        let mut slab = cpu.scratch(rows.len() * k)?;
         let tasks = slab.par_chunks_mut(WIDEN).enumerate();
         tasks.for_each_init(Vec::new, |scratch, (task, out)| {
             weight.read(rows.start * k + task * WIDEN, out, scratch);
         });
-        Self::Widened(slab)
+        Ok(Self::Widened(slab))
     }
 
     /// Columns `cols` of a weight `[n, k]` and the distance of their rows.
@@ -48,12 +54,12 @@ impl<'a> Slab<'a> {
         weight: WeightRef<'a>,
         (n, k): (usize, usize),
         cols: Range<usize>,
-    ) -> (Self, usize) {
+    ) -> Result<(Self, usize)> {
         if let Some(w) = weight.as_f32() {
-            return (Self::Borrowed(w.get(cols.start..).unwrap_or(&[])), k);
+            return Ok((Self::Borrowed(w.get(cols.start..).unwrap_or(&[])), k));
         }
         let width = cols.len();
-        let mut slab = cpu.scratch(n * width);
+        let mut slab = cpu.scratch(n * width)?;
         let rows = (WIDEN / width).max(1);
         let tasks = slab.par_chunks_mut(rows * width).enumerate();
         tasks.for_each_init(Vec::new, |scratch, (task, out)| {
@@ -61,7 +67,7 @@ impl<'a> Slab<'a> {
                 weight.read((task * rows + i) * k + cols.start, out, scratch);
             }
         });
-        (Self::Widened(slab), width)
+        Ok((Self::Widened(slab), width))
     }
 }
 
