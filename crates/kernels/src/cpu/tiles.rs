@@ -31,18 +31,18 @@ impl Tile<'_> {
 
 /// Cuts the columns `cols` of `matrix` `[_, width]` into tiles of at most `tile_rows` times
 /// `tile_cols`.
-pub(super) fn tiles<'a>(
-    matrix: &'a mut FloatMut<'_>,
+pub(super) fn tiles(
+    matrix: FloatMut<'_>,
     width: usize,
     cols: std::ops::Range<usize>,
     tile_rows: usize,
     tile_cols: usize,
-) -> Vec<Tile<'a>> {
+) -> Vec<Tile<'_>> {
     if cols.is_empty() {
         return Vec::new();
     }
     let mut tiles = Vec::new();
-    for (block, rows) in matrix.reborrow().chunks(tile_rows * width).into_iter().enumerate() {
+    for (block, rows) in matrix.chunks(tile_rows * width).into_iter().enumerate() {
         let first = tiles.len();
         tiles.extend(cols.clone().step_by(tile_cols).map(|col| Tile {
             row: block * tile_rows,

@@ -1,6 +1,8 @@
 //! Gradients of attention. Scores are recomputed twice, once by blocks of queries for dQ and once by
-//! blocks of keys for dK and dV: each task then owns the rows that it writes, and no partial sums
-//! are kept.
+//! blocks of keys for dK and dV, each for one key head: a task then owns what it writes, and no
+//! partial sums are kept.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -14,6 +16,7 @@ use crate::cpu::check::Op;
 use crate::cpu::gemm::{Mat, gemm};
 use crate::cpu::reduce;
 use crate::cpu::simd::simd;
+use crate::cpu::tiles::tiles;
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Attention, AttentionGrads, Sequences};
 
@@ -88,74 +91,36 @@ fn row_dots(x: FloatRef<'_>, y: FloatRef<'_>, cols: usize, out: &mut [f32]) {
 
 fn query_gradient(inputs: Inputs<'_>, dq: FloatMut<'_>) {
     let layout = inputs.layout;
-    let (d, kv_heads) = (layout.op.head_dim, layout.op.kv_heads);
-    let width = layout.group() * d;
+    let Attention { kv_heads, head_dim, .. } = layout.op;
     let blocks = layout.query_blocks();
-    let lens = blocks.iter().map(|(_, block)| block.tokens.len() * layout.q_width());
-    let tasks = blocks.par_iter().zip(dq.split(lens));
-    let init = || (Scratch::default(), Vec::new(), Vec::new());
-    tasks.for_each_init(init, |(scratch, wide, acc), ((sequence, block), dq)| {
-        dq.write(wide, |dq| {
-            for kv_head in 0..kv_heads {
-                inputs.load(block, kv_head, scratch);
-                let acc = sized(acc, block.tokens.len() * width);
-                acc.fill(0.0);
-                for keys in key_blocks(layout.keys_of(block)) {
-                    let parts = inputs.recompute(sequence, block, keys, kv_head, scratch);
-                    gemm(acc, true, 1.0, parts.d_scores, parts.k);
-                }
-                for (dq, acc) in dq.chunks_mut(layout.q_width()).zip(acc.chunks(width)) {
-                    dq[kv_head * width..(kv_head + 1) * width].copy_from_slice(acc);
-                }
-            }
-        });
+    let tasks = layout.query_tiles(dq, layout.q_width(), &blocks).into_par_iter().enumerate();
+    let init = || (Scratch::default(), Vec::new());
+    tasks.for_each_init(init, |(scratch, acc), (task, mut dq)| {
+        let ((sequence, block), kv_head) = (&blocks[task / kv_heads], task % kv_heads);
+        inputs.load(block, kv_head, scratch);
+        let acc = sized(acc, block.tokens.len() * layout.group() * head_dim);
+        acc.fill(0.0);
+        for keys in key_blocks(layout.keys_of(block)) {
+            let parts = inputs.recompute(sequence, block, keys, kv_head, scratch);
+            gemm(acc, true, 1.0, parts.d_scores, parts.k);
+        }
+        dq.store(acc);
     });
 }
 
 fn key_gradients(inputs: Inputs<'_>, dk: FloatMut<'_>, dv: FloatMut<'_>) {
-    let layout = inputs.layout;
-    let (d, width) = (layout.op.head_dim, layout.k_width());
-    let dk = dk.chunks(KEYS * width).into_par_iter();
-    let dv = dv.chunks(KEYS * width).into_par_iter();
-    let tasks = dk.zip(dv).enumerate();
-    let init = || (Scratch::default(), <[Vec<f32>; 4]>::default());
-    tasks.for_each_init(init, |(scratch, [wide_k, wide_v, acc_k, acc_v]), (task, (dk, dv))| {
-        let first = task * KEYS;
-        let rows = dk.len() / width;
-        dk.write(wide_k, |dk| {
-            dv.write(wide_v, |dv| {
-                for kv_head in 0..layout.op.kv_heads {
-                    let acc_k = sized(acc_k, rows * d);
-                    let acc_v = sized(acc_v, rows * d);
-                    acc_k.fill(0.0);
-                    acc_v.fill(0.0);
-                    for sequence in &layout.sequences {
-                        let start = sequence.k.start.max(first);
-                        let end = sequence.k.end.min(first + rows);
-                        if start >= end {
-                            continue;
-                        }
-                        let part = (start - first) * d..(end - first) * d;
-                        let keys = start - sequence.k.start..end - sequence.k.start;
-                        let (acc_k, acc_v) = (&mut acc_k[part.clone()], &mut acc_v[part]);
-                        for block in layout.blocks_of(sequence, layout.queries_of(sequence, &keys))
-                        {
-                            inputs.load(&block, kv_head, scratch);
-                            let keys = keys.clone();
-                            let parts = inputs.recompute(sequence, &block, keys, kv_head, scratch);
-                            gemm(acc_v, true, 1.0, parts.probs.t(), parts.d_o);
-                            gemm(acc_k, true, 1.0, parts.d_scores.t(), parts.q);
-                        }
-                    }
-                    let col = kv_head * d;
-                    for (out, acc) in [(&mut *dk, &*acc_k), (&mut *dv, &*acc_v)] {
-                        for (out, acc) in out.chunks_mut(width).zip(acc.chunks(d)) {
-                            out[col..col + d].copy_from_slice(acc);
-                        }
-                    }
-                }
-            });
-        });
+    let (d, width) = (inputs.layout.op.head_dim, inputs.layout.k_width());
+    let [dk, dv] = [dk, dv].map(|x| tiles(x, width, 0..width, KEYS, d).into_par_iter());
+    let init = || (Scratch::default(), Vec::new(), Vec::new());
+    dk.zip(dv).for_each_init(init, |(scratch, acc_k, acc_v), (mut dk, mut dv)| {
+        let rows = dk.row..dk.row + dk.rows;
+        let acc_k = sized(acc_k, rows.len() * d);
+        let acc_v = sized(acc_v, rows.len() * d);
+        acc_k.fill(0.0);
+        acc_v.fill(0.0);
+        inputs.add_key_gradients(rows, dk.col / d, (acc_k, acc_v), scratch);
+        dk.store(acc_k);
+        dv.store(acc_v);
     });
 }
 
@@ -169,6 +134,34 @@ struct Parts<'s> {
 }
 
 impl<'a> Inputs<'a> {
+    /// Adds the gradients of the rows `rows` of one head of k and v, from all sequences that read
+    /// them.
+    fn add_key_gradients(
+        &self,
+        rows: Range<usize>,
+        kv_head: usize,
+        (acc_k, acc_v): (&mut [f32], &mut [f32]),
+        scratch: &mut Scratch,
+    ) {
+        let (layout, d) = (self.layout, self.layout.op.head_dim);
+        for sequence in &layout.sequences {
+            let start = sequence.k.start.max(rows.start);
+            let end = sequence.k.end.min(rows.end);
+            if start >= end {
+                continue;
+            }
+            let part = (start - rows.start) * d..(end - rows.start) * d;
+            let keys = start - sequence.k.start..end - sequence.k.start;
+            let (acc_k, acc_v) = (&mut acc_k[part.clone()], &mut acc_v[part]);
+            for block in layout.blocks_of(sequence, layout.queries_of(sequence, &keys)) {
+                self.load(&block, kv_head, scratch);
+                let parts = self.recompute(sequence, &block, keys.clone(), kv_head, scratch);
+                gemm(acc_v, true, 1.0, parts.probs.t(), parts.d_o);
+                gemm(acc_k, true, 1.0, parts.d_scores.t(), parts.q);
+            }
+        }
+    }
+
     /// Brings the rows of a block of queries into scratch.
     fn load(&self, block: &QueryBlock, kv_head: usize, scratch: &mut Scratch) {
         let layout = self.layout;
@@ -189,7 +182,7 @@ impl<'a> Inputs<'a> {
         &self,
         sequence: &Sequence,
         queries: &QueryBlock,
-        keys: std::ops::Range<usize>,
+        keys: Range<usize>,
         kv_head: usize,
         scratch: &'s mut Scratch,
     ) -> Parts<'s>

@@ -15,7 +15,7 @@ use crate::cpu::exp::exp;
 use crate::cpu::gemm::{Mat, gemm};
 use crate::cpu::reduce;
 use crate::cpu::simd::simd;
-use crate::cpu::view::{FloatRef, sized};
+use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Attention, Sequences};
 
 pub(in crate::cpu) fn forward(
@@ -34,24 +34,19 @@ pub(in crate::cpu) fn forward(
     let k = name.float("k", k, k_len)?;
     let v = name.float("v", v, k_len)?;
     let o = name.float_mut("o", o, q_len)?;
-    let mut lse = name.f32_mut("lse", lse, layout.q_tokens * op.heads)?;
+    let lse = FloatMut::F32(name.f32_mut("lse", lse, layout.q_tokens * op.heads)?);
     let blocks = layout.query_blocks();
-    let tokens = || blocks.iter().map(|(_, block)| block.tokens.len());
-    let outputs = o.split(tokens().map(|tokens| tokens * layout.q_width()));
-    let lses: Vec<_> = tokens()
-        .map(|tokens| lse.split_off_mut(..tokens * op.heads).expect("blocks cover the queries"))
-        .collect();
-    let tasks = blocks.par_iter().zip(outputs).zip(lses);
-    tasks.for_each_init(Scratch::default, |scratch, (((sequence, block), o), lse)| {
-        let mut wide_o = std::mem::take(&mut scratch.wide_o);
-        o.write(&mut wide_o, |o| {
-            for kv_head in 0..op.kv_heads {
-                let inputs = Inputs { layout, sequence, block, kv_head };
-                inputs.attend(q, k, v, scratch);
-                inputs.store(o, lse, scratch);
-            }
-        });
-        scratch.wide_o = wide_o;
+    let outputs = layout.query_tiles(o, layout.q_width(), &blocks).into_par_iter();
+    let tasks = outputs.zip(layout.query_tiles(lse, op.heads, &blocks)).enumerate();
+    tasks.for_each_init(Scratch::default, |scratch, (task, (mut o, mut lse))| {
+        let (sequence, block) = &blocks[task / op.kv_heads];
+        let inputs = Inputs { layout, sequence, block, kv_head: task % op.kv_heads };
+        inputs.attend(q, k, v, scratch);
+        let rows = inputs.rows();
+        let (out, max) = (&mut scratch.out[..rows * op.head_dim], &mut scratch.max[..rows]);
+        normalize(out, max, &scratch.sum);
+        o.store(out);
+        lse.store(max);
     });
     Ok(())
 }
@@ -66,7 +61,6 @@ struct Scratch {
     out: Vec<f32>,
     max: Vec<f32>,
     sum: Vec<f32>,
-    wide_o: Vec<f32>,
 }
 
 /// One block of queries of one group of heads.
@@ -108,18 +102,16 @@ impl Inputs<'_> {
             gemm(out, true, 1.0, Mat::new(scores, rows, cols), v);
         }
     }
+}
 
-    /// Normalises and puts the rows at their places among all heads.
-    fn store(&self, o: &mut [f32], lse: &mut [f32], scratch: &Scratch) {
-        let (layout, d) = (self.layout, self.layout.op.head_dim);
-        let group = layout.group();
-        for (row, values) in scratch.out[..self.rows() * d].chunks(d).enumerate() {
-            let head = row / group * layout.op.heads + self.kv_head * group + row % group;
-            lse[head] = scratch.max[row] + scratch.sum[row].ln();
-            let inverse = 1.0 / scratch.sum[row];
-            for (o, value) in o[head * d..(head + 1) * d].iter_mut().zip(values) {
-                *o = value * inverse;
-            }
+/// Divides each row of `out` by its sum; turns its maximum into the log-sum-exp.
+fn normalize(out: &mut [f32], max: &mut [f32], sum: &[f32]) {
+    let head_dim = out.len() / max.len();
+    for ((out, max), sum) in out.chunks_mut(head_dim).zip(max).zip(sum) {
+        *max += sum.ln();
+        let inverse = 1.0 / sum;
+        for out in out {
+            *out *= inverse;
         }
     }
 }

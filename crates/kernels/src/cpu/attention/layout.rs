@@ -6,6 +6,8 @@ use super::QUERY_ROWS;
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::check::Op;
+use crate::cpu::tiles::{Tile, tiles};
+use crate::cpu::view::FloatMut;
 use crate::ops::{Attention, Sequences};
 
 /// One sequence: rows of q, rows of k and v.
@@ -99,6 +101,20 @@ impl Layout {
             self.blocks_of(sequence, all).map(|block| (sequence.clone(), block))
         });
         blocks.collect()
+    }
+
+    /// An output `[q_tokens, width]` by block of queries, then by key head.
+    pub(super) fn query_tiles<'a>(
+        &self,
+        output: FloatMut<'a>,
+        width: usize,
+        blocks: &[(Sequence, QueryBlock)],
+    ) -> Vec<Tile<'a>> {
+        let rows = output.split(blocks.iter().map(|(_, block)| block.tokens.len() * width));
+        let tiles = blocks.iter().zip(rows).flat_map(|((_, block), rows)| {
+            tiles(rows, width, 0..width, block.tokens.len(), width / self.op.kv_heads)
+        });
+        tiles.collect()
     }
 
     /// The queries `tokens` of a sequence, cut into blocks.

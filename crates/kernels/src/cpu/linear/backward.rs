@@ -111,11 +111,11 @@ fn a_gradient(
     dyb: &[f32],
     x: FloatRef<'_>,
     (m, k): (usize, usize),
-    mut da: FloatMut<'_>,
+    da: FloatMut<'_>,
 ) {
     let r = adapter.r;
     let x = Matrix { data: x, width: k };
-    let tiles = tiles(&mut da, k, 0..k, r, GRAD_COLS).into_par_iter();
+    let tiles = tiles(da, k, 0..k, r, GRAD_COLS).into_par_iter();
     tiles.for_each_init(Scratch::default, |scratch, mut tile| {
         let out = sized(&mut scratch.tile, r * tile.cols);
         tile.load(out);
@@ -144,7 +144,7 @@ fn input_gradient(
     let dy = Matrix { data: dy, width: n };
     for cols in slabs(k, n) {
         let (slab, stride) = Slab::of_cols(cpu, checked.weight, (n, k), cols.clone())?;
-        let tiles = tiles(&mut dx, k, cols.clone(), TILE_ROWS, TILE_COLS);
+        let tiles = tiles(dx.reborrow(), k, cols.clone(), TILE_ROWS, TILE_COLS);
         tiles.into_par_iter().for_each_init(Scratch::default, |scratch, mut tile| {
             let out = sized(&mut scratch.tile, tile.rows * tile.cols);
             if accumulate {

@@ -116,7 +116,7 @@ pub(super) fn forward(
     let rows = Matrix { data: x, width: k };
     for cols in slabs(n, k) {
         let slab = Slab::of_rows(cpu, checked.weight, cols.clone(), k)?;
-        let tiles = tiles(&mut y, n, cols.clone(), TILE_ROWS, TILE_COLS);
+        let tiles = tiles(y.reborrow(), n, cols.clone(), TILE_ROWS, TILE_COLS);
         tiles.into_par_iter().for_each_init(Scratch::default, |scratch, mut tile| {
             let x = rows.panel(tile.row..tile.row + tile.rows, 0..k, &mut scratch.operand);
             let w = Mat::new(&slab[(tile.col - cols.start) * k..], tile.cols, k);
