@@ -53,6 +53,11 @@ impl GgufFile {
         })
     }
 
+    /// Whether there is a tokenizer.
+    pub(crate) fn has_vocabulary(&self) -> bool {
+        self.header.metadata.contains_key("tokenizer.ggml.model")
+    }
+
     /// An array of strings, borrowed from the file.
     pub(crate) fn strings(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some(array) = self.array(key, "an array of strings", &[ValueType::String])? else {

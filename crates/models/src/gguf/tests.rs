@@ -7,13 +7,14 @@ use std::{
 };
 
 use half::{bf16, f16};
-use nf4::SourceDtype;
+use nf4::{QuantConfig, SourceDtype};
 use proptest::prelude::*;
 
 use super::{GgufFile, ROPE_FREQS, parse};
 use crate::{
-    Architecture, Error, HostData, ModelConfig, RopeConfig, RopeScaling, StorageType, TensorSource,
-    weights::SafetensorsFile,
+    Architecture, Checkpoint, Error, HostData, ModelConfig, RopeConfig, RopeScaling, StorageType,
+    TensorSource, Tokenizer,
+    weights::{SafetensorsFile, write_quantized},
 };
 
 fn fixture(name: &str) -> PathBuf {
@@ -52,6 +53,45 @@ impl Builder {
         builder.float("llama.attention.layer_norm_rms_epsilon", 1e-5);
         builder.float("llama.rope.freq_base", 500_000.0);
         builder.tensor("token_embd.weight", &[64, 8], &[0.5; 8 * 64]);
+        builder
+    }
+
+    /// A one-layer llama with the vocabulary of a fixture whose last metadata entry is a string.
+    fn with_vocabulary(fixture_name: &str) -> Self {
+        const HIDDEN: usize = 32;
+        let path = fixture(&format!("gguf/{fixture_name}.gguf"));
+        let vocab = Tokenizer::open(&path).unwrap().vocab_size();
+        let file = fs::read(&path).unwrap();
+        let end = file.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+        let mut builder = Self {
+            metadata: file[24..end].to_vec(),
+            metadata_count: u64::from_le_bytes(file[16..24].try_into().unwrap()),
+            ..Self::default()
+        };
+        for (key, value) in [
+            ("embedding_length", HIDDEN as u32),
+            ("block_count", 1),
+            ("feed_forward_length", HIDDEN as u32),
+            ("attention.head_count", 2),
+        ] {
+            builder.uint(&format!("llama.{key}"), value);
+        }
+        builder.float("llama.attention.layer_norm_rms_epsilon", 1e-5);
+        let mut tensor = |name: &str, dimensions: &[usize]| {
+            let len = dimensions.iter().product::<usize>();
+            let values: Vec<f32> = (0..len).map(|i| (i % 13) as f32 / 8.0 - 0.5).collect();
+            let dimensions: Vec<u64> = dimensions.iter().map(|&d| d as u64).collect();
+            builder.tensor(name, &dimensions, &values);
+        };
+        tensor("token_embd.weight", &[HIDDEN, vocab]);
+        tensor("output_norm.weight", &[HIDDEN]);
+        for name in ["attn_norm", "ffn_norm"] {
+            tensor(&format!("blk.0.{name}.weight"), &[HIDDEN]);
+        }
+        for name in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+        {
+            tensor(&format!("blk.0.{name}.weight"), &[HIDDEN, HIDDEN]);
+        }
         builder
     }
 
@@ -183,6 +223,36 @@ fn configurations_equal_config_json() {
             GgufFile::open_as(&fixture(&format!("gguf/{name}.gguf")), SourceDtype::F32).unwrap();
         assert_eq!(file.config().unwrap(), expected, "{name}");
     }
+}
+
+#[test]
+fn quantizing_keeps_the_tokenizer() {
+    for name in ["tok-smollm", "tok-llama-bpe"] {
+        let mut builder = Builder::with_vocabulary(name);
+        builder.uint("tokenizer.ggml.eot_token_id", 5);
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("model.gguf"), dir.path().join("q"));
+        fs::write(&path, builder.build()).unwrap();
+        let source = Checkpoint::open(&path).unwrap();
+        write_quantized(&source, source.config(), &QuantConfig::default(), &target).unwrap();
+        let written = Checkpoint::open(&target).unwrap();
+        assert_eq!(written.config().eos_token_ids, source.config().eos_token_ids);
+        let (before, after) = (Tokenizer::open(&path).unwrap(), Tokenizer::open(&target).unwrap());
+        for text in ["A text, 1234 \u{e9}!", "<|start|>a<think>b<|end|>"] {
+            let ids = before.encode(text, true).unwrap();
+            assert_eq!(after.encode(text, true).unwrap(), ids, "{name}");
+        }
+        assert_eq!(after.special_tokens(), before.special_tokens());
+        assert_eq!(after.eos_token_ids().len(), 2);
+        assert_eq!(after.eos_token_ids(), before.eos_token_ids());
+        assert!(after.chat_template().is_some());
+        assert_eq!(after.chat_template(), before.chat_template());
+    }
+    let root = tempfile::tempdir().unwrap();
+    let source = Checkpoint::open(&fixture("gguf/qwen2.gguf")).unwrap();
+    let target = root.path().join("q");
+    write_quantized(&source, source.config(), &QuantConfig::default(), &target).unwrap();
+    assert!(!target.join("tokenizer.json").exists(), "a file without a vocabulary");
 }
 
 #[test]
@@ -388,7 +458,7 @@ fn exercise(bytes: &[u8], path: &Path) {
     let Ok(file) = GgufFile::open(path) else { return };
     // Errors are fine: only panics and endless work are not.
     let _ = file.config();
-    let _ = crate::Tokenizer::from_gguf(&file);
+    let _ = Tokenizer::from_gguf(&file);
     for name in file.names() {
         let _ = file.read(name);
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::Tokenizer;
 use crate::{Error, Result, weights::write_file};
@@ -12,8 +12,8 @@ use crate::{Error, Result, weights::write_file};
 const TOKENIZER_CLASS: &str = "PreTrainedTokenizerFast";
 
 impl Tokenizer {
-    /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json` and, with a chat template,
-    /// `chat_template.jinja` into an existing directory.
+    /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` with the
+    /// tokens that begin, end and fill, and with a chat template `chat_template.jinja` into an existing directory.
     ///
     /// # Errors
     /// [`Error::Io`] when a file cannot be written.
@@ -22,6 +22,7 @@ impl Tokenizer {
         write(dir, "tokenizer.json", &json)?;
         write(dir, "tokenizer_config.json", &pretty(self.config_json()))?;
         write(dir, "special_tokens_map.json", &pretty(self.special_tokens_map()))?;
+        write(dir, "generation_config.json", &pretty(self.generation_config()))?;
         match &self.chat_template {
             Some(template) => write(dir, "chat_template.jinja", template),
             None => Ok(()),
@@ -38,6 +39,19 @@ impl Tokenizer {
         }
         config.extend(self.special_tokens_map());
         config.insert("tokenizer_class".into(), TOKENIZER_CLASS.into());
+        config
+    }
+
+    fn generation_config(&self) -> Map<String, Value> {
+        let mut config = Map::new();
+        for (field, token) in
+            [("bos_token_id", &self.special.bos), ("pad_token_id", &self.special.pad)]
+        {
+            config.extend(token.as_ref().map(|token| (field.to_owned(), token.id.into())));
+        }
+        if !self.eos_token_ids.is_empty() {
+            config.insert("eos_token_id".into(), json!(self.eos_token_ids));
+        }
         config
     }
 

@@ -13,7 +13,7 @@ use super::{
     HostData, HostTensor, StoredTensor, TensorSource, atomic::AtomicDir, write::dense,
     write_safetensors,
 };
-use crate::{Error, ModelConfig, Result, config::BnbConfig};
+use crate::{Error, ModelConfig, Result, Tokenizer, config::BnbConfig, gguf::GgufFile};
 
 /// Shards are held in memory until written, so this bounds what quantizing a model of any size needs
 /// (memory-mapped parts do not count).
@@ -36,11 +36,13 @@ const COPIED: [&str; 11] = [
 
 /// Writes `target`, a directory that transformers loads through bitsandbytes: the linear layers of the decoder
 /// in 4 bit, everything else (embeddings, head, norms, biases) as it is in `source`. Tokenizer files are copied from
-/// `source` where it is a directory. Memory stays below one shard of 1 GiB plus one layer.
+/// `source` where it is a directory, and rebuilt from its vocabulary where it is a GGUF file that has one. Memory stays
+/// below one shard of 1 GiB plus one layer.
 ///
 /// # Errors
 /// [`Error::Format`] when `target` exists and is not empty, [`Error::Tensor`] when a weight is already quantized,
-/// [`Error::Quantization`] for a weight with NaN or infinite elements; nothing is left behind then.
+/// [`Error::Quantization`] for a weight with NaN or infinite elements, those of [`Tokenizer::from_gguf`]; nothing is
+/// left behind then.
 pub fn write_quantized(
     source: &dyn TensorSource,
     config: &ModelConfig,
@@ -61,6 +63,7 @@ fn write_quantized_shards(
         return Err(Error::format(target, "the output directory is not empty; choose another"));
     }
     let dir = AtomicDir::create(target)?;
+    write_tokenizer(source.path(), dir.path())?;
     let quantized_config = ModelConfig {
         quantization: Some(BnbConfig {
             bnb_4bit_quant_type: quantization.quant_type,
@@ -76,7 +79,6 @@ fn write_quantized_shards(
         dir.path(),
         max_shard_bytes,
     )?;
-    copy_tokenizer(source.path(), dir.path())?;
     dir.commit()
 }
 
@@ -200,6 +202,14 @@ fn bytes(tensors: &[(String, StoredTensor<'_>)]) -> usize {
 
 fn write_json(path: &Path, value: &Value) -> Result<()> {
     fs::write(path, format!("{value:#}\n")).map_err(Error::io(path))
+}
+
+fn write_tokenizer(from: &Path, to: &Path) -> Result<()> {
+    if from.is_dir() {
+        return copy_tokenizer(from, to);
+    }
+    let file = GgufFile::open(from)?;
+    if file.has_vocabulary() { Tokenizer::from_gguf(&file)?.save(to) } else { Ok(()) }
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
