@@ -33,7 +33,7 @@ pub struct EncodeOptions {
     pub prompt_format: PromptFormat,
     /// The longest row in tokens; the model's context when absent.
     pub max_seq_len: Option<usize>,
-    /// The model's context (`max_position_embeddings`), in tokens.
+    /// The model's context, in tokens.
     pub context: usize,
     /// For rows above the limit.
     pub overlength: Overlength,

@@ -159,7 +159,7 @@ impl Problem {
 pub enum Limit {
     /// The recipe's `max_seq_len`.
     MaxSeqLen(usize),
-    /// The model's context (`max_position_embeddings`).
+    /// The model's context.
     Context(usize),
 }
 

@@ -256,6 +256,31 @@ fn frequencies_are_those_of_transformers() {
 }
 
 #[test]
+fn scaling_stretches_the_context() {
+    let original = "original_max_position_embeddings";
+    for (scaling, limit) in [
+        (json!(null), 32_768),
+        (json!({"rope_type": "dynamic", "factor": 2.0}), 65_536),
+        (json!({"rope_type": "linear", "factor": 1.5}), 49_152),
+        (json!({"rope_type": "linear", "factor": 0.5}), 32_768),
+        (json!({"rope_type": "linear", "factor": 1e300}), 1 << 30),
+        // As the Qwen2.5 model cards tell users to set it.
+        (json!({"type": "yarn", "factor": 4.0, original: 32_768}), 131_072),
+        (json!({"rope_type": "yarn", "factor": 4.0, original: 8192}), 32_768),
+        (json!({"rope_type": "yarn", "factor": 2.0, original: 8192}), 32_768),
+        (
+            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                   "high_freq_factor": 4.0, original: 8192}),
+            32_768,
+        ),
+    ] {
+        let json =
+            with("llama", json!({"max_position_embeddings": 32_768, "rope_scaling": scaling}));
+        assert_eq!(parse(&json).unwrap().context_limit(), limit, "{scaling}");
+    }
+}
+
+#[test]
 fn what_is_written_reads_back() {
     let scalings = [
         json!(null),

@@ -168,6 +168,30 @@ fn rope_scaling() {
 }
 
 #[test]
+fn dynamic_scaling_reaches_beyond_the_trained_length() {
+    let r = Reference::open("models/llama", "ref");
+    let rows = Rows::all_trained(r.ids("input_ids"));
+    let (len, max, factor) = (rows.ids[0].len(), 16, 2.0);
+    let dynamic = load_with("llama", BaseFormat::Dense, |mut config| {
+        config.max_position_embeddings = max;
+        config.rope.scaling = RopeScaling::Dynamic { factor };
+        config
+    });
+    let stretched = logits(&dynamic, None, &rows);
+    // The rule of transformers' `_compute_dynamic_ntk_parameters`, by hand.
+    let by_hand = load_with("llama", BaseFormat::Dense, |mut config| {
+        let (stretch, dim) = (factor * len as f64 / max as f64 - (factor - 1.0), config.head_dim);
+        config.rope.theta *= stretch.powf(dim as f64 / (dim as f64 - 2.0));
+        config
+    });
+    assert_eq!(stretched, logits(&by_hand, None, &rows));
+    let unscaled = logits(&load("llama", BaseFormat::Dense), None, &rows);
+    assert_ne!(stretched, unscaled);
+    let error = dynamic.inputs(&[3; 33], &[33]).unwrap_err().to_string();
+    assert!(error.contains("33 tokens") && error.contains("context of 32"), "{error}");
+}
+
+#[test]
 fn rslora_scaling() {
     let r = Reference::open("models/llama", "ref");
     let rows = Rows::all_trained(r.ids("input_ids"));

@@ -86,7 +86,8 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Rows of the embedding table.
     pub vocab_size: usize,
-    /// Longest sequence the model was made for, in tokens.
+    /// Longest sequence the model was trained on, in tokens; rotary scaling may stretch it to
+    /// [`context_limit`](Self::context_limit).
     pub max_position_embeddings: usize,
     /// Epsilon of every RMS norm.
     pub rms_norm_eps: f32,
@@ -220,6 +221,27 @@ impl ModelConfig {
     /// Width of the concatenated key (or value) heads: the output of `k_proj` and `v_proj`.
     pub fn key_value_size(&self) -> usize {
         self.num_key_value_heads * self.head_dim
+    }
+
+    /// Longest sequence in tokens that the rotary scaling is made for: what every input is held to.
+    pub fn context_limit(&self) -> usize {
+        let max = self.max_position_embeddings;
+        let stretched = |context: usize, factor: f64| {
+            // `as` saturates; a stretch below 1 does not shorten what the model was trained on.
+            ((context as f64 * factor) as usize).clamp(max, max.max(MAX_DIMENSION))
+        };
+        match self.rope.scaling {
+            RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => {
+                stretched(max, factor)
+            }
+            RopeScaling::Yarn { factor, original_max_position_embeddings, .. } => {
+                stretched(original_max_position_embeddings, factor)
+            }
+            // Llama 3's published maximum includes its factor already.
+            RopeScaling::Default
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::FrequencyFactors(_) => max,
+        }
     }
 
     /// Inverse frequencies (`head_dim / 2`) and the scale on cos and sin for sequences of up to `seq_len` tokens.

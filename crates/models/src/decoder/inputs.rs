@@ -59,7 +59,7 @@ impl<K: Backend> Decoder<K> {
             )));
         }
         let longest = spans.iter().map(|s| s.past + s.new).max().unwrap_or(0);
-        let limit = self.config.max_position_embeddings;
+        let limit = self.config.context_limit();
         if longest > limit {
             return Err(Error::Input(format!(
                 "a sequence of {longest} tokens is longer than the model's context of {limit}"

@@ -29,7 +29,8 @@ pub struct GenerateOptions {
 
 /// Continues every prompt, all together; `on_token(prompt index, token)` hears each token as it is
 /// drawn. A text ends at a stop token, after `max_new_tokens`, or at the model's context length.
-/// What one prompt yields does not depend on the others, up to rounding.
+/// What one prompt yields does not depend on the others, up to rounding and but for dynamic rotary
+/// scaling, whose frequencies follow the longest text of the batch (as in transformers).
 pub fn generate<K: Backend>(
     decoder: &Decoder<K>,
     adapter: Option<&Adapter<K>>,
@@ -37,7 +38,7 @@ pub fn generate<K: Backend>(
     options: &GenerateOptions,
     mut on_token: impl FnMut(usize, u32),
 ) -> Result<Vec<Vec<u32>>> {
-    let context = decoder.config().max_position_embeddings;
+    let context = decoder.config().context_limit();
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
     if prompts.iter().any(Vec::is_empty) {
         return Err(Error::Input("a prompt has no tokens".to_owned()));

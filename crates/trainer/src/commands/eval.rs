@@ -85,7 +85,7 @@ pub fn run(args: &Args) -> Result<()> {
     let options = EncodeOptions {
         prompt_format,
         max_seq_len: None,
-        context: base.config().max_position_embeddings,
+        context: base.config().context_limit(),
         overlength: Overlength::Error,
     };
     let dataset = base.encoder().encode(&rows, &options)?;

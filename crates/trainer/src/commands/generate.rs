@@ -63,7 +63,7 @@ impl Args {
             }
             (None, None) => unreachable!("clap asks for one of them"),
         }?;
-        let context = base.config().max_position_embeddings;
+        let context = base.config().context_limit();
         anyhow::ensure!(
             ids.len() < context,
             "the prompt has {} tokens, which leaves no room in the model's context of {context}; shorten it",

@@ -78,7 +78,7 @@ fn encode(section: &DataSection, seed: u64, base: &Base) -> Result<Encoded> {
     let options = EncodeOptions {
         prompt_format: section.prompt_format,
         max_seq_len: section.max_seq_len,
-        context: base.config().max_position_embeddings,
+        context: base.config().context_limit(),
         overlength: section.overlength,
     };
     let rows = Rows::read(&section.path, section.format.given())?;

@@ -49,7 +49,7 @@ fn describe(config: &ModelConfig) -> String {
         config.head_dim,
         config.num_key_value_heads,
         config.vocab_size,
-        config.max_position_embeddings,
+        config.context_limit(),
     )
 }
 

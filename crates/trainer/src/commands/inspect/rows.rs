@@ -29,7 +29,7 @@ pub(super) fn report(path: &Path, model: Option<&Path>) -> Result<String> {
     };
     let Stats { tokens, trained_tokens, longest, .. } =
         base.encoder().encode(&rows, &options)?.stats();
-    let context = base.config().max_position_embeddings;
+    let context = base.config().context_limit();
     writeln!(text, "{tokens} tokens, {trained_tokens} trained")?;
     writeln!(text, "longest row {longest} tokens, the model's context is {context}")?;
     Ok(text)
