@@ -157,7 +157,14 @@ fn other_maths_is_refused_by_name() {
         (json!({"num_key_value_heads": 3}), ["num_key_value_heads", "does not divide"]),
         (json!({"head_dim": 7}), ["head_dim", "even"]),
         (json!({"num_hidden_layers": 0}), ["num_hidden_layers", "is 0"]),
-        (json!({"num_hidden_layers": 1_u64 << 60}), ["num_hidden_layers", "too large"]),
+        (json!({"num_hidden_layers": 1_u64 << 60}), ["num_hidden_layers", "1..=4096"]),
+        (json!({"num_hidden_layers": 4097}), ["num_hidden_layers", "1..=4096"]),
+        (json!({"head_dim": 1 << 20}), ["head_dim", "1..=65536"]),
+        (json!({"vocab_size": 1 << 30}), ["vocab_size", "1..=16777216"]),
+        (
+            json!({"num_attention_heads": 1 << 20, "num_key_value_heads": 1, "head_dim": 32}),
+            ["num_attention_heads", "1..=524288"],
+        ),
         (json!({"torch_dtype": "float8"}), ["torch_dtype", "bfloat16"]),
         (
             json!({"quantization_config": {"quant_method": "gptq"}}),

@@ -19,8 +19,20 @@ use crate::{Error, Result};
 pub use layers::LinearShape;
 pub use rope::{RopeConfig, RopeScaling};
 
-/// No real model is near this; products of two dimensions stay far from overflow.
-const MAX_DIMENSION: usize = 1 << 30;
+/// Longest context in tokens.
+const MAX_CONTEXT: usize = 1 << 30;
+/// No real model is near these bounds, under which the elements of all parameters can be counted without overflow.
+const MAX_WIDTH: usize = 1 << 24;
+pub(crate) const MAX_LAYERS: usize = 4096;
+pub(crate) const MAX_HEAD_DIM: usize = 1 << 16;
+
+/// `value` if it is in `1..=max`. Readers check what they allocate by with this, before they do.
+pub(crate) fn in_range(path: &Path, field: &str, value: usize, max: usize) -> Result<usize> {
+    if value == 0 || value > max {
+        return Err(Error::field(path, field, format!("is {value}; it must be in 1..={max}")));
+    }
+    Ok(value)
+}
 
 /// Decoder families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,23 +190,17 @@ impl ModelConfig {
     }
 
     fn check_dimensions(&self, path: &Path) -> Result<()> {
-        for (field, value) in [
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.num_key_value_heads),
-            ("head_dim", self.head_dim),
-            ("vocab_size", self.vocab_size),
-            ("max_position_embeddings", self.max_position_embeddings),
+        for (field, value, max) in [
+            ("hidden_size", self.hidden_size, MAX_WIDTH),
+            ("intermediate_size", self.intermediate_size, MAX_WIDTH),
+            ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
+            ("head_dim", self.head_dim, MAX_HEAD_DIM),
+            ("num_attention_heads", self.num_attention_heads, MAX_WIDTH / self.head_dim.max(1)),
+            ("num_key_value_heads", self.num_key_value_heads, MAX_WIDTH),
+            ("vocab_size", self.vocab_size, MAX_WIDTH),
+            ("max_position_embeddings", self.max_position_embeddings, MAX_CONTEXT),
         ] {
-            if value == 0 || value > MAX_DIMENSION {
-                return Err(Error::field(
-                    path,
-                    field,
-                    format!("is {value}; it must be in 1..={MAX_DIMENSION}"),
-                ));
-            }
+            in_range(path, field, value, max)?;
         }
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             let message = format!(
@@ -228,7 +234,7 @@ impl ModelConfig {
         let max = self.max_position_embeddings;
         let stretched = |context: usize, factor: f64| {
             // `as` saturates; a stretch below 1 does not shorten what the model was trained on.
-            ((context as f64 * factor) as usize).clamp(max, max.max(MAX_DIMENSION))
+            ((context as f64 * factor) as usize).clamp(max, max.max(MAX_CONTEXT))
         };
         match self.rope.scaling {
             RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => {

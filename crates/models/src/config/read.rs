@@ -6,8 +6,9 @@ use nf4::SourceDtype;
 use serde_json::{Map, Value};
 
 use super::{
-    Architecture, ModelConfig,
+    Architecture, MAX_LAYERS, ModelConfig,
     fields::Fields,
+    in_range,
     known::{IRRELEVANT, MATHS},
     quantization, rope_fields,
 };
@@ -82,7 +83,8 @@ fn build(
     use Architecture::{Llama, Mistral, Qwen2, Qwen3};
     let required = |field| fields.required(field, fields.usize(field));
     let hidden_size = required("hidden_size")?;
-    let num_hidden_layers = required("num_hidden_layers")?;
+    let layers = required("num_hidden_layers")?;
+    let num_hidden_layers = in_range(fields.path(), "num_hidden_layers", layers, MAX_LAYERS)?;
     let num_attention_heads = required("num_attention_heads")?;
     let default_kv_heads = match architecture {
         Mistral if !fields.has("num_key_value_heads") => 8,
@@ -152,9 +154,6 @@ fn sliding_windows(
     architecture: Architecture,
     layers: usize,
 ) -> Result<Vec<Option<usize>>> {
-    if layers > super::MAX_DIMENSION {
-        return Err(fields.error("num_hidden_layers", format!("is {layers}, which is too large")));
-    }
     let window = |default| match fields.usize("sliding_window") {
         Ok(None) if !fields.has("sliding_window") => Ok(Some(default)),
         given => given,

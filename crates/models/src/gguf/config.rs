@@ -1,7 +1,10 @@
 //! [`ModelConfig`] from GGUF metadata.
 
 use super::{GgufFile, ROPE_FREQS, dequant::dequantize};
-use crate::{Architecture, Error, ModelConfig, Result, RopeConfig, RopeScaling};
+use crate::{
+    Architecture, Error, ModelConfig, Result, RopeConfig, RopeScaling,
+    config::{MAX_HEAD_DIM, MAX_LAYERS, in_range},
+};
 
 /// Settings below `llama.` and the like that are read, or that repeat what the tensors say.
 const KNOWN: &[&str] = &[
@@ -41,7 +44,9 @@ impl GgufFile {
     pub fn config(&self) -> Result<ModelConfig> {
         let hidden_size = self.required_size("embedding_length")?;
         let num_attention_heads = self.required_size("attention.head_count")?;
-        let num_hidden_layers = self.required_size("block_count")?;
+        let layers = self.required_size("block_count")?;
+        let num_hidden_layers =
+            in_range(self.path(), &self.key("block_count"), layers, MAX_LAYERS)?;
         let head_dim = self.head_dim(hidden_size, num_attention_heads)?;
         let max_position_embeddings = self.required_size("context_length")?;
         let vocab_size = self.vocab_size()?;
@@ -139,10 +144,11 @@ impl GgufFile {
     }
 
     fn head_dim(&self, hidden_size: usize, heads: usize) -> Result<usize> {
-        let head_dim = match self.size("attention.key_length")? {
-            Some(width) => width,
-            None => hidden_size.checked_div(heads).unwrap_or(0),
-        };
+        let given = self.size("attention.key_length")?;
+        let head_dim = given.or_else(|| hidden_size.checked_div(heads)).unwrap_or(0);
+        let field =
+            given.map_or_else(|| "head_dim".to_owned(), |_| self.key("attention.key_length"));
+        in_range(self.path(), &field, head_dim, MAX_HEAD_DIM)?;
         for name in ["attention.value_length", "rope.dimension_count"] {
             match self.size(name)? {
                 Some(width) if width != head_dim => {

@@ -96,10 +96,12 @@ impl Rows {
         let Some(heads) = heads else {
             return Ok(Self { columns, row_bytes, head_height: None });
         };
-        if heads == 0 || !rows.is_multiple_of(2 * heads) {
-            return Err(format!("{rows} rows cannot be {heads} heads of an even width"));
+        match rows.checked_div(heads) {
+            Some(height) if height * heads == rows && height.is_multiple_of(2) => {
+                Ok(Self { columns, row_bytes, head_height: Some(height) })
+            }
+            _ => Err(format!("{rows} rows cannot be {heads} heads of an even width")),
         }
-        Ok(Self { columns, row_bytes, head_height: Some(rows / heads) })
     }
 
     /// The row of the file that is row `row` of the tensor.

@@ -370,6 +370,40 @@ fn heads_that_do_not_divide_the_rows() {
     assert!(error.contains("64 rows cannot be 3 heads"), "{error}");
 }
 
+#[test]
+fn hostile_sizes() {
+    // Each would be allocated or multiplied, if it were not refused first.
+    for (key, value) in
+        [("block_count", u64::MAX), ("block_count", 4097), ("attention.key_length", u64::MAX)]
+    {
+        let mut builder = Builder::default();
+        builder.text("general.architecture", "qwen3");
+        for name in ["embedding_length", "attention.head_count", "context_length"] {
+            builder.uint(&format!("qwen3.{name}"), 1);
+        }
+        if key != "block_count" {
+            builder.uint("qwen3.block_count", 1);
+        }
+        builder.key(&format!("qwen3.{key}"), 10);
+        builder.metadata.extend(value.to_le_bytes());
+        builder.tensor("token_embd.weight", &[64, 8], &[0.5; 8 * 64]);
+        builder.tensor(ROPE_FREQS, &[32], &[1.0; 32]);
+        let error = builder.open().unwrap().config().unwrap_err().to_string();
+        assert!(
+            error.contains("test.gguf") && error.contains(&format!("`qwen3.{key}`")),
+            "{error}"
+        );
+        assert!(error.contains(&value.to_string()), "{error}");
+    }
+    let mut builder = Builder::llama();
+    builder.key("llama.attention.head_count_kv", 10);
+    builder.metadata.extend((1_u64 << 63).to_le_bytes());
+    builder.tensor("blk.0.attn_k.weight", &[2, 64], &[0.0; 128]);
+    let file = builder.open().unwrap();
+    let error = file.read("model.layers.0.self_attn.k_proj.weight").unwrap_err().to_string();
+    assert!(error.contains("64 rows cannot be 9223372036854775808 heads"), "{error}");
+}
+
 fn parse_error(file: &[u8]) -> String {
     parse::parse(file).expect_err("a damaged file")
 }
