@@ -81,6 +81,17 @@ fn no_trainable_target() {
 }
 
 #[test]
+fn mistyped_lora_targets() {
+    let w = Workspace::new();
+    for (set, parts) in [
+        ("lora.target_modules=[\"q_proj\", \"v_prj\"]", ["target_modules", "v_prj", "v_proj"]),
+        ("lora.rank_pattern={ query = 2 }", ["rank_pattern", "query", "q_proj"]),
+    ] {
+        assert_mentions(&fails(&w, &["--set", set]), &parts);
+    }
+}
+
+#[test]
 fn all_labels_masked() {
     let w = Workspace::new();
     w.write("rows.jsonl", r#"{"messages": [{"role": "user", "content": "hello"}]}"#);

@@ -3,7 +3,10 @@
 use fancy_regex::Regex;
 
 use super::{LoraConfig, TargetModules};
-use crate::{Error, Result, weights::some_of};
+use crate::{
+    Error, Result,
+    weights::{nearest, some_of},
+};
 
 /// PEFT's word for every linear layer but the output head, in any case.
 const ALL_LINEAR: &str = "all-linear";
@@ -58,19 +61,29 @@ pub fn resolve_targets(config: &LoraConfig, module_names: &[String]) -> Result<V
     Ok(targets)
 }
 
-/// Sentences on target names and patterns that match nothing, so that a typing error does not go unseen. PEFT passes
-/// over them in silence, and lists made for several model families have such names.
+/// Checks that every name, pattern and layer of a configuration has a module to act on, so that a typing error does not
+/// go unseen. For new adapters: PEFT passes over what matches nothing, so adapters that it wrote may have such entries.
 ///
 /// # Errors
-/// Those of [`resolve_targets`].
-pub fn unmatched(config: &LoraConfig, module_names: &[String]) -> Result<Vec<String>> {
+/// Those of [`resolve_targets`], and [`Error::Lora`] naming the first entry without effect.
+pub fn check_all_match(config: &LoraConfig, module_names: &[String]) -> Result<()> {
     let targets = resolve_targets(config, module_names)?;
-    let mut warnings = Vec::new();
     if let TargetModules::Names(names) = &config.target_modules {
-        let missing = names
-            .iter()
-            .filter(|name| !module_names.iter().any(|module| ends_with_name(module, name)));
-        warnings.extend(missing.map(|name| format!("target_modules: `{name}` matches no module")));
+        let unknown =
+            names.iter().find(|name| !module_names.iter().any(|m| ends_with_name(m, name)));
+        if let Some(name) = unknown {
+            let endings = module_names.iter().map(|module| last_parts(module, name));
+            let near = nearest(name, endings).unwrap_or("none");
+            let message =
+                format!("`target_modules`: `{name}` matches no module; the nearest is `{near}`");
+            return Err(Error::Lora(message));
+        }
+    }
+    for layer in config.layers_to_transform.iter().flatten() {
+        if !module_names.iter().any(|module| layer_index(module) == Some(*layer)) {
+            let message = format!("`layers_to_transform`: the model has no layer {layer}");
+            return Err(Error::Lora(message));
+        }
     }
     let rank_keys = config.rank_pattern.keys().map(|key| ("rank_pattern", key));
     let alpha_keys = config.alpha_pattern.keys().map(|key| ("alpha_pattern", key));
@@ -81,10 +94,22 @@ pub fn unmatched(config: &LoraConfig, module_names: &[String]) -> Result<Vec<Str
             used |= pattern.find(&target.module)?.is_some();
         }
         if !used {
-            warnings.push(format!("{field}: `{key}` matches no target module"));
+            let adapted: Vec<_> = targets.iter().map(|target| &target.module).collect();
+            let message = format!(
+                "`{field}`: `{key}` matches no adapted module; those are {}",
+                some_of(&last_names(&adapted))
+            );
+            return Err(Error::Lora(message));
         }
     }
-    Ok(warnings)
+    Ok(())
+}
+
+/// The end of a module name that has as many parts as `name`.
+fn last_parts<'a>(module: &'a str, name: &str) -> &'a str {
+    let parts = name.split('.').count();
+    let start = module.rmatch_indices('.').nth(parts - 1).map_or(0, |(at, _)| at + 1);
+    &module[start..]
 }
 
 /// The different last parts of module names: `q_proj` for `model.layers.0.self_attn.q_proj`. Sorted.
@@ -292,20 +317,43 @@ mod tests {
     }
 
     #[test]
-    fn what_matches_nothing_is_reported() {
-        let config = LoraConfig {
-            target_modules: names(&["q_proj", "c_attn"]),
-            rank_pattern: [("v_proj".to_owned(), 4)].into(),
+    fn what_matches_nothing_is_an_error_for_new_adapters() {
+        let good = LoraConfig {
+            target_modules: names(&["q_proj", "mlp.up_proj", "model.layers.3.mlp.down_proj"]),
+            layers_to_transform: Some(vec![0, 11]),
+            rank_pattern: [("q_proj".to_owned(), 4)].into(),
+            alpha_pattern: [(r"layers\.11\..*".to_owned(), 4.0)].into(),
             ..LoraConfig::default()
         };
-        let warnings = unmatched(&config, &modules()).unwrap();
-        assert_eq!(
-            warnings,
-            [
-                "target_modules: `c_attn` matches no module",
-                "rank_pattern: `v_proj` matches no target module"
-            ]
-        );
+        check_all_match(&good, &modules()).unwrap();
+        check_all_match(&LoraConfig::default(), &modules()).unwrap();
+        let patterns = |key: &str| [(key.to_owned(), 4)].into();
+        for (bad, parts) in [
+            (
+                LoraConfig { target_modules: names(&["q_proj", "v_prj"]), ..good.clone() },
+                ["target_modules", "`v_prj`", "nearest is `v_proj`"],
+            ),
+            (
+                LoraConfig { target_modules: names(&["q_proj", "mlp.up_prj"]), ..good.clone() },
+                ["target_modules", "`mlp.up_prj`", "nearest is `mlp.up_proj`"],
+            ),
+            (
+                LoraConfig { layers_to_transform: Some(vec![0, 12]), ..good.clone() },
+                ["layers_to_transform", "no layer", "12"],
+            ),
+            (
+                LoraConfig { rank_pattern: patterns("v_proj"), ..good.clone() },
+                ["rank_pattern", "`v_proj`", "down_proj, q_proj, up_proj"],
+            ),
+            (
+                LoraConfig { alpha_pattern: [("down".to_owned(), 1.0)].into(), ..good.clone() },
+                ["alpha_pattern", "`down`", "down_proj, q_proj, up_proj"],
+            ),
+        ] {
+            resolve_targets(&bad, &modules()).unwrap();
+            let message = check_all_match(&bad, &modules()).unwrap_err().to_string();
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        }
     }
 
     #[test]

@@ -9,7 +9,8 @@ use kernels::{Backend, HostSlice, MemoryKind, Philox};
 use super::projection::all_linears;
 use super::{Decoder, Projection};
 use crate::adapter::{
-    InitLoraWeights, LoraConfig, LoraWeights, read_adapter, resolve_targets, write_adapter,
+    InitLoraWeights, LoraConfig, LoraWeights, check_all_match, read_adapter, resolve_targets,
+    write_adapter,
 };
 use crate::{ModelConfig, Result};
 
@@ -24,7 +25,12 @@ pub struct Adapter<K: Backend> {
 impl<K: Backend> Adapter<K> {
     /// A fresh adapter: `A` random, drawn by counter from `seed`; `B` zero, so the model starts
     /// unchanged.
+    ///
+    /// # Errors
+    /// Those of [`check_all_match`].
     pub fn init(decoder: &Decoder<K>, config: &LoraConfig, seed: u64) -> Result<Self> {
+        let names: Vec<String> = module_shapes(decoder.config()).into_keys().collect();
+        check_all_match(config, &names)?;
         let gaussian = config.init_lora_weights == InitLoraWeights::Named("gaussian".to_owned());
         Self::build(decoder, config, |index, target| {
             let philox = Philox::new(seed, index as u64);
@@ -39,7 +45,7 @@ impl<K: Backend> Adapter<K> {
         })
     }
 
-    /// An adapter in PEFT's files.
+    /// An adapter in PEFT's files. Settings that match nothing are passed over, as PEFT does.
     pub fn load(decoder: &Decoder<K>, dir: &Path) -> Result<Self> {
         let (config, mut weights) = read_adapter(dir, &module_shapes(decoder.config()))?;
         Self::build(decoder, &config, |_, target| {
