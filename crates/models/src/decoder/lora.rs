@@ -14,6 +14,10 @@ use crate::adapter::{
 };
 use crate::{ModelConfig, Result};
 
+/// Marks the random streams that `lora_A` starts from: dropout masks, whose key may be the same seed, are drawn from
+/// streams without this bit.
+const INIT_STREAM: u64 = 1 << 63;
+
 /// LoRA weights on a backend, and which linear each belongs to.
 #[derive(Debug)]
 pub struct Adapter<K: Backend> {
@@ -33,7 +37,7 @@ impl<K: Backend> Adapter<K> {
         check_all_match(config, &names)?;
         let gaussian = config.init_lora_weights == InitLoraWeights::Named("gaussian".to_owned());
         Self::build(decoder, config, |index, target| {
-            let philox = Philox::new(seed, index as u64);
+            let philox = Philox::new(seed, INIT_STREAM | index as u64);
             let (r, k) = (target.r, target.in_features);
             let a: Vec<f32> = if gaussian {
                 (0..(r * k) as u64).map(|i| philox.normal(i) / r as f32).collect()
@@ -132,4 +136,31 @@ struct Linear {
 /// Every linear that an adapter may name, with its `[out_features, in_features]`.
 fn module_shapes(config: &ModelConfig) -> BTreeMap<String, [usize; 2]> {
     all_linears(config).map(|(layer, p, shape)| (p.module(layer), shape)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kernels::Cpu;
+
+    use super::*;
+    use crate::Checkpoint;
+    use crate::decoder::{BaseFormat, LoadOptions};
+
+    #[test]
+    fn initial_values_are_not_the_draws_of_dropout_masks() {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama");
+        let source = Checkpoint::open(Path::new(model)).unwrap();
+        let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
+        let decoder = Decoder::load(&Cpu::new(), &source, source.config(), &options).unwrap();
+        let adapter = Adapter::init(&decoder, &LoraConfig::default(), 7).unwrap();
+        for (index, (layer, p, lora)) in adapter.loras().enumerate() {
+            let a = decoder.backend().download(&adapter.params().get(lora.a).value).unwrap();
+            let bound = 1.0 / (p.shape(decoder.config())[1] as f32).sqrt();
+            assert!(a.iter().all(|x| x.abs() <= bound) && a.iter().any(|x| x.abs() > 0.9 * bound));
+            // What the first pass draws for the same linear.
+            let mask = Philox::new(7, index as u64);
+            let same = (0..).zip(&a).filter(|(i, x)| (2.0 * mask.uniform(*i) - 1.0) * bound == **x);
+            assert!(same.count() < a.len() / 8, "layer {layer} {p:?}");
+        }
+    }
 }
