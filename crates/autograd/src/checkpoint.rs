@@ -25,8 +25,10 @@ impl<'m, K: Backend> Tape<'m, K> {
             let mut inner = Tape::training(&pass.backend, precision);
             let x = if slot.wanted() { inner.leaf(input) } else { Var::constant(input) };
             let output = block(&mut inner, &x)?;
-            let Some(out) = output.node else { return Ok(()) };
-            let leaf = x.node;
+            let (out, leaf) = (Slot::of(&output), x.node);
+            if !out.wanted() {
+                return Ok(());
+            }
             drop((x, output));
             let mut grads = inner.run_backward(vec![(out, grad)], pass.params)?;
             match leaf.and_then(|leaf| grads[leaf.0].take()) {

@@ -40,7 +40,7 @@ pub struct Tape<'m, K: Backend> {
     recording: bool,
     nodes: Vec<Node<'m, K>>,
     /// Gradients that operations computed in the forward pass.
-    seeds: Vec<(NodeId, Arc<K::Buffer>)>,
+    seeds: Vec<(Slot, Arc<K::Buffer>)>,
 }
 
 impl<'m, K: Backend> Tape<'m, K> {
@@ -87,18 +87,18 @@ impl<'m, K: Backend> Tape<'m, K> {
         Ok(())
     }
 
-    /// Runs the tape backwards from the given gradients; returns those of the nodes, of which only
-    /// leaves are left.
+    /// Runs the tape backwards from the given gradients, which add up where a node has several;
+    /// returns those of the nodes, of which only leaves are left.
     pub(crate) fn run_backward(
         self,
-        seeds: Vec<(NodeId, Arc<K::Buffer>)>,
+        seeds: Vec<(Slot, Arc<K::Buffer>)>,
         params: &mut ParamGrads<K>,
     ) -> Result<Vec<Option<Arc<K::Buffer>>>> {
-        let mut grads = vec![None; self.nodes.len()];
-        for (node, grad) in seeds {
-            grads[node.0] = Some(grad);
-        }
+        let grads = vec![None; self.nodes.len()];
         let mut pass = Backward { backend: self.backend, grads, params };
+        for (slot, grad) in seeds {
+            pass.give(&slot, grad)?;
+        }
         for (i, node) in self.nodes.into_iter().enumerate().rev() {
             let Some(backward) = node.backward else { continue };
             if let Some(grad) = pass.grads[i].take() {
@@ -145,8 +145,8 @@ impl<'m, K: Backend> Tape<'m, K> {
 
     /// Starts the backward pass at `var` with a gradient that the forward already knows.
     pub(crate) fn seed(&mut self, var: &Var<K>, grad: K::Buffer) {
-        if let (true, Some(node)) = (self.recording, var.node) {
-            self.seeds.push((node, Arc::new(grad)));
+        if self.recording {
+            self.seeds.push((Slot::of(var), Arc::new(grad)));
         }
     }
 }

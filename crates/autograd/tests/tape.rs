@@ -197,6 +197,37 @@ fn gradients_agree_with_finite_differences() {
 }
 
 #[test]
+fn two_losses_of_one_hidden_state_add_up() {
+    let (network, params) = network();
+    let (cpu, head) = (&network.cpu, &network.linears[5]);
+    // The labels of the even and of the odd tokens.
+    let half = |odd: usize| {
+        let keep = |(i, label): (usize, &u32)| if i % 2 == odd { *label } else { IGNORE };
+        ints(cpu, &LABELS.iter().enumerate().map(keep).collect::<Vec<_>>())
+    };
+    let gradients = |labels: &[&<Cpu as Backend>::Buffer]| -> Vec<f32> {
+        let mut grads = ParamGrads::zeros(cpu, &params).unwrap();
+        let mut tape = Tape::training(cpu, Precision::F32);
+        let x = tape.embed(&network.table, HIDDEN, &network.ids).unwrap();
+        let x = network.block(&mut tape, &params, &x, 0).unwrap();
+        for labels in labels {
+            tape.linear_cross_entropy(&x, head, labels, 1.0).unwrap();
+        }
+        drop(x);
+        tape.backward(&mut grads).unwrap();
+        grads.buffers().iter().flat_map(|g| cpu.download(g).unwrap()).collect()
+    };
+    let (even, odd) = (half(0), half(1));
+    let (whole, parts) = (gradients(&[&network.labels]), gradients(&[&even, &odd]));
+    let scale = whole.iter().fold(0f32, |max, x| max.max(x.abs()));
+    assert!(whole.iter().zip(&parts).all(|(a, b)| (a - b).abs() <= 1e-5 * scale));
+    for part in [&even, &odd] {
+        let part = gradients(&[part]);
+        assert!(whole.iter().zip(&part).any(|(a, b)| (a - b).abs() > 1e-2 * scale));
+    }
+}
+
+#[test]
 fn recompute_gives_the_same_bits() {
     let (network, params) = network();
     for precision in [Precision::F32, Precision::BF16] {
