@@ -165,32 +165,54 @@ fn a_cut_off_file_is_recognised() {
 #[test]
 fn shards_and_index_must_agree() {
     let dir = copy("llama");
-    fs::rename(
-        dir.path().join("model.safetensors"),
-        dir.path().join("model-00001-of-00002.safetensors"),
-    )
-    .unwrap();
-    write_safetensors(&dir.path().join("model-00002-of-00002.safetensors"), Vec::new()).unwrap();
-    let source = SafetensorsCheckpoint::open(&fixture("llama")).unwrap();
-    let shard = |i: usize| Value::from(format!("model-{i:05}-of-00002.safetensors"));
-    let mut map: serde_json::Map<String, Value> =
-        source.names().into_iter().map(|name| (name.to_owned(), shard(1))).collect();
+    let bytes = fs::read(fixture("llama").join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let shard = |i: usize| format!("model-{i:05}-of-00002.safetensors");
+    let shard_of = |name: &str| if name.starts_with("model.layers.1.") { 2 } else { 1 };
+    for i in [1, 2] {
+        let part = tensors.tensors().into_iter().filter(|(name, _)| shard_of(name) == i);
+        let part = part.map(|(name, view)| {
+            let (dtype, shape) = (view.dtype(), view.shape().to_vec());
+            (name, StoredTensor { dtype, shape, bytes: view.data().into() })
+        });
+        write_safetensors(&dir.path().join(shard(i)), part.collect()).unwrap();
+    }
+    fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    let good: serde_json::Map<String, Value> =
+        tensors.names().into_iter().map(|n| (n.to_owned(), shard(shard_of(n)).into())).collect();
     let index = dir.path().join("model.safetensors.index.json");
     let write = |map: &serde_json::Map<String, Value>| {
         fs::write(&index, json!({"metadata": {}, "weight_map": map}).to_string()).unwrap();
     };
-    write(&map);
-    assert!(Checkpoint::open(dir.path()).is_ok());
-    map.insert("model.layers.2.extra.weight".to_owned(), shard(2));
-    write(&map);
-    assert!(open_error(dir.path()).contains("model.layers.2.extra.weight"));
-    map.insert("other".to_owned(), Value::from("model-00003-of-00003.safetensors"));
-    write(&map);
-    let error = open_error(dir.path());
-    assert!(
-        error.contains("index.json") && error.contains("model-00003-of-00003.safetensors"),
-        "{error}"
-    );
+    write(&good);
+    let (whole, parts) =
+        (Checkpoint::open(&fixture("llama")).unwrap(), Checkpoint::open(dir.path()).unwrap());
+    for name in whole.names() {
+        assert_eq!(
+            whole.read(name).unwrap().to_f32(),
+            parts.read(name).unwrap().to_f32(),
+            "{name}"
+        );
+    }
+    let outside = dir.path().join(shard(1)).display().to_string();
+    for (name, file, parts) in [
+        ("model.layers.2.extra.weight", shard(2), ["model.layers.2.extra.weight", "nowhere"]),
+        (
+            "model.norm.weight",
+            shard(2),
+            ["`model.norm.weight`", "model-00001-of-00002.safetensors"],
+        ),
+        ("other", "model-00003-of-00003.safetensors".to_owned(), ["00003-of-00003", "download it"]),
+        ("other", "../x.safetensors".to_owned(), ["`../x.safetensors`", "not a file name"]),
+        ("other", format!("sub/{}", shard(1)), ["`sub/model-", "not a file name"]),
+        ("other", outside.clone(), [&outside, "not a file name"]),
+    ] {
+        let mut map = good.clone();
+        map.insert(name.to_owned(), file.into());
+        write(&map);
+        let error = open_error(dir.path());
+        assert!(error.contains("index.json") && parts.iter().all(|p| error.contains(p)), "{error}");
+    }
     fs::write(&index, "{}").unwrap();
     assert!(open_error(dir.path()).contains("not a shard index"));
 }

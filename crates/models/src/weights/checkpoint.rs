@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use half::{bf16, f16};
@@ -52,7 +52,7 @@ impl SafetensorsCheckpoint {
         };
         let stored = locate(&shards)?;
         if let Some(index) = index {
-            check_index(dir, &index, &stored)?;
+            check_index(dir, &index, &shards, &stored)?;
         }
         Self::group(dir, shards, stored)
     }
@@ -169,6 +169,10 @@ fn open_shards(dir: &Path, index: &Index) -> Result<Vec<SafetensorsFile>> {
     files
         .into_iter()
         .map(|file| {
+            if !is_file_name(file) {
+                let message = format!("shard `{file}` is not a file name of this directory");
+                return Err(Error::format(&dir.join(INDEX), message));
+            }
             let path = dir.join(file);
             if path.is_file() {
                 return SafetensorsFile::open(&path);
@@ -193,14 +197,29 @@ fn locate(shards: &[SafetensorsFile]) -> Result<BTreeMap<String, usize>> {
     Ok(stored)
 }
 
-fn check_index(dir: &Path, index: &Index, stored: &BTreeMap<String, usize>) -> Result<()> {
-    match index.weight_map.iter().find(|(name, _)| !stored.contains_key(*name)) {
-        Some((name, file)) => {
-            let message = format!("the index says it is in {file}, but it is not there");
-            Err(Error::tensor(&dir.join(INDEX), name, message))
+/// A downloaded index must not lead out of its directory.
+fn is_file_name(file: &str) -> bool {
+    let mut parts = Path::new(file).components();
+    matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None))
+}
+
+/// Each tensor must be in the shard that the index names.
+fn check_index(
+    dir: &Path,
+    index: &Index,
+    shards: &[SafetensorsFile],
+    stored: &BTreeMap<String, usize>,
+) -> Result<()> {
+    for (name, file) in &index.weight_map {
+        let found = stored.get(name).map(|shard| shards[*shard].path());
+        if found == Some(&dir.join(file)) {
+            continue;
         }
-        None => Ok(()),
+        let found = found.map_or("nowhere".to_owned(), |path| path.display().to_string());
+        let message = format!("the index says it is in {file}, but it is in {found}");
+        return Err(Error::tensor(&dir.join(INDEX), name, message));
     }
+    Ok(())
 }
 
 fn no_weights(dir: &Path) -> Error {
