@@ -109,28 +109,82 @@ impl<K: Backend> Decoder<K> {
         Ok(self.backend.upload(HostSlice::U32(data), MemoryKind::Data)?)
     }
 
-    /// Cosines and sines of at least `seq_len` positions, with the frequencies of that length.
+    /// Cosines and sines of at least `seq_len` positions, with the frequencies of that length. The
+    /// table grows by doubling, so that generation does not make one for each token; under dynamic
+    /// scaling beyond the trained length each sequence length has frequencies of its own.
     fn rope_table(&self, seq_len: usize) -> Result<Arc<RopeTable<K>>> {
-        let mut cached = self.rope.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let dynamic = matches!(self.config.rope.scaling, crate::RopeScaling::Dynamic { .. });
+        let trained = self.config.max_position_embeddings;
+        let only_for = (dynamic && seq_len > trained).then_some(seq_len);
+        let mut cached = self.rope.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(rope) = cached.as_ref()
-            && (rope.seq_len == seq_len || !dynamic && rope.seq_len > seq_len)
+            && rope.only_for == only_for
+            && rope.table.positions >= seq_len
         {
             return Ok(Arc::clone(&rope.table));
         }
-        let table = Arc::new(self.make_rope_table(seq_len)?);
-        *cached = Some(CachedRope { table: Arc::clone(&table), seq_len });
+        let most = if dynamic { trained } else { self.config.context_limit() };
+        let positions = only_for.unwrap_or_else(|| seq_len.next_power_of_two().min(most));
+        let table = Arc::new(self.make_rope_table(positions)?);
+        *cached = Some(CachedRope { table: Arc::clone(&table), only_for });
         Ok(table)
     }
 
     fn make_rope_table(&self, seq_len: usize) -> Result<RopeTable<K>> {
         let config = &self.config;
-        let (inv_freq, scaling) =
-            config.rope.tables(seq_len, config.head_dim, config.max_position_embeddings);
+        let (inv_freq, scaling) = config.rope_tables(seq_len);
         let angles = (0..seq_len).flat_map(|p| inv_freq.iter().map(move |f| p as f32 * f));
         let (cos, sin): (Vec<f32>, Vec<f32>) =
             angles.map(|a| (a.cos() * scaling, a.sin() * scaling)).unzip();
         let upload = |x: &[f32]| self.backend.upload(HostSlice::F32(x), MemoryKind::Data);
         Ok(RopeTable { cos: upload(&cos)?, sin: upload(&sin)?, positions: seq_len })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use kernels::Cpu;
+
+    use super::*;
+    use crate::decoder::{BaseFormat, LoadOptions};
+    use crate::{Checkpoint, RopeScaling};
+
+    fn decoder(scaling: RopeScaling, context: usize) -> Decoder<Cpu> {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama");
+        let source = Checkpoint::open(Path::new(model)).unwrap();
+        let mut config = source.config().clone();
+        config.rope.scaling = scaling;
+        config.max_position_embeddings = context;
+        let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
+        Decoder::load(&Cpu::new(), &source, &config, &options).unwrap()
+    }
+
+    #[test]
+    fn a_table_is_made_once_for_many_lengths() {
+        let decoder = decoder(RopeScaling::Default, 24);
+        let table = |seq_len| decoder.rope_table(seq_len).unwrap();
+        let first = table(9);
+        assert_eq!(first.positions, 16);
+        assert!([10, 16, 3].into_iter().all(|seq_len| Arc::ptr_eq(&table(seq_len), &first)));
+        assert_eq!(table(17).positions, 24, "no further than the context");
+    }
+
+    #[test]
+    fn dynamic_frequencies_are_those_of_the_length() {
+        let decoder = decoder(RopeScaling::Dynamic { factor: 2.0 }, 12);
+        let cos = |seq_len| {
+            let table = decoder.rope_table(seq_len).unwrap();
+            let cos = decoder.backend.download(&table.cos).unwrap();
+            (table.positions, cos)
+        };
+        for seq_len in [9, 13, 12, 20, 13, 10] {
+            let (positions, cos) = cos(seq_len);
+            assert_eq!(positions, if seq_len > 12 { seq_len } else { 12 });
+            let (inv_freq, _) = decoder.config.rope_tables(seq_len);
+            let expected: Vec<f32> = inv_freq.iter().map(|f| (2.0 * f).cos()).collect();
+            assert_eq!(cos[2 * inv_freq.len()..3 * inv_freq.len()], expected, "{seq_len}");
+        }
     }
 }

@@ -31,15 +31,15 @@ pub struct Decoder<K: Backend> {
     layers: Vec<Layer<K>>,
     final_norm: K::Buffer,
     head: FrozenLinear<K>,
-    /// Rotary table of the longest sequence so far.
+    /// The rotary table that was used last.
     rope: Mutex<Option<CachedRope<K>>>,
 }
 
 #[derive(Debug)]
 struct CachedRope<K: Backend> {
     table: Arc<RopeTable<K>>,
-    /// Sequence length whose frequencies the table has.
-    seq_len: usize,
+    /// The only sequence length that the frequencies are for; `None` when they are for any that the table reaches.
+    only_for: Option<usize>,
 }
 
 /// One decoder layer.
