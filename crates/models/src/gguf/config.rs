@@ -277,6 +277,13 @@ impl GgufFile {
             .filter(|name| !KNOWN.contains(name))
             .map(|name| format!("metadata `{prefix}{name}` is not understood and has no effect"))
             .collect();
+        let pre = "tokenizer.ggml.pre";
+        if self.string(pre)? == Some("default") {
+            warnings.push(format!(
+                "metadata `{pre}` = \"default\" does not say how text is cut; GPT-2's rule is used, and token ids may \
+                 differ from the original tokenizer's"
+            ));
+        }
         if self.architecture == Architecture::Mistral && self.sliding_window()?.is_none() {
             warnings.push(
                 "the file names no sliding window; attention reaches over the whole sequence"

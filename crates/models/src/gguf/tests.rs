@@ -326,6 +326,12 @@ fn the_family_and_what_is_not_understood() {
     assert_eq!(config.architecture, Architecture::Mistral);
     assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
     assert!(config.warnings[0].contains("llama.attention.novel_trick"));
+    builder.text("tokenizer.ggml.pre", "default");
+    let warnings = builder.open().unwrap().config().unwrap().warnings;
+    assert!(
+        warnings[1].contains("tokenizer.ggml.pre") && warnings[1].contains("GPT-2"),
+        "{warnings:?}"
+    );
 
     let refused = |change: &dyn Fn(&mut Builder), words: &str| {
         let mut builder = Builder::llama();
