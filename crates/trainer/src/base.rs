@@ -51,10 +51,10 @@ impl Base {
     /// Opens a checkpoint directory or a GGUF file; reads headers, tokenizer and chat template.
     pub fn open(path: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        for warning in &checkpoint.config().warnings {
+        let tokenizer = Tokenizer::open(path)?;
+        for warning in checkpoint.config().warnings.iter().chain(tokenizer.warnings()) {
             say(&format!("warning: {warning}"));
         }
-        let tokenizer = Tokenizer::open(path)?;
         let encoder = encoder(&tokenizer)?;
         let mut stop_tokens = checkpoint.config().eos_token_ids.clone();
         stop_tokens.extend(tokenizer.eos_token_ids());

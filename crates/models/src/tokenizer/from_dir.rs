@@ -40,8 +40,9 @@ impl Tokenizer {
             unk: special_token(&inner, "unk_token", &config, &map)?,
         };
         let chat_template = chat_template(dir, &config)?;
-        let mut this = Self::new(inner, special, config.fields)?;
+        let mut this = Self::new(inner, special, config.fields.clone())?;
         this.chat_template = chat_template;
+        this.warnings = added_token_warnings(&this, &config)?;
         for id in generation_eos(&Json::read(dir, "generation_config.json")?)? {
             if !this.eos_token_ids.contains(&id) {
                 this.eos_token_ids.push(id);
@@ -91,6 +92,30 @@ impl Json {
     fn error(&self, field: &str, message: impl Into<String>) -> Error {
         Error::field(&self.path, field, message)
     }
+}
+
+/// transformers' Llama tokenizers make their post-processor from `add_bos_token` and `add_eos_token`; here that of
+/// `tokenizer.json` decides, so a difference is told.
+fn added_token_warnings(tokenizer: &Tokenizer, config: &Json) -> Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    for (field, token, adds) in [
+        ("add_bos_token", "begin", tokenizer.adds_bos_token()),
+        ("add_eos_token", "end", tokenizer.adds_eos_token()),
+    ] {
+        let Some(value) = config.get(field) else { continue };
+        let wanted = value
+            .as_bool()
+            .ok_or_else(|| config.error(field, format!("is {value}; expected true or false")))?;
+        if wanted != adds {
+            let does = if adds { "adds" } else { "does not add" };
+            warnings.push(format!(
+                "{}: field `{field}` = {wanted} is not followed: the post-processor of tokenizer.json {does} the \
+                 {token} token, and it decides",
+                config.path.display()
+            ));
+        }
+    }
+    Ok(warnings)
 }
 
 /// Adds tokens that only `added_tokens_decoder` of `tokenizer_config.json` lists.

@@ -34,6 +34,7 @@ pub struct Tokenizer {
     chat_template: Option<String>,
     /// Fields of `tokenizer_config.json` that are kept when it is written again.
     config: Map<String, Value>,
+    warnings: Vec<String>,
 }
 
 impl Tokenizer {
@@ -59,7 +60,14 @@ impl Tokenizer {
         inner.with_padding(None);
         special.mark(&mut inner)?;
         let eos_token_ids = special.eos.iter().map(|token| token.id).collect();
-        Ok(Self { inner, special, eos_token_ids, chat_template: None, config })
+        Ok(Self {
+            inner,
+            special,
+            eos_token_ids,
+            chat_template: None,
+            config,
+            warnings: Vec::new(),
+        })
     }
 
     /// The tokenizer itself.
@@ -80,6 +88,11 @@ impl Tokenizer {
     /// The Jinja source of the default chat template.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
+    }
+
+    /// Settings that are not followed, one sentence each; show them to the user.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Whether encoding with special tokens puts the begin token in front.

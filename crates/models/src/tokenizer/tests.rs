@@ -190,6 +190,30 @@ fn tokens_only_the_configuration_lists_are_added() {
 }
 
 #[test]
+fn flags_that_tokenizer_json_does_not_follow_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    open("llama-bpe").save(dir.path()).unwrap();
+    let warnings = |config: Value| {
+        put(dir.path(), "tokenizer_config.json", &config);
+        Tokenizer::open(dir.path()).map(|tokenizer| tokenizer.warnings().to_vec())
+    };
+    for agreed in [json!({}), json!({"add_bos_token": true, "add_eos_token": false})] {
+        assert_eq!(warnings(agreed).unwrap(), Vec::<String>::new());
+    }
+    let found = warnings(json!({"add_bos_token": false, "add_eos_token": true})).unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    for (warning, parts) in found.iter().zip([
+        ["`add_bos_token` = false", "adds the begin token"],
+        ["`add_eos_token` = true", "does not add the end token"],
+    ]) {
+        assert!(warning.contains("tokenizer_config.json"), "{warning}");
+        assert!(parts.iter().all(|part| warning.contains(part)), "{warning}");
+    }
+    let error = warnings(json!({"add_bos_token": "yes"})).unwrap_err().to_string();
+    assert!(error.contains("`add_bos_token`") && error.contains("yes"), "{error}");
+}
+
+#[test]
 fn named_tokens_become_special() {
     let dir = saved();
     // In the vocabulary and found whole, but not special in tokenizer.json.
