@@ -152,6 +152,7 @@ fn other_maths_is_refused_by_name() {
             json!({"rope_scaling": {"rope_type": "linear", "factor": -1.0}}),
             ["rope_scaling.factor", "positive"],
         ),
+        (json!({"use_mrope": true}), ["use_mrope", "null, false or 0"]),
         (json!({"hidden_size": "64"}), ["hidden_size", "whole number"]),
         (json!({"hidden_size": null}), ["hidden_size", "is missing"]),
         (json!({"num_key_value_heads": 3}), ["num_key_value_heads", "does not divide"]),
@@ -199,6 +200,24 @@ fn unknown_fields_are_named_in_warnings() {
         assert!(warning.contains(field), "{warnings:?}");
     }
     assert_eq!(warnings.len(), 3, "{warnings:?}");
+}
+
+#[test]
+fn rotary_parameters_that_are_not_read_are_named() {
+    let scaling = json!({"rope_type": "linear", "factor": 2.0});
+    let both = json!({"rope_scaling": scaling, "rope_parameters": {"rope_theta": 5e5}});
+    let config = parse(&with("llama", both)).unwrap();
+    assert_eq!(config.rope.scaling, RopeScaling::Linear { factor: 2.0 });
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(
+        config.warnings[0].contains("`rope_parameters`") && config.warnings[0].contains("500000")
+    );
+    for one in [
+        json!({"rope_scaling": scaling, "rope_parameters": null, "use_mrope": false}),
+        json!({"rope_scaling": {}, "rope_parameters": {"rope_theta": 5e5}}),
+    ] {
+        assert_eq!(parse(&with("llama", one)).unwrap().warnings, Vec::<String>::new());
+    }
 }
 
 #[test]
@@ -304,7 +323,7 @@ fn what_is_written_reads_back() {
         for scaling in &scalings {
             let mut json = with(
                 model,
-                json!({"rope_scaling": scaling, "eos_token_id": [2, 3], "bos_token_id": null}),
+                json!({"rope_scaling": scaling, "rope_parameters": null, "eos_token_id": [2, 3], "bos_token_id": null}),
             );
             let extra = match model {
                 "qwen2" | "qwen3" => &windows,

@@ -60,6 +60,7 @@ pub(super) const MATHS: &[(&str, Neutral)] = &[
     ("rope_interleaved", Neutral::Off),
     ("rope_local_base_freq", Neutral::Off),
     ("use_bidirectional_attention", Neutral::Off),
+    ("use_mrope", Neutral::Off),
     ("use_qk_norm", Neutral::Off),
 ];
 

@@ -1,6 +1,6 @@
 //! Rotary parameters in `config.json`: `rope_theta` + `rope_scaling` (transformers 4) or `rope_parameters` (5).
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::{RopeConfig, RopeScaling, fields::Fields};
 use crate::Result;
@@ -18,7 +18,14 @@ pub(super) fn read(
     let outer_original = fields.usize("original_max_position_embeddings")?;
     // Transformers lets a non-empty `rope_scaling` win over `rope_parameters`.
     let old = fields.object("rope_scaling")?.filter(|map| !map.is_empty());
-    let new = fields.object("rope_parameters")?;
+    let new = fields.object("rope_parameters")?.filter(|map| !map.is_empty());
+    if let (Some(_), Some(unread)) = (old, new) {
+        let unread = Value::Object(unread.clone());
+        warnings.push(format!(
+            "{}: field `rope_parameters` = {unread} is not read, because `rope_scaling` is there",
+            fields.path().display()
+        ));
+    }
     let empty = Map::new();
     let nested = match (old, new) {
         (Some(map), _) => Fields::new(fields.path(), "rope_scaling.", map),
