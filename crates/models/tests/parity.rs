@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Reference, Rows, adapter, eval_loss, load, load_with, logits, loss_and_grads, max_error,
-    nf4_base, norm_error,
+    Reference, Rows, adapter, adapter_with_dropout, eval_loss, load, load_with, logits,
+    loss_and_grads, max_error, nf4_base, norm_error,
 };
 use kernels::Cpu;
 use models::RopeScaling;
@@ -214,13 +214,15 @@ fn recompute_gives_the_same_bits() {
     let r = Reference::open("models/qwen3", "ref");
     let rows = Rows::all_trained(r.ids("input_ids"));
     let decoder = load("qwen3", nf4_base(true));
-    let lora = adapter(&decoder, "qwen3/adapter");
-    for dropout_key in [None, Some(7)] {
+    let lora = adapter_with_dropout(&decoder, "qwen3/adapter", 0.25);
+    let [(without, _), (with, _)] = [None, Some(7)].map(|dropout_key| {
         let options = ForwardOptions { dropout_key, ..ForwardOptions::default() };
         let kept = loss_and_grads(&decoder, &lora, &rows, options);
         let again = ForwardOptions { recompute: Recompute::Layers, ..options };
         assert_eq!(kept, loss_and_grads(&decoder, &lora, &rows, again));
-    }
+        kept
+    });
+    assert!((with - without).abs() > 1e-3, "dropout is drawn: {with} against {without}");
 }
 
 #[test]

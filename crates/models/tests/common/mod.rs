@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use autograd::{ParamGrads, Precision, Tape};
 use kernels::ops::IGNORE;
 use kernels::{Backend, Cpu, HostSlice, MemoryKind};
+use models::adapter::{CONFIG_FILE, WEIGHTS_FILE};
 use models::decoder::{Adapter, BaseFormat, Decoder, ForwardOptions, LoadOptions};
 use models::weights::Checkpoint;
 use models::{LoraConfig, ModelConfig};
@@ -135,6 +136,21 @@ pub(crate) fn load_with(
 /// The adapter of a fixture.
 pub(crate) fn adapter(decoder: &Decoder<Cpu>, folder: &str) -> Adapter<Cpu> {
     Adapter::load(decoder, &fixture("models").join(folder)).unwrap()
+}
+
+/// The adapter of a fixture with dropout on its inputs.
+pub(crate) fn adapter_with_dropout(
+    decoder: &Decoder<Cpu>,
+    folder: &str,
+    lora_dropout: f64,
+) -> Adapter<Cpu> {
+    let (from, dir) = (fixture("models").join(folder), tempfile::tempdir().unwrap());
+    let config = std::fs::read_to_string(from.join(CONFIG_FILE)).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["lora_dropout"] = lora_dropout.into();
+    std::fs::write(dir.path().join(CONFIG_FILE), config.to_string()).unwrap();
+    std::fs::copy(from.join(WEIGHTS_FILE), dir.path().join(WEIGHTS_FILE)).unwrap();
+    Adapter::load(decoder, dir.path()).unwrap()
 }
 
 /// A fresh adapter whose values come from `value(param name)`.
