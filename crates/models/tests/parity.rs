@@ -3,9 +3,10 @@
 
 mod common;
 
+use autograd::Precision;
 use common::{
     Reference, Rows, adapter, adapter_with_dropout, eval_loss, load, load_with, logits,
-    loss_and_grads, max_error, nf4_base, norm_error,
+    loss_and_grads, loss_and_grads_in, max_error, nf4_base, norm_error,
 };
 use kernels::Cpu;
 use models::RopeScaling;
@@ -87,6 +88,30 @@ fn qwen2_with_bias_and_tied_head() {
 #[test]
 fn qwen3_with_qk_norm() {
     check_model("qwen3");
+}
+
+/// bf16 rounds by at most 2^-9 of a value. A loss may be off by half of that, since errors average over its tokens; a
+/// gradient by 24 times as much, since those of a dozen operations in each of two layers add up on its way.
+const BF16: f64 = 1.0 / 512.0;
+
+#[test]
+fn bf16_activations() {
+    for name in ["llama", "mistral", "qwen2", "qwen3"] {
+        let r = Reference::open(&format!("models/{name}"), "ref");
+        let rows = Rows::all_trained(r.ids("input_ids"));
+        let decoder = load(name, BaseFormat::Dense);
+        let lora = adapter(&decoder, &format!("{name}/adapter"));
+        let options = ForwardOptions::default();
+        let (loss, grads) = loss_and_grads_in(Precision::BF16, &decoder, &lora, &rows, options);
+        let expected = r.number("loss_lora");
+        let error = (loss - expected).abs() / expected;
+        assert!(error <= 0.5 * BF16, "{name}: {loss} against {expected}");
+        assert!((loss - expected).abs() > LOSS, "{name}: not in bf16");
+        for (param, grad) in &grads {
+            let error = norm_error(grad, r.values(&format!("grad.base_model.model.{param}")));
+            assert!(error <= 24.0 * BF16, "{name} {param}: {error:e}");
+        }
+    }
 }
 
 #[test]

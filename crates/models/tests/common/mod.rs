@@ -222,9 +222,20 @@ pub(crate) fn loss_and_grads(
     rows: &Rows,
     options: ForwardOptions,
 ) -> (f64, BTreeMap<String, Vec<f32>>) {
+    loss_and_grads_in(Precision::F32, decoder, adapter, rows, options)
+}
+
+/// As [`loss_and_grads`], in other element types.
+pub(crate) fn loss_and_grads_in(
+    precision: Precision,
+    decoder: &Decoder<Cpu>,
+    adapter: &Adapter<Cpu>,
+    rows: &Rows,
+    options: ForwardOptions,
+) -> (f64, BTreeMap<String, Vec<f32>>) {
     let mut grads = ParamGrads::zeros(decoder.backend(), adapter.params()).unwrap();
     let trained = rows.trained();
-    let loss = train_pass(decoder, adapter, rows, trained, options, Precision::F32, &mut grads);
+    let loss = train_pass(decoder, adapter, rows, trained, options, precision, &mut grads);
     let named = adapter
         .params()
         .iter()
