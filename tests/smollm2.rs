@@ -3,6 +3,7 @@
 //! model and says where it is in `QLORA_SMOLLM2`.
 #![cfg(feature = "real-model-tests")]
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -151,9 +152,12 @@ fn greedy_tokens() {
     // The reference keeps the end-of-turn token that ended the first answer.
     let (answer, end) = expected[0].split_at(expected[0].len() - 1);
     assert!(config.eos_token_ids.contains(&end[0]));
-    let texts = generate(&decoder, None, &prompts[..1], &options(40), |_, _| ()).unwrap();
+    let texts =
+        generate(&decoder, None, &prompts[..1], &options(40), |_, _| ControlFlow::Continue(()))
+            .unwrap();
     assert_eq!(texts[0], answer);
     // Together with a shorter one, and each on its own: the same tokens.
-    let texts = generate(&decoder, None, &prompts, &options(64), |_, _| ()).unwrap();
+    let texts =
+        generate(&decoder, None, &prompts, &options(64), |_, _| ControlFlow::Continue(())).unwrap();
     assert_eq!(texts, [answer.to_vec(), expected[1].clone()]);
 }

@@ -215,10 +215,10 @@ fn plain_lines_tell_of_progress_where_there_is_no_terminal() {
 #[test]
 fn epochs_warmup_and_held_out_share_come_from_the_recipe() {
     let w = Workspace::new();
-    let completions: String = (0..30)
-        .map(|i| format!("{{\"prompt\": \"{i} \", \"completion\": \"{}\"}}\n", "x".repeat(1 + i)))
-        .collect();
-    let data = w.write("rows.jsonl", &completions);
+    let completion =
+        |i: usize| format!("{{\"prompt\": \"{i} \", \"completion\": \"{}\"}}", "x".repeat(1 + i));
+    let completions: Vec<String> = (0..30).map(completion).collect();
+    let data = w.write("rows.jsonl", &completions.join("\n"));
     w.write(
         "recipe.toml",
         "[data]\neval_fraction = 0.2\nmax_seq_len = 20\noverlength = \"drop\"\n[train]\nepochs = 2\n\

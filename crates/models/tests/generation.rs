@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+
 use autograd::Precision;
 use common::{Rows, adapter, load, logits};
 use kernels::Cpu;
@@ -32,7 +34,9 @@ fn cached_generation_is_recomputed_generation() {
     for model in ["mistral", "qwen3"] {
         let decoder = load(model, BaseFormat::Dense);
         let lora = adapter(&decoder, &format!("{model}/adapter"));
-        let texts = generate(&decoder, Some(&lora), &prompts, &options, |_, _| ()).unwrap();
+        let texts =
+            generate(&decoder, Some(&lora), &prompts, &options, |_, _| ControlFlow::Continue(()))
+                .unwrap();
         for (prompt, text) in prompts.iter().zip(&texts) {
             assert_eq!(text.len(), NEW_TOKENS);
             let mut ids = prompt.clone();
@@ -44,7 +48,8 @@ fn cached_generation_is_recomputed_generation() {
             }
         }
         assert_ne!(texts[0], texts[1]);
-        let plain = generate(&decoder, None, &prompts, &options, |_, _| ()).unwrap();
+        let plain =
+            generate(&decoder, None, &prompts, &options, |_, _| ControlFlow::Continue(())).unwrap();
         assert_ne!(texts, plain, "{model}: the adapter has a say");
     }
 }

@@ -3,6 +3,8 @@
 mod cache;
 mod sample;
 
+use std::ops::ControlFlow;
+
 use autograd::{Precision, Tape};
 use kernels::Backend;
 
@@ -28,7 +30,7 @@ pub struct GenerateOptions {
 }
 
 /// Continues every prompt, all together; `on_token(prompt index, token)` hears each token as it is
-/// drawn. A text ends at a stop token, after `max_new_tokens`, or at the model's context length.
+/// drawn, and may end all texts there. A text ends at a stop token, after `max_new_tokens`, or at the model's context length.
 /// What one prompt yields does not depend on the others, up to rounding and but for dynamic rotary
 /// scaling, whose frequencies follow the longest text of the batch (as in transformers).
 pub fn generate<K: Backend>(
@@ -36,7 +38,7 @@ pub fn generate<K: Backend>(
     adapter: Option<&Adapter<K>>,
     prompts: &[Vec<u32>],
     options: &GenerateOptions,
-    mut on_token: impl FnMut(usize, u32),
+    mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<u32>>> {
     let context = decoder.config().context_limit();
     let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
@@ -62,7 +64,9 @@ pub fn generate<K: Backend>(
                 continue;
             }
             texts[prompt].push(token);
-            on_token(prompt, token);
+            if on_token(prompt, token).is_break() {
+                return Ok(texts);
+            }
             if prompts[prompt].len() + texts[prompt].len() < context {
                 pending[prompt] = vec![token];
                 still.push(prompt);

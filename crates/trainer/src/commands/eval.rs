@@ -1,6 +1,7 @@
 //! `qlora-train eval`: measures a model on rows of data.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -140,7 +141,9 @@ fn exact_match(args: &Args, loaded: &Loaded, cases: &[GenerationCase]) -> Result
     for batch in cases.chunks(args.batch_size) {
         let prompts: Vec<Vec<u32>> = batch.iter().map(|case| case.prompt_ids.clone()).collect();
         let adapter = loaded.adapter.as_ref();
-        let texts = generate(&loaded.decoder, adapter, &prompts, &options, |_, _| ())?;
+        let texts = generate(&loaded.decoder, adapter, &prompts, &options, |_, _| {
+            ControlFlow::Continue(())
+        })?;
         for (case, text) in batch.iter().zip(texts) {
             let answer = loaded.base.tokenizer().decode(&text, true)?;
             matches += usize::from(answer.trim() == case.expected.trim());

@@ -1,6 +1,7 @@
 //! `qlora-train generate`: lets a model answer.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -88,9 +89,8 @@ pub fn run(args: &Args) -> Result<()> {
     let mut text = loaded.base.tokenizer().decode_stream(true);
     let mut written = Ok(());
     generate(&loaded.decoder, loaded.adapter.as_ref(), &[prompt], &options, |_, token| {
-        if written.is_ok() {
-            written = text.step(token).map_err(Into::into).and_then(|piece| print(&piece));
-        }
+        written = text.step(token).map_err(Into::into).and_then(|piece| print(&piece));
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     })?;
     written?;
     print(&format!("{}\n", text.finish()?))

@@ -169,8 +169,9 @@ fn print_summary(
 /// A command that runs the adapter on the base and in the format that it was trained on.
 fn try_it(recipe: &Recipe, format: Format, adapter: &Path) -> String {
     let ModelSection { path, quantize, blocksize, double_quant, .. } = &recipe.model;
-    let mut command =
-        format!("qlora-train generate --model {} --adapter {}", quoted(path), quoted(adapter));
+    let program = std::env::args_os().next().map_or_else(|| "qlora-train".into(), PathBuf::from);
+    let [program, path, adapter] = [program.as_path(), path, adapter].map(quoted);
+    let mut command = format!("{program} generate --model {path} --adapter {adapter}");
     if *quantize != Quantize::default() {
         let name = quantize.to_possible_value().expect("all are on the command line");
         write!(command, " --quantize {}", name.get_name()).expect("strings take everything");
