@@ -14,14 +14,15 @@ import torch
 from bitsandbytes.nn import Linear4bit
 from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
+
+import f32
 
 TOLERANCE = 1e-4  # of the largest logit; both sides compute in f32
 
 
 def compare(what, model, ids, path):
     ours = torch.from_numpy(np.fromfile(path, dtype="<f4")).reshape(len(ids), -1)
-    # No eval(): bitsandbytes would repack the weights for a bf16 inference kernel.
     theirs = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].detach()
     error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
     same = (ours.argmax(-1) == theirs.argmax(-1)).float().mean().item()
@@ -33,19 +34,14 @@ def compare(what, model, ids, path):
 def main():
     quantized, adapter, ids, base_logits, adapter_logits = sys.argv[1:]
     ids = [int(i) for i in ids.split(",")]
-    model, report = AutoModelForCausalLM.from_pretrained(
-        quantized, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-    )
+    model, report = f32.load(quantized)
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(key):
             sys.exit(f"{quantized}: {key}: {report[key]}")
-    linears = [m for m in model.modules() if isinstance(m, Linear4bit)]
-    for linear in linears:
-        linear.compute_dtype = torch.float32
-    print(f"transformers loads {quantized}: {len(linears)} 4-bit linears, no missing or unexpected key")
+    linears = sum(isinstance(module, Linear4bit) for module in model.modules())
+    print(f"transformers loads {quantized}: {linears} 4-bit linears, no missing or unexpected key")
     tokenizer = AutoTokenizer.from_pretrained(quantized)
     print(f"its tokenizer: {type(tokenizer).__name__}, {tokenizer.decode(ids)!r}")
-    model.train()
     compare("quantized base", model, ids, base_logits)
 
     model = get_peft_model(model, PeftConfig.from_pretrained(adapter))
@@ -54,7 +50,6 @@ def main():
     if missing or result.unexpected_keys:
         sys.exit(f"{adapter}: missing {missing}, unexpected {result.unexpected_keys}")
     print(f"PEFT loads {adapter}: no missing or unexpected key")
-    model.print_trainable_parameters()
     compare("with adapter", model, ids, adapter_logits)
 
 

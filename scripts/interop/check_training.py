@@ -13,10 +13,11 @@ import sys
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
+
+import f32
 
 STEPS = 20
 ROWS = 4
@@ -33,10 +34,7 @@ def encode(tokenizer, path):
 
 
 def start(quantized, work):
-    model = AutoModelForCausalLM.from_pretrained(quantized, dtype=torch.float32, attn_implementation="eager")
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.compute_dtype = torch.float32
+    model, _ = f32.load(quantized)
     torch.manual_seed(0)
     model = get_peft_model(model, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
     model.save_pretrained(f"{work}/start")
