@@ -1,5 +1,7 @@
 //! Rows -> token ids and loss labels.
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -73,8 +75,8 @@ pub struct GenerationCase {
 /// Turns rows into token ids with a model's tokenizer and template.
 pub struct Encoder {
     tokenizer: Tokenizer,
-    /// For text that goes on from other text.
-    continuing: Tokenizer,
+    /// For text that goes on from other text; made when a row first has such text.
+    continuing: OnceLock<Tokenizer>,
     special: SpecialTokens,
     template: Option<ChatTemplate>,
     ends: Vec<String>,
@@ -103,8 +105,7 @@ impl Encoder {
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).expect("switching truncation off cannot fail");
-        let continuing = continuing(&tokenizer);
-        Self { tokenizer, continuing, special, template, ends }
+        Self { tokenizer, continuing: OnceLock::new(), special, template, ends }
     }
 
     /// The special token that closes an answer in the model's chat template, which training teaches. It need not be
@@ -277,7 +278,11 @@ impl Encoder {
     fn completion(&self, prompt: &str, completion: &str) -> Result<(Vec<u32>, Vec<u32>), Problem> {
         let mut ids = self.text_ids(prompt)?;
         let mut labels = vec![IGNORE; ids.len()];
-        let tokenizer = if prompt.is_empty() { &self.tokenizer } else { &self.continuing };
+        let tokenizer = if prompt.is_empty() {
+            &self.tokenizer
+        } else {
+            self.continuing.get_or_init(|| continuing(&self.tokenizer))
+        };
         let mut answer = tokenize(tokenizer, completion)?.ids;
         let eos = self.special.eos().ok_or(Problem::NoEnd)?.id;
         if answer.last() != Some(&eos) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::Tokenizer;
-use crate::{Error, Result, weights::write_file};
+use crate::{Error, Result, weights::write_bytes};
 
 /// The class that takes `tokenizer.json` as it is. Model-specific classes rebuild parts of it: transformers 5 drops
 /// the digit splitting of a byte-level tokenizer that is called `GPT2Tokenizer`.
@@ -66,6 +66,5 @@ fn pretty(object: Map<String, Value>) -> String {
 }
 
 fn write(dir: &Path, name: &str, text: &str) -> Result<()> {
-    let path = dir.join(name);
-    write_file(&path, |out| out.write_all(text.as_bytes()).map_err(Error::io(&path)))
+    write_bytes(&dir.join(name), text.as_bytes())
 }
