@@ -10,6 +10,7 @@
 
 pub mod alu;
 pub mod counters;
+pub mod driver;
 pub mod exec;
 pub mod findings;
 pub mod memory;
