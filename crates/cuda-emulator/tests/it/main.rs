@@ -1,0 +1,10 @@
+//! The emulated driver under test: real CUDA programs through cudarc, and kernels in this process.
+
+mod broken;
+mod common;
+mod coverage;
+mod driver;
+mod host;
+mod mutation;
+mod opcodes;
+mod samples;
