@@ -137,6 +137,9 @@ impl Warp {
     ) -> Result<(), Problem> {
         let bytes = usize::from(atomic.ty.bytes());
         let wide = bytes == 8;
+        if atomic.releases {
+            worker.races().fence(&mut block.order);
+        }
         self.global(
             worker,
             block,

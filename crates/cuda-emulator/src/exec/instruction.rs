@@ -106,6 +106,8 @@ pub(super) struct Access {
     pub(super) signed: bool,
     /// Volatile, relaxed, acquire or release: takes part in ordering, not in races.
     pub(super) strong: bool,
+    /// Publishes what came before, as a fence does.
+    pub(super) releases: bool,
     pub(super) address: Address,
 }
 
@@ -169,6 +171,8 @@ pub(super) struct Atomic {
     pub(super) place: Place,
     pub(super) op: AtomicOp,
     pub(super) ty: AtomicType,
+    /// Publishes what came before, as a fence does.
+    pub(super) releases: bool,
     pub(super) address: Address,
 }
 

@@ -4,9 +4,9 @@
 //! in which launch. As long as one block has 16 bytes for itself, or all blocks only read the same
 //! of them, that is enough; otherwise the 16 bytes move to an exact table with a state for each byte.
 //!
-//! Blocks are ordered by device-wide fences: what a block did before a fence is ordered before what
-//! another does after an atomic or volatile access that came later. Which location carried the
-//! signal is not tracked.
+//! Blocks are ordered by a device-wide fence with an atomic or volatile store after it: what a block did
+//! before the fence is ordered before what another does after an atomic or volatile access that came
+//! after that store. Which location carried the signal is not tracked.
 
 use std::{
     collections::HashMap,
@@ -80,6 +80,8 @@ pub(crate) struct BlockOrder {
     fences: u32,
     acquired: u64,
     dirty: bool,
+    /// Latest identity that a fence closed and no signal has published yet.
+    closed: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -88,6 +90,8 @@ struct Identity {
     /// Fences that the block had passed when it took this identity.
     fences: u32,
     released: Option<u64>,
+    /// The identity closed before it, also not published.
+    before: u32,
 }
 
 #[derive(Default)]
@@ -153,7 +157,7 @@ impl Races {
     /// some share one, and races between these are missed.
     pub(crate) fn enter(&self, block: u64) -> BlockOrder {
         let block = (block % u64::from(self.blocks.max(1))) as u32;
-        BlockOrder { block, who: block, fences: 0, acquired: 0, dirty: false }
+        BlockOrder { block, who: block, fences: 0, acquired: 0, dirty: false, closed: NOBODY }
     }
 
     /// A device-wide fence of the block.
@@ -161,20 +165,37 @@ impl Races {
         let mut order = lock(&self.order);
         if order.identities.is_empty() {
             order.identities = (0..self.blocks)
-                .map(|block| Identity { block, fences: 0, released: None })
+                .map(|block| Identity { block, fences: 0, released: None, before: NOBODY })
                 .collect();
             order.fences = vec![0; self.blocks as usize];
         }
         me.fences += 1;
         order.fences[me.block as usize] = me.fences;
         if me.dirty && order.identities.len() < SEVERAL as usize - 1 {
-            let time = self.last_release.fetch_add(1, Relaxed) + 1;
-            order.identities[me.who as usize].released = Some(time);
+            order.identities[me.who as usize].before = me.closed;
+            me.closed = me.who;
             me.who = order.identities.len() as u32;
-            order.identities.push(Identity { block: me.block, fences: me.fences, released: None });
+            order.identities.push(Identity {
+                block: me.block,
+                fences: me.fences,
+                released: None,
+                before: NOBODY,
+            });
             me.dirty = false;
         }
         me.acquired = self.last_release.load(Relaxed);
+    }
+
+    /// A signal of the block: all that its fences closed is published.
+    #[cold]
+    fn publish(&self, me: &mut BlockOrder) {
+        let mut order = lock(&self.order);
+        let time = self.last_release.fetch_add(1, Relaxed) + 1;
+        while me.closed != NOBODY {
+            let identity = &mut order.identities[me.closed as usize];
+            identity.released = Some(time);
+            me.closed = identity.before;
+        }
     }
 
     fn pack(&self, who: u32, mask: u64) -> u64 {
@@ -195,6 +216,9 @@ impl Races {
         me: &mut BlockOrder,
     ) -> Option<Conflict> {
         if matches!(kind, Kind::Atomic | Kind::StrongRead) {
+            if kind == Kind::Atomic && me.closed != NOBODY {
+                self.publish(me);
+            }
             me.acquired = self.last_release.load(Relaxed);
             me.dirty |= kind == Kind::Atomic;
         } else {
@@ -453,6 +477,19 @@ mod tests {
         launch.touch(&mut a, (32, 36), Kind::Atomic);
         launch.touch(&mut b, (32, 36), Kind::Atomic);
         assert!(launch.touch(&mut b, (16, 32), Kind::Read).is_some(), "no fence between");
+    }
+
+    #[test]
+    fn a_fence_without_a_signal_after_it_publishes_nothing() {
+        let launch = Launch::new(2);
+        let (mut a, mut b) = (launch.races.enter(0), launch.races.enter(1));
+        launch.races.fence(&mut a);
+        launch.touch(&mut a, (32, 36), Kind::Atomic);
+        launch.touch(&mut a, (0, 16), Kind::Write);
+        launch.races.fence(&mut a);
+        launch.touch(&mut b, (32, 36), Kind::StrongRead);
+        launch.races.fence(&mut b);
+        assert!(launch.touch(&mut b, (0, 16), Kind::Read).is_some());
     }
 
     #[test]

@@ -336,6 +336,9 @@ impl Warp {
     ) -> Result<(), Problem> {
         let bytes = access.total();
         let kind = if access.strong { Kind::Atomic } else { Kind::Write };
+        if access.releases {
+            worker.races().fence(&mut block.order);
+        }
         let checked = (bytes, bytes, kind);
         self.global(worker, block, addresses, active, checked, |warp, allocation, runs, group| {
             let (element, data) = (usize::from(access.bytes), &allocation.data);

@@ -65,6 +65,7 @@ impl Lowering<'_> {
             wide: false,
             signed: false,
             strong: false,
+            releases: false,
             address: Address { wide: true, offset: 0 },
         };
         Lowered::new(Op::Store(access), InstructionClass::Local).sources([Some(base), Some(zero)])

@@ -98,6 +98,7 @@ impl Lowering<'_> {
             wide,
             signed: matches!(ty, Type::S8 | Type::S16 | Type::S32),
             strong: strong.is_some(),
+            releases: strong == Some("release"),
             address,
         };
         if is_store {
@@ -163,7 +164,8 @@ impl Lowering<'_> {
     ) -> Result<Lowered, Reason> {
         let mut modifiers = Modifiers::new(opcode);
         let (place, _) = place(&mut modifiers);
-        modifiers.one_of(&["relaxed", "acquire", "release", "acq_rel"]);
+        let order = modifiers.one_of(&["relaxed", "acquire", "release", "acq_rel"]);
+        let wide_scope = !modifiers.take("cta");
         modifiers.one_of(&["cta", "gpu", "sys"]);
         modifiers.take("noftz");
         let op = modifiers
@@ -189,7 +191,8 @@ impl Lowering<'_> {
         for argument in &rest[1..] {
             sources.push(Some(self.source(argument, class)?));
         }
-        let atomic = Atomic { place, op, ty, address };
+        let releases = wide_scope && matches!(order, Some("release" | "acq_rel"));
+        let atomic = Atomic { place, op, ty, releases, address };
         Ok(Lowered::new(Op::Atomic(atomic), InstructionClass::Atomic)
             .results([old])
             .sources(sources))
