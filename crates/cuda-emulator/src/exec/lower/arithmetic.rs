@@ -19,6 +19,7 @@ impl Lowering<'_> {
         if wanted != given {
             return Err(format!("{given} operands where `{opcode}` takes {wanted}"));
         }
+        self.check_width(opcode, arguments)?;
         let mut lowered = Lowered::new(Op::Alu(entry.run), entry.class);
         let (results, sources) = arguments.split_at(entry.results.len());
         for (argument, &class) in results.iter().zip(entry.results) {
@@ -34,6 +35,21 @@ impl Lowering<'_> {
             lowered.sources.push(Some(source));
         }
         Ok(lowered)
+    }
+
+    /// Results of the table are as wide as their type. A conversion to a narrow signed type would have
+    /// to be extended in a wider register.
+    fn check_width(&self, opcode: &str, arguments: &[Argument]) -> Result<(), Reason> {
+        let ty = opcode.split('.').skip(1).find_map(Type::parse);
+        match (ty, arguments.first()) {
+            (Some(ty @ (Type::S8 | Type::S16)), Some(Argument::Register(id)))
+                if opcode.starts_with("cvt.")
+                    && self.registers[*id as usize].bytes() > ty.bytes() =>
+            {
+                Err("a signed result in a wider register".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// `mov`, vectors included.
