@@ -4,7 +4,6 @@ mod floats;
 mod integers;
 mod matrices;
 mod number;
-mod speed;
 mod values;
 
 use number::Format;

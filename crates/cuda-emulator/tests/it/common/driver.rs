@@ -60,7 +60,7 @@ impl Session {
         match buffer {
             Buffer::Data(bytes) => self.stream.clone_htod(bytes),
             Buffer::Unwritten(bytes) | Buffer::Freed(bytes) => {
-                // SAFETY: only kernels and copies of this session use it, on the device.
+                // SAFETY: only kernels and copies of this context use it, on the device.
                 unsafe { self.stream.alloc::<u8>(*bytes) }
             }
         }
