@@ -37,7 +37,7 @@ const fn int(value: u32) -> [u8; 4] {
 }
 
 const HALF: [u8; 4] = [0, 0, 0, 0x3f];
-const MANY: u64 = 1 << 22;
+const MANY: u64 = 1 << 19;
 
 const WORKLOADS: [Workload; 6] = [
     Workload {

@@ -23,5 +23,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use operation::wide;
 pub use registers::{Class, Lanes32, Lanes64, Operands, Registers, WARP};
 pub use table::{Entry, Run, entries, find};

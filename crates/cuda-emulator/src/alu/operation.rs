@@ -117,3 +117,21 @@ pub(super) fn vectorized<F: NullaryFnOnce>(f: F) -> F::Output {
     }
     f.call()
 }
+
+/// [`vectorized`] for a closure. It must be `#[inline(always)]`, as everything in it that is to use
+/// the vectors; `FnMut`, because the call of an `FnOnce` goes through a function of its own.
+#[inline(always)]
+pub(crate) fn wide<R>(f: impl FnMut() -> R) -> R {
+    struct Wide<F>(F);
+
+    impl<R, F: FnMut() -> R> NullaryFnOnce for Wide<F> {
+        type Output = R;
+
+        #[inline(always)]
+        fn call(mut self) -> R {
+            (self.0)()
+        }
+    }
+
+    vectorized(Wide(f))
+}

@@ -3,12 +3,11 @@
 use half::{bf16, f16};
 
 use super::{
-    access::Windows,
+    access::{Reach, Windows},
     block::BlockState,
     fault::Problem,
-    instruction::{Atomic, AtomicOp, AtomicType, NONE, Place},
+    instruction::{Atomic, AtomicOp, AtomicType, NONE},
     shared::Use,
-    space::SHARED_WINDOW,
     warp::{Warp, lanes},
     worker::Worker,
 };
@@ -83,14 +82,10 @@ impl Warp {
         registers: &Operands,
         active: u32,
     ) -> Result<(), Problem> {
-        let addresses = self.addresses(registers[1], atomic.address);
+        let mut addresses = self.addresses(registers[1], atomic.address);
         worker.counters.atomics += u64::from(active.count_ones());
-        let windows = match atomic.place {
-            Place::Global => Windows { global: active, shared: 0, local: 0 },
-            Place::Shared => Windows { global: 0, shared: active, local: 0 },
-            _ => Windows::new(&addresses, active),
-        };
-        if windows.local != 0 || matches!(atomic.place, Place::Local | Place::Param) {
+        let windows = Windows::split(atomic.place, &mut addresses, active);
+        if windows.local | windows.param != 0 {
             return Err(Problem::new(Check::OutOfBounds, "an atomic on local memory"));
         }
         count_conflicts(worker, &addresses, active);
@@ -98,8 +93,6 @@ impl Warp {
             self.atomic_global(worker, block, atomic, registers, &addresses, windows.global)?;
         }
         if windows.shared != 0 {
-            let base = if atomic.place == Place::Shared { 0 } else { SHARED_WINDOW };
-            let addresses = addresses.map(|a| a.wrapping_sub(base));
             self.atomic_shared(worker, block, atomic, registers, &addresses, windows.shared)?;
         }
         Ok(())
@@ -145,7 +138,7 @@ impl Warp {
             block,
             addresses,
             active,
-            (bytes, bytes, Kind::Atomic),
+            Reach::new(bytes, bytes, Kind::Atomic),
             |warp, allocation, _, group| {
                 lanes(group, |lane| {
                     let at = (addresses[lane] - allocation.base) as usize;

@@ -3,7 +3,10 @@
 //! A copy reads its source when it is issued and lands when its thread waits for its group: as late
 //! as it may. Until then its destination is nobody's.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::{
+    access::Reach,
     banks,
     block::BlockState,
     fault::Problem,
@@ -23,6 +26,7 @@ const ROWS: usize = 8;
 const ROW_BYTES: usize = 16;
 
 impl Warp {
+    #[inline(always)]
     pub(super) fn issue_copy(
         &mut self,
         worker: &mut Worker<'_>,
@@ -65,21 +69,34 @@ impl Warp {
                 block,
                 &from,
                 group,
-                (size, bytes, Kind::Read),
+                Reach::new(size, bytes, Kind::Read),
+                #[inline(always)]
                 |warp, allocation, _, found| {
-                    lanes(found, |lane| {
+                    let mut rest = found;
+                    while rest != 0 {
+                        let lane = rest.trailing_zeros() as usize;
+                        rest &= rest - 1;
                         let index = first + (active & ((1 << lane) - 1)).count_ones() as usize;
                         let at = (from[lane] - allocation.base) as usize;
-                        allocation.data.read(at, &mut warp.flights[index].data[..size]);
-                    });
+                        let to = &mut warp.flights[index].data;
+                        if size == to.len() {
+                            let [low, high] =
+                                allocation.data.u64s(at).each_ref().map(|w| w.load(Relaxed));
+                            *to = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
+                        } else {
+                            allocation.data.read(at, &mut to[..size]);
+                        }
+                    }
                 },
             )?;
         }
-        let mut hazard = None;
-        lanes(active, |lane| {
+        let (mut hazard, mut rest) = (None, active);
+        while rest != 0 {
+            let lane = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
             let found = block.shared.begin_copy(to[lane] as usize, bytes, self.who(lane));
             hazard = hazard.or(found.map(|h| (lane, h)));
-        });
+        }
         if let Some((lane, hazard)) = hazard {
             self.hazard(worker, block, lane, hazard, Use::Write);
         }
@@ -87,6 +104,7 @@ impl Warp {
     }
 
     /// Source bytes of each lane: all, the operand, or none where the ignore predicate is set.
+    #[inline(always)]
     fn sizes(
         &self,
         registers: &Operands,
@@ -116,6 +134,7 @@ impl Warp {
     }
 
     /// Lands the copies of all groups but each lane's last `pending`.
+    #[inline(always)]
     pub(super) fn wait_copies(
         &mut self,
         worker: &mut Worker<'_>,
@@ -123,27 +142,32 @@ impl Warp {
         pending: Option<u32>,
         active: u32,
     ) {
-        let flights = std::mem::take(&mut self.flights);
-        let mut kept = Vec::with_capacity(flights.len());
-        for flight in flights {
+        let mut flights = std::mem::take(&mut self.flights);
+        let mut kept = 0;
+        for index in 0..flights.len() {
+            let flight = flights[index];
             let lane = usize::from(flight.lane);
             let due = match pending {
                 None => true,
                 Some(pending) => flight.group + pending < self.groups[lane],
             };
             if active >> lane & 1 == 0 || !due {
-                kept.push(flight);
+                flights[kept] = flight;
+                kept += 1;
                 continue;
             }
-            let data = &flight.data[..usize::from(flight.bytes)];
-            if let Some(hazard) = block.shared.end_copy(flight.to as usize, data, self.who(lane)) {
+            let (at, bytes) = (flight.to as usize, usize::from(flight.bytes));
+            let hazard = block.shared.end_copy(at, bytes, &flight.data, self.who(lane));
+            if let Some(hazard) = hazard {
                 self.hazard(worker, block, lane, hazard, Use::Write);
             }
         }
-        self.flights = kept;
+        flights.truncate(kept);
+        self.flights = flights;
     }
 
     /// Row addresses of a matrix access: lanes 8q to 8q+7 give the rows of matrix q.
+    #[inline(always)]
     fn rows(
         &self,
         worker: &mut Worker<'_>,
@@ -168,6 +192,7 @@ impl Warp {
         Ok(rows)
     }
 
+    #[inline(always)]
     pub(super) fn load_matrix(
         &mut self,
         worker: &mut Worker<'_>,

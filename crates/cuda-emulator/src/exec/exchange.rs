@@ -10,7 +10,36 @@ use crate::{
     findings::Check,
 };
 
+/// What a lane of a shuffle knows.
+struct Lane {
+    me: i32,
+    by: i32,
+    segment: i32,
+    last: i32,
+}
+
+/// The lane that each lane reads, by `from`, which also says whether it lies in the segment; else the
+/// lane itself. The bits of those that do.
+#[inline(always)]
+fn sources(
+    by: &[u32; WARP],
+    clamps: &[u32; WARP],
+    from: impl Fn(Lane) -> (i32, bool),
+) -> ([i32; WARP], u32) {
+    let (mut out, mut bits) = ([0; WARP], 0);
+    for lane in 0..WARP {
+        let me = lane as i32;
+        let segment = (clamps[lane] >> 8 & 31) as i32;
+        let last = me & segment | (clamps[lane] & 31) as i32 & !segment;
+        let (from, inside) = from(Lane { me, by: (by[lane] & 31) as i32, segment, last });
+        out[lane] = if inside { from } else { me };
+        bits |= u32::from(inside) << lane;
+    }
+    (out, bits)
+}
+
 impl Warp {
+    #[inline(always)]
     pub(super) fn exchange(
         &mut self,
         instruction: &Instruction,
@@ -38,45 +67,76 @@ impl Warp {
         }
     }
 
+    #[inline(always)]
     fn write(&mut self, register: u16, active: u32, value: impl Fn(usize) -> u32) {
         if register != NONE {
             let to = self.w_mut(register);
-            lanes(active, |lane| to[lane] = value(lane));
+            if active == FULL {
+                for (lane, to) in to.iter_mut().enumerate() {
+                    *to = value(lane);
+                }
+            } else {
+                lanes(active, |lane| to[lane] = value(lane));
+            }
         }
     }
 
     /// Source: PTX ISA, `shfl.sync`.
+    #[inline(always)]
     fn shuffle(&mut self, mode: Shuffle, r: [u16; 8], active: u32) -> Result<(), Problem> {
         self.members(r[5], active, "shfl.sync")?;
-        let (values, wanted, clamps) = (*self.w(r[2]), *self.w(r[3]), *self.w(r[4]));
-        let (mut out, mut inside, mut wrong) = ([0; WARP], 0, None);
-        lanes(active, |lane| {
-            let me = lane as u32;
-            let (by, clamp, segment) =
-                (wanted[lane] & 31, clamps[lane] & 31, clamps[lane] >> 8 & 31);
-            let last = me & segment | clamp & !segment;
-            let (from, valid) = match mode {
-                Shuffle::Up => (me.wrapping_sub(by), me as i32 - by as i32 >= last as i32),
-                Shuffle::Down => (me + by, me + by <= last),
-                Shuffle::Butterfly => (me ^ by, me ^ by <= last),
-                Shuffle::Index => {
-                    let from = me & segment | by & !segment;
-                    (from, from <= last)
+        let (by, clamps) = (self.w(r[3]), self.w(r[4]));
+        let (sources, inside) = match mode {
+            Shuffle::Up => sources(
+                by,
+                clamps,
+                #[inline(always)]
+                |l| (l.me - l.by, l.me - l.by >= l.last),
+            ),
+            Shuffle::Down => sources(
+                by,
+                clamps,
+                #[inline(always)]
+                |l| (l.me + l.by, l.me + l.by <= l.last),
+            ),
+            Shuffle::Butterfly => sources(
+                by,
+                clamps,
+                #[inline(always)]
+                |l| (l.me ^ l.by, l.me ^ l.by <= l.last),
+            ),
+            Shuffle::Index => sources(
+                by,
+                clamps,
+                #[inline(always)]
+                |l| {
+                    let from = l.me & l.segment | l.by & !l.segment;
+                    (from, from <= l.last)
+                },
+            ),
+        };
+        let (values, mut out) = (self.w(r[2]), [0; WARP]);
+        for (to, &from) in out.iter_mut().zip(&sources) {
+            *to = values[from as usize % WARP];
+        }
+        let mut wrong = None;
+        if active != FULL {
+            lanes(active, |lane| {
+                if active >> sources[lane] & 1 == 0 {
+                    wrong = wrong.or(Some((lane, sources[lane])));
                 }
-            };
-            let from = if valid { from } else { me };
-            if active >> from & 1 == 0 {
-                wrong = wrong.or(Some((lane, from)));
-            } else {
-                out[lane] = values[from as usize];
-            }
-            inside |= u32::from(valid) << lane;
-        });
+            });
+        }
         if let Some((lane, from)) = wrong {
             let message = format!("shfl.sync reads lane {from}, which does not take part");
             return Err(Problem::new(Check::WarpSync, message).lane(lane));
         }
-        self.write(r[0], active, |lane| out[lane]);
+        self.write(
+            r[0],
+            active,
+            #[inline(always)]
+            |lane| out[lane],
+        );
         self.set_predicate(r[1], inside, active);
         Ok(())
     }

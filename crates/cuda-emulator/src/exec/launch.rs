@@ -252,7 +252,7 @@ fn collect(shape: &Shape<'_>, workers: Vec<Worker<'_>>) -> Outcome {
     for worker in workers {
         for (at, instruction) in shape.program.code.iter().enumerate() {
             outcome.counters.instructions[instruction.class as usize] += worker.executed[at];
-            outcome.counters.active_lanes += worker.lanes[at];
+            outcome.counters.active_lanes += worker.active[at];
         }
         outcome.counters.merge(&worker.counters);
         for (all, one) in touched.iter_mut().zip(&worker.touched) {

@@ -237,7 +237,8 @@ fn finish(
         _ => {}
     }
     let (guard, negated) = lowered.guard.map_or((NONE, false), |(r, negated)| (place(r), negated));
-    Instruction { op, guard, negated, class: lowered.class, registers, location, ptx_line }
+    let run = if let Op::Alu(run) = op { Some(run) } else { None };
+    Instruction { op, run, guard, negated, class: lowered.class, registers, location, ptx_line }
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use crate::findings::Check;
 
 /// Several threads.
 const SEVERAL: u16 = u16::MAX;
+/// Of a granule: see its words.
+const SPLIT: u16 = u16::MAX - 1;
 const WORD: usize = 4;
 /// Bytes that one access of the widest kind covers.
 const GRANULE: usize = 16;
@@ -51,18 +53,54 @@ struct Cell {
     split: bool,
 }
 
+/// The latest accesses of one kind to all of 16 bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    time: u32,
+    at: u32,
+    warps: u32,
+    thread: u16,
+    /// A bit for each byte: ever written (of the writes), destination of a copy on its way (of the
+    /// reads). Here so that a granule is half a cache line.
+    bits: u16,
+}
+
+impl Seen {
+    #[inline(always)]
+    fn set(&mut self, time: u32, who: Who) {
+        (self.time, self.at, self.warps, self.thread) = (time, who.at, 1 << who.warp, who.thread);
+    }
+
+    fn word(self) -> Last {
+        let Self { time, at, warps, thread, .. } = self;
+        Last { time, at, warps, thread, bytes: 0xf, atomic: false }
+    }
+}
+
 /// State of 16 bytes: one for all of them as long as they are accessed together, else word by word.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(align(32))]
 struct Granule {
-    write: Last,
-    read: Last,
-    /// Time of the latest access.
-    last: u32,
-    /// A bit for each byte: ever written, destination of a copy on its way.
-    written: u16,
-    pending: u16,
-    /// The state is that of the words.
-    split: bool,
+    write: Seen,
+    read: Seen,
+}
+
+impl Granule {
+    /// The state is that of the words; the time of `write` is that of the latest access.
+    #[inline(always)]
+    fn is_split(&self) -> bool {
+        self.write.thread == SPLIT
+    }
+
+    #[inline(always)]
+    fn written(&mut self) -> &mut u16 {
+        &mut self.write.bits
+    }
+
+    #[inline(always)]
+    fn pending(&mut self) -> &mut u16 {
+        &mut self.read.bits
+    }
 }
 
 /// An access that must not happen.
@@ -167,6 +205,18 @@ impl Shared {
         &self.data[at..at + bytes]
     }
 
+    /// `N` bytes from `at`.
+    #[inline(always)]
+    pub(super) fn at<const N: usize>(&self, at: usize) -> &[u8; N] {
+        self.data[at..].first_chunk().expect("the access was checked")
+    }
+
+    /// `N` bytes from `at`.
+    #[inline(always)]
+    pub(super) fn at_mut<const N: usize>(&mut self, at: usize) -> &mut [u8; N] {
+        self.data[at..].first_chunk_mut().expect("the access was checked")
+    }
+
     #[inline(always)]
     pub(super) fn data_mut(&mut self, at: usize, bytes: usize) -> &mut [u8] {
         &mut self.data[at..at + bytes]
@@ -197,11 +247,11 @@ impl Shared {
     #[inline(always)]
     fn touch_state(&mut self, index: usize, mask: u16, what: Use) -> Option<Hazard> {
         let granule = &mut self.granules[index];
-        let (pending, missing) = (granule.pending & mask, !granule.written & mask);
+        let (pending, missing) = (*granule.pending() & mask, !*granule.written() & mask);
         if pending == 0 && missing == 0 {
             return None;
         }
-        granule.written |= mask;
+        *granule.written() |= mask;
         let hazard = |check, bits: u16| Hazard {
             check,
             address: (index * GRANULE) as u32 + bits.trailing_zeros(),
@@ -221,34 +271,27 @@ impl Shared {
     fn touch_granule(&mut self, index: usize, what: Use, who: Who) -> Option<Hazard> {
         let (now, all) = (self.now, self.all);
         let granule = &mut self.granules[index];
-        if granule.last < all {
-            granule.split = false;
+        if granule.is_split() && granule.write.time < all {
+            granule.write.thread = SEVERAL;
         }
-        granule.last = now;
-        let lone = |last: &Last| last.time < all || last.thread == who.thread;
-        if !granule.split && lone(&granule.write) {
-            let fresh = Last {
-                time: now,
-                at: who.at,
-                warps: 1 << who.warp,
-                thread: who.thread,
-                bytes: 0xf,
-                atomic: false,
-            };
+        let lone = |seen: &Seen| seen.time < all || seen.thread == who.thread;
+        if !granule.is_split() && lone(&granule.write) {
             let read = &mut granule.read;
             match what {
                 Use::Read if lone(read) => {
-                    *read = fresh;
+                    read.set(now, who);
                     return None;
                 }
                 Use::Read => {
-                    if read.time != now || read.warps & fresh.warps == 0 || read.thread != SEVERAL {
-                        *read = Last { warps: read.warps | fresh.warps, thread: SEVERAL, ..fresh };
+                    let warps = read.warps | 1 << who.warp;
+                    if read.time != now || read.warps != warps || read.thread != SEVERAL {
+                        (read.time, read.at, read.warps, read.thread) =
+                            (now, who.at, warps, SEVERAL);
                     }
                     return None;
                 }
                 Use::Write if lone(read) => {
-                    granule.write = fresh;
+                    granule.write.set(now, who);
                     return None;
                 }
                 _ => {}
@@ -264,27 +307,26 @@ impl Shared {
         if self.cells.is_empty() {
             self.cells = vec![Cell::default(); self.granules.len() * WORDS];
         }
+        let (all, now) = (self.all, self.now);
         let granule = &mut self.granules[index];
-        let stale = granule.last < self.all;
-        let cell = if stale {
+        let current = |seen: Seen| if seen.time < all { Last::default() } else { seen.word() };
+        let cell = if granule.is_split() {
             Cell::default()
         } else {
-            Cell { write: granule.write, read: granule.read, split: false }
+            Cell { write: current(granule.write), read: current(granule.read), split: false }
         };
         self.cells[index * WORDS..][..WORDS].fill(cell);
-        granule.split = true;
-        granule.write = Last::default();
-        granule.read = Last::default();
+        (granule.write.time, granule.write.thread) = (now, SPLIT);
     }
 
     #[inline(always)]
     fn touch_word(&mut self, word: usize, mask: u8, what: Use, who: Who) -> Option<Hazard> {
         let index = word / WORDS;
-        if !self.granules[index].split || self.granules[index].last < self.all {
+        let (now, all) = (self.now, self.all);
+        if !self.granules[index].is_split() || self.granules[index].write.time < all {
             self.expand(index);
         }
-        let (now, all) = (self.now, self.all);
-        self.granules[index].last = now;
+        self.granules[index].write.time = now;
         let cell = &mut self.cells[word];
         let stale_write = cell.write.time < all;
         let stale_read = cell.read.time < all;
@@ -390,20 +432,33 @@ impl Shared {
     }
 
     /// The destination of an asynchronous copy, from its issue to its wait.
+    #[inline(always)]
     pub(super) fn begin_copy(&mut self, at: usize, bytes: usize, who: Who) -> Option<Hazard> {
         let hazard = self.touch(at, bytes, Use::Write, who);
-        self.granules[at / GRANULE].pending |= copy_mask(at, bytes);
+        *self.granules[at / GRANULE].pending() |= copy_mask(at, bytes);
         hazard
     }
 
-    /// The bytes of a copy arrive: the thread that waited for them wrote them now.
-    pub(super) fn end_copy(&mut self, at: usize, data: &[u8], who: Who) -> Option<Hazard> {
-        self.granules[at / GRANULE].pending &= !copy_mask(at, data.len());
-        self.data[at..at + data.len()].copy_from_slice(data);
-        self.touch(at, data.len(), Use::Write, who)
+    /// The first `bytes` bytes of a copy arrive: the thread that waited for them wrote them now.
+    #[inline(always)]
+    pub(super) fn end_copy(
+        &mut self,
+        at: usize,
+        bytes: usize,
+        data: &[u8; GRANULE],
+        who: Who,
+    ) -> Option<Hazard> {
+        *self.granules[at / GRANULE].pending() &= !copy_mask(at, bytes);
+        if bytes == GRANULE {
+            *self.at_mut(at) = *data;
+        } else {
+            self.data_mut(at, bytes).copy_from_slice(&data[..bytes]);
+        }
+        self.touch(at, bytes, Use::Write, who)
     }
 }
 
+#[inline(always)]
 fn copy_mask(at: usize, bytes: usize) -> u16 {
     (((1_u32 << bytes) - 1) << (at % GRANULE)) as u16
 }
@@ -507,7 +562,7 @@ mod tests {
         assert_eq!(check(s.begin_copy(64, 16, who(0))), None);
         assert_eq!(check(s.touch(68, 4, Use::Read, who(0))), Some(Check::AsyncCopyPending));
         assert_eq!(check(s.begin_copy(64, 16, who(0))), Some(Check::AsyncCopyPending));
-        assert_eq!(check(s.end_copy(64, &[7; 16], who(0))), None);
+        assert_eq!(check(s.end_copy(64, 16, &[7; 16], who(0))), None);
         assert_eq!(check(s.touch(64, 16, Use::Read, who(0))), None);
         assert_eq!(s.data(64, 16), [7; 16]);
         assert_eq!(

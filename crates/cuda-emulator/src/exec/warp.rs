@@ -8,7 +8,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    alu::{Lanes32, Lanes64, Registers, WARP},
+    alu::{Lanes32, Lanes64, Registers, WARP, wide},
     findings::Check,
 };
 
@@ -147,11 +147,11 @@ impl Warp {
     /// Lets the lanes at the lowest instruction run, joined with all that wait there.
     fn reconverge(&mut self) {
         let target = self.lowest();
-        self.gather(target);
+        self.join(target);
         self.out_of_order = false;
     }
 
-    fn gather(&mut self, target: u32) {
+    fn join(&mut self, target: u32) {
         let mut mask = 0;
         self.splits.retain(|s| {
             if s.pc == target {
@@ -177,7 +177,7 @@ impl Warp {
             let next = self.splits.remove(0);
             self.park();
             self.splits.push(next);
-            self.gather(next.pc);
+            self.join(next.pc);
             self.out_of_order = true;
         }
     }
@@ -218,9 +218,13 @@ impl Warp {
             }
             // Counting bits takes a dozen instructions on a processor of 2003, which this is built for.
             let count = if active == FULL { WARP as u32 } else { active.count_ones() };
-            worker.lanes[self.pc as usize] += u64::from(count);
+            worker.active[self.pc as usize] += u64::from(count);
+            if let Some(run) = instruction.run {
+                run(&mut self.registers, &instruction.registers, active);
+                self.pc += 1;
+                continue;
+            }
             match &instruction.op {
-                Op::Alu(run) => run(&mut self.registers, &instruction.registers, active),
                 Op::Branch(target) => {
                     let back = *target <= self.pc;
                     self.branch(active, *target, &mut lowest);
@@ -353,16 +357,25 @@ impl Warp {
             Op::Load(access) => self.load(worker, block, *access, r, active),
             Op::Store(access) => self.store(worker, block, *access, r, active),
             Op::Atomic(atomic) => self.atomic(worker, block, *atomic, r, active),
-            Op::AsyncCopy(copy) => self.issue_copy(worker, block, *copy, r, active),
+            Op::AsyncCopy(copy) => wide(
+                #[inline(always)]
+                || self.issue_copy(worker, block, *copy, r, active),
+            ),
             Op::AsyncCommit => {
                 lanes(active, |lane| self.groups[lane] += 1);
                 Ok(())
             }
             Op::AsyncWait(pending) => {
-                self.wait_copies(worker, block, *pending, active);
+                wide(
+                    #[inline(always)]
+                    || self.wait_copies(worker, block, *pending, active),
+                );
                 Ok(())
             }
-            Op::LoadMatrix(access) => self.load_matrix(worker, block, *access, r, active),
+            Op::LoadMatrix(access) => wide(
+                #[inline(always)]
+                || self.load_matrix(worker, block, *access, r, active),
+            ),
             Op::StoreMatrix(access) => self.store_matrix(worker, block, *access, r, active),
             Op::Matrix(matrix) => {
                 if active != FULL {
@@ -411,13 +424,25 @@ impl Warp {
                 }
                 Ok(())
             }
-            _ => self.exchange(instruction, active),
+            _ => wide(
+                #[inline(always)]
+                || self.exchange(instruction, active),
+            ),
         }
     }
 
     /// Lanes named by a member mask must be the ones that execute.
+    #[inline(always)]
     pub(super) fn members(&self, register: u16, active: u32, what: &str) -> Result<(), Problem> {
         let masks = self.w(register);
+        if active == FULL && masks.iter().fold(FULL, |all, mask| all & mask) == FULL {
+            return Ok(());
+        }
+        Self::some_members(masks, active, what)
+    }
+
+    #[inline(never)]
+    fn some_members(masks: &[u32; WARP], active: u32, what: &str) -> Result<(), Problem> {
         let mut wrong = None;
         lanes(active, |lane| {
             let members = masks[lane];

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    access::Runs,
+    access::Lines,
     block::{Block, BlockState, Site},
     fault::Problem,
     instruction::{Constant, Instruction, LaneMask},
@@ -53,14 +53,14 @@ pub(super) struct Worker<'a> {
     shape: &'a Shape<'a>,
     /// Times that each instruction was issued, and lanes that it was active in.
     pub(super) executed: Vec<u64>,
-    pub(super) lanes: Vec<u64>,
+    pub(super) active: Vec<u64>,
     pub(super) counters: Counters,
     pub(super) touched: Vec<Touched>,
     /// Allocation that each instruction used last.
     pub(super) recent: Vec<u32>,
     pub(super) found: Found,
     /// Scratch of the global accesses.
-    pub(super) runs: Option<Box<Runs>>,
+    pub(super) lines: Option<Box<Lines>>,
 }
 
 impl<'a> Worker<'a> {
@@ -69,12 +69,12 @@ impl<'a> Worker<'a> {
         Self {
             shape,
             executed: vec![0; length],
-            lanes: vec![0; length],
+            active: vec![0; length],
             counters: Counters::default(),
             touched: vec![Touched::default(); shape.allocations.len()],
             recent: vec![0; length],
             found: HashMap::new(),
-            runs: None,
+            lines: None,
         }
     }
 

@@ -22,15 +22,22 @@ unsafe impl Send for Bytes {}
 unsafe impl Sync for Bytes {}
 
 macro_rules! view {
-    ($name:ident, $atomic:ty) => {
+    ($name:ident, $several:ident, $atomic:ty) => {
         /// The atomic at byte `offset`, which must be aligned and inside.
         #[inline(always)]
         pub(crate) fn $name(&self, offset: usize) -> &$atomic {
+            &self.$several::<1>(offset)[0]
+        }
+
+        /// `N` atomics from byte `offset`, which must be aligned; all must lie inside.
+        #[inline(always)]
+        pub(crate) fn $several<const N: usize>(&self, offset: usize) -> &[$atomic; N] {
             const SIZE: usize = size_of::<$atomic>();
-            assert!(offset.is_multiple_of(SIZE) && offset + SIZE <= self.len);
+            let end = offset.checked_add(N * SIZE);
+            assert!(offset.is_multiple_of(SIZE) && end.is_some_and(|end| end <= self.len));
             // SAFETY: inside the allocation and aligned by the assertion and the allocation's own
             // alignment; `self` keeps it alive; all accesses are atomic.
-            unsafe { <$atomic>::from_ptr(self.pointer.as_ptr().add(offset).cast()) }
+            unsafe { &*self.pointer.as_ptr().add(offset).cast::<[$atomic; N]>() }
         }
     };
 }
@@ -68,10 +75,10 @@ impl Bytes {
         self.pointer.as_ptr() as u64
     }
 
-    view!(u8, AtomicU8);
-    view!(u16, AtomicU16);
-    view!(u32, AtomicU32);
-    view!(u64, AtomicU64);
+    view!(u8, u8s, AtomicU8);
+    view!(u16, u16s, AtomicU16);
+    view!(u32, u32s, AtomicU32);
+    view!(u64, u64s, AtomicU64);
 
     /// Copies `out.len()` bytes from `offset`.
     pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
@@ -105,6 +112,30 @@ impl Bytes {
         }
     }
 }
+
+/// A value that fits one aligned access.
+pub(crate) trait Word: Copy {
+    fn load(data: &Bytes, offset: usize) -> Self;
+    fn store(self, data: &Bytes, offset: usize);
+}
+
+macro_rules! word {
+    ($($name:ident),*) => {
+        $(impl Word for $name {
+            #[inline(always)]
+            fn load(data: &Bytes, offset: usize) -> Self {
+                data.$name(offset).load(Relaxed)
+            }
+
+            #[inline(always)]
+            fn store(self, data: &Bytes, offset: usize) {
+                data.$name(offset).store(self, Relaxed);
+            }
+        })*
+    };
+}
+
+word!(u8, u16, u32, u64);
 
 impl Drop for Bytes {
     fn drop(&mut self) {

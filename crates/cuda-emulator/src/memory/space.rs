@@ -263,12 +263,12 @@ impl Memory {
         let holes: Vec<bool> = if source.valid.all(s, s + n) {
             Vec::new()
         } else {
-            (s..s + n).map(|at| source.valid.first_missing(at, at + 1).is_some()).collect()
+            (s..s + n).map(|at| !source.valid.all(at, at + 1)).collect()
         };
         target.data.write(t, &staged);
         target.valid.set(t, t + n);
         for (i, _) in holes.iter().enumerate().filter(|(_, hole)| **hole) {
-            target.valid.put(t + i, false);
+            target.valid.clear(t + i);
         }
         Ok(())
     }

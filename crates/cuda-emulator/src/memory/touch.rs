@@ -1,8 +1,13 @@
 //! Races between the blocks of one launch.
 //!
-//! For each 16 bytes of an allocation two words say which block last wrote and read which of them
-//! in which launch. As long as one block has 16 bytes for itself, or all blocks only read the same
-//! of them, that is enough; otherwise the 16 bytes move to an exact table with a state for each byte.
+//! A word for each line of 64 bytes says which block read or wrote all of it in which launch. A line
+//! that is touched in part, or by blocks that may collide, splits: for each 16 bytes two words say
+//! which block last wrote and read which of them. As long as one block has 16 bytes for itself, or
+//! all blocks only read the same of them, that is enough; otherwise the 16 bytes move to an exact
+//! table with a state for each byte.
+//!
+//! Host threads that meet at one word may lose one of two entries, so that a race goes unnoticed;
+//! an entry always tells of an access that took place.
 //!
 //! Blocks are ordered by a device-wide fence with an atomic or volatile store after it: what a block did
 //! before the fence is ordered before what another does after an atomic or volatile access that came
@@ -16,10 +21,15 @@ use std::{
     },
 };
 
-use super::racy::Bytes;
+use super::{LINE, racy::Bytes};
 
-/// Bytes that share an entry.
+/// Bytes that share an entry of a split line.
 const GRANULE: usize = 16;
+const GRANULES: usize = LINE / GRANULE;
+/// What happened to all bytes of a line, and that it is split.
+const LINE_READ: u64 = 1;
+const LINE_WRITTEN: u64 = 2;
+const LINE_SPLIT: u64 = 4;
 /// Launch number (24 bits), identity (24 bits), bytes (16 bits).
 const TAG_SHIFT: u32 = 40;
 const WHO_SHIFT: u32 = 16;
@@ -60,6 +70,7 @@ pub(crate) struct Conflict {
 /// Entries of an allocation.
 #[derive(Debug)]
 pub(crate) struct Touches {
+    lines: Bytes,
     writes: Bytes,
     reads: Bytes,
 }
@@ -67,8 +78,13 @@ pub(crate) struct Touches {
 impl Touches {
     /// Untouched.
     pub(crate) fn new(len: usize) -> Self {
-        let size = len.div_ceil(GRANULE) * 8;
-        Self { writes: Bytes::zeroed_or_abort(size), reads: Bytes::zeroed_or_abort(size) }
+        let lines = len.div_ceil(LINE);
+        let entries = |count: usize| Bytes::zeroed_or_abort(count * 8);
+        Self {
+            lines: entries(lines),
+            writes: entries(lines * GRANULES),
+            reads: entries(lines * GRANULES),
+        }
     }
 }
 
@@ -206,15 +222,9 @@ impl Races {
         entry >> TAG_SHIFT == self.tag
     }
 
-    /// Records an access to the non-empty range `[start, end)` of the allocation at `base`.
-    pub(crate) fn touch(
-        &self,
-        base: u64,
-        touches: &Touches,
-        (start, end): (usize, usize),
-        kind: Kind,
-        me: &mut BlockOrder,
-    ) -> Option<Conflict> {
+    /// Before the lines of an access are touched.
+    #[inline(always)]
+    pub(crate) fn begin(&self, kind: Kind, me: &mut BlockOrder) {
         if matches!(kind, Kind::Atomic | Kind::StrongRead) {
             if kind == Kind::Atomic && me.closed != NOBODY {
                 self.publish(me);
@@ -224,22 +234,92 @@ impl Races {
         } else {
             me.dirty = true;
         }
+    }
+
+    /// Records an access to the bytes of `mask` of a line of the allocation at `base`.
+    #[inline(always)]
+    pub(crate) fn touch(
+        &self,
+        base: u64,
+        touches: &Touches,
+        (line, mask): (usize, u64),
+        kind: Kind,
+        me: &BlockOrder,
+    ) -> Option<Conflict> {
+        if mask == u64::MAX && self.whole(touches, line, kind, me) {
+            return None;
+        }
+        self.split(touches, line);
         let mut conflict = None;
-        let (first, last) = (start / GRANULE, (end - 1) / GRANULE);
-        for granule in first..=last {
-            let mut mask = 0xffff_u64;
-            if granule == first {
-                mask &= 0xffff << (start % GRANULE);
-            }
-            if granule == last {
-                mask &= 0xffff >> (GRANULE - 1 - (end - 1) % GRANULE);
-            }
-            if !self.alone(touches, granule, mask, kind, me) {
+        for part in 0..GRANULES {
+            let (granule, mask) = (line * GRANULES + part, mask >> (part * GRANULE) & 0xffff);
+            if mask != 0 && !self.alone(touches, granule, mask, kind, me) {
                 let found = self.exact(base, touches, granule, mask, kind, me);
                 conflict = conflict.or(found);
             }
         }
         conflict
+    }
+
+    /// Records an access to a whole line if nobody else is involved and the line is not split.
+    #[inline(always)]
+    fn whole(&self, touches: &Touches, line: usize, kind: Kind, me: &BlockOrder) -> bool {
+        let word = touches.lines.u64(line * 8);
+        let entry = word.load(Relaxed);
+        let flag = match kind {
+            Kind::Read => LINE_READ,
+            Kind::Write => LINE_WRITTEN,
+            Kind::Atomic | Kind::StrongRead => return false,
+        };
+        if !self.is_current(entry) {
+            word.store(self.pack(me.who, flag), Relaxed);
+            return true;
+        }
+        let who = who_of(entry);
+        if entry & LINE_SPLIT != 0 {
+            return false;
+        }
+        if who == me.who {
+            if entry & flag == 0 {
+                word.store(entry | flag, Relaxed);
+            }
+            return true;
+        }
+        if kind == Kind::Write || entry & LINE_WRITTEN != 0 {
+            return false;
+        }
+        // All read and nobody writes: no need to know who.
+        if is_several(who) && who >= several(me.fences) {
+            return true;
+        }
+        if is_several(who) || (who < self.blocks && me.fences == 0) {
+            word.store(self.pack(several(me.fences), LINE_READ), Relaxed);
+            return true;
+        }
+        false
+    }
+
+    /// Gives each 16 bytes of a line their own entries.
+    #[inline(always)]
+    fn split(&self, touches: &Touches, line: usize) {
+        let word = touches.lines.u64(line * 8);
+        let entry = word.load(Relaxed);
+        if self.is_current(entry) && entry & LINE_SPLIT != 0 {
+            return;
+        }
+        if self.is_current(entry) {
+            let part = self.pack(who_of(entry), 0xffff);
+            for granule in line * GRANULES..(line + 1) * GRANULES {
+                for (flag, entries) in
+                    [(LINE_READ, &touches.reads), (LINE_WRITTEN, &touches.writes)]
+                {
+                    if entry & flag != 0 {
+                        entries.u64(granule * 8).store(part, Relaxed);
+                    }
+                }
+            }
+        }
+        word.store(self.pack(0, LINE_SPLIT), Relaxed);
     }
 
     /// Records the access if nobody else is involved; false if the exact table must decide.
@@ -398,6 +478,7 @@ impl Races {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::lines;
 
     struct Launch {
         races: Races,
@@ -415,7 +496,10 @@ mod tests {
             range: (usize, usize),
             kind: Kind,
         ) -> Option<Conflict> {
-            self.races.touch(0x1000, &self.touches, range, kind, me)
+            self.races.begin(kind, me);
+            lines(range.0, range.1).fold(None, |found, line| {
+                found.or(self.races.touch(0x1000, &self.touches, line, kind, me))
+            })
         }
     }
 
@@ -451,6 +535,27 @@ mod tests {
             launch.touch(&mut launch.races.enter(3), (20, 21), Kind::Write).unwrap().kind,
             Kind::Read
         );
+    }
+
+    #[test]
+    fn a_line_splits_with_what_it_knows() {
+        for kind in [Kind::Read, Kind::Write] {
+            let launch = Launch::new(3);
+            let (mut a, mut b) = (launch.races.enter(0), launch.races.enter(1));
+            assert_eq!(launch.touch(&mut a, (64, 128), kind), None);
+            assert_eq!(launch.touch(&mut a, (100, 104), Kind::Read), None, "its own");
+            assert_eq!(launch.touch(&mut a, (64, 128), Kind::Write), None, "its own, split");
+            let race = launch.touch(&mut b, (96, 100), Kind::Write).unwrap();
+            assert_eq!((race.offset, race.other), (96, Some(0)));
+        }
+        let launch = Launch::new(3);
+        let (mut a, mut b) = (launch.races.enter(0), launch.races.enter(1));
+        launch.touch(&mut a, (0, 64), Kind::Read);
+        let race = launch.touch(&mut b, (0, 64), Kind::Write).unwrap();
+        assert_eq!((race.offset, race.other, race.kind), (0, Some(0), Kind::Read));
+        launch.touch(&mut a, (128, 192), Kind::Write);
+        let race = launch.touch(&mut b, (128, 192), Kind::Read).unwrap();
+        assert_eq!((race.offset, race.other, race.kind), (128, Some(0), Kind::Write));
     }
 
     #[test]

@@ -1,79 +1,70 @@
 //! One bit for each byte: has anything been written there?
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::racy::Bytes;
+use super::{LINE, lines, racy::Bytes};
 
 /// Valid bits of an allocation.
 #[derive(Debug)]
-pub(crate) struct Valid(Bytes);
+pub(crate) struct Valid {
+    bits: Bytes,
+    len: usize,
+    /// Every byte is known to be valid; most buffers are filled by one call.
+    complete: AtomicBool,
+}
 
 impl Valid {
     /// No byte of `len` is valid.
     pub(crate) fn new(len: usize) -> Self {
-        Self(Bytes::zeroed_or_abort(len.div_ceil(64) * 8))
+        let bits = Bytes::zeroed_or_abort(len.div_ceil(LINE) * 8);
+        Self { bits, len, complete: AtomicBool::new(false) }
     }
 
-    /// Calls `visit` with each word that `[start, end)` touches and the bits of it that lie inside.
+    /// Whether every byte is known to be valid.
     #[inline(always)]
-    fn words(start: usize, end: usize, mut visit: impl FnMut(usize, u64) -> bool) -> bool {
-        let (first, last) = (start / 64, (end - 1) / 64);
-        for word in first..=last {
-            let mut bits = u64::MAX;
-            if word == first {
-                bits &= u64::MAX << (start % 64);
-            }
-            if word == last {
-                bits &= u64::MAX >> (63 - (end - 1) % 64);
-            }
-            if !visit(word * 8, bits) {
-                return false;
-            }
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Relaxed)
+    }
+
+    /// The bytes of `mask` in a line that are not valid.
+    #[inline(always)]
+    pub(crate) fn missing(&self, line: usize, mask: u64) -> u64 {
+        mask & !self.bits.u64(line * 8).load(Relaxed)
+    }
+
+    /// Marks the bytes of `mask` in a line.
+    #[inline(always)]
+    pub(crate) fn mark(&self, line: usize, mask: u64) {
+        let word = self.bits.u64(line * 8);
+        let old = word.load(Relaxed);
+        if old & mask == mask {
+            return;
         }
-        true
+        if mask == u64::MAX {
+            word.store(mask, Relaxed);
+        } else {
+            word.fetch_or(mask, Relaxed);
+        }
     }
 
     /// Whether every byte of the non-empty range `[start, end)` is valid.
-    #[inline(always)]
     pub(crate) fn all(&self, start: usize, end: usize) -> bool {
-        Self::words(start, end, |at, bits| self.0.u64(at).load(Relaxed) & bits == bits)
-    }
-
-    /// The first byte of `[start, end)` that is not valid.
-    pub(crate) fn first_missing(&self, start: usize, end: usize) -> Option<usize> {
-        let mut missing = None;
-        Self::words(start, end, |at, bits| {
-            let holes = !self.0.u64(at).load(Relaxed) & bits;
-            if holes != 0 {
-                missing = Some(at * 8 + holes.trailing_zeros() as usize);
-            }
-            holes == 0
-        });
-        missing
+        self.is_complete() || lines(start, end).all(|(line, mask)| self.missing(line, mask) == 0)
     }
 
     /// Marks the non-empty range `[start, end)`.
-    #[inline(always)]
     pub(crate) fn set(&self, start: usize, end: usize) {
-        Self::words(start, end, |at, bits| {
-            let word = self.0.u64(at);
-            if bits == u64::MAX {
-                word.store(bits, Relaxed);
-            } else if word.load(Relaxed) & bits != bits {
-                word.fetch_or(bits, Relaxed);
-            }
-            true
-        });
+        for (line, mask) in lines(start, end) {
+            self.mark(line, mask);
+        }
+        if start == 0 && end >= self.len {
+            self.complete.store(true, Relaxed);
+        }
     }
 
-    /// Marks or clears one byte.
-    pub(crate) fn put(&self, at: usize, valid: bool) {
-        let bit = 1 << (at % 64);
-        let word = self.0.u64(at / 64 * 8);
-        if valid {
-            word.fetch_or(bit, Relaxed);
-        } else {
-            word.fetch_and(!bit, Relaxed);
-        }
+    /// Marks one byte as never written.
+    pub(crate) fn clear(&self, at: usize) {
+        self.complete.store(false, Relaxed);
+        self.bits.u64(at / LINE * 8).fetch_and(!(1 << (at % LINE)), Relaxed);
     }
 }

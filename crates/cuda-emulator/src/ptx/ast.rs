@@ -254,6 +254,8 @@ pub struct Instruction {
     pub opcode: String,
     /// Operands in order.
     pub operands: Vec<Operand>,
+    /// Bytes of a load that the program uses, a bit each, where a pragma says so.
+    pub used_bytes: Option<u16>,
     /// Place in the CUDA source.
     pub location: LocationId,
     /// Line in the PTX text, from 1.

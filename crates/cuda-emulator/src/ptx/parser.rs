@@ -37,6 +37,7 @@ pub fn parse(text: &str) -> Result<Module, ParseError> {
         registers: Vec::new(),
         register_count: 0,
         scopes: Scopes::default(),
+        used_bytes: None,
     };
     parser.module()
 }
@@ -63,6 +64,8 @@ struct Parser<'a> {
     /// Registers of all functions so far: a range of few letters can declare many.
     register_count: usize,
     scopes: Scopes,
+    /// Of the instruction that comes next.
+    used_bytes: Option<u16>,
 }
 
 impl Parser<'_> {

@@ -12,7 +12,7 @@ const FUNCTION_NAME: &str = "$L__info_string0";
 
 impl Display for Module {
     /// PTX that parses to an equal module but for line numbers. Debug sections are gone, without
-    /// which ptxas refuses `.target ..., debug`, and so are pragmas.
+    /// which ptxas refuses `.target ..., debug`, and so are pragmas but for `used_bytes_mask`.
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let (major, minor) = self.version;
         writeln!(f, ".version {major}.{minor}")?;
@@ -232,6 +232,9 @@ impl BodyPrinter<'_> {
     }
 
     fn write_instruction(&self, f: &mut Formatter<'_>, instruction: &Instruction) -> Result {
+        if let Some(mask) = instruction.used_bytes {
+            writeln!(f, "\t.pragma \"used_bytes_mask {mask}\";")?;
+        }
         f.write_char('\t')?;
         if let Some(guard) = instruction.guard {
             f.write_str(if guard.negated { "@!" } else { "@" })?;

@@ -8,3 +8,4 @@ mod host;
 mod mutation;
 mod opcodes;
 mod samples;
+mod used_bytes;

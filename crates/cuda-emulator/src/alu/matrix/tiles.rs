@@ -4,6 +4,7 @@ use crate::alu::registers::Lanes32;
 
 /// The register that `ldmatrix` gives for one tile: lane 4 r + c holds elements 2 c and 2 c + 1 of
 /// row r, of column r with `.trans`.
+#[inline(always)]
 pub fn ldmatrix_tile(rows: &[[u8; 16]; 8], trans: bool) -> Lanes32 {
     let element = |row: usize, column: usize| {
         u32::from(rows[row][2 * column]) | u32::from(rows[row][2 * column + 1]) << 8

@@ -2,23 +2,44 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Runs, runs::is_contiguous};
+use super::{Lines, Request, by_width, lines::is_contiguous};
 use crate::{
     alu::{Operands, WARP},
     exec::{
         block::BlockState,
         fault::Problem,
-        instruction::Access,
         warp::{FULL, Warp, lanes},
         worker::Worker,
     },
     findings::Check,
-    memory::{AccessError, Allocation, Conflict, Kind},
+    memory::{AccessError, Allocation, Bytes, Conflict, Kind, LINE, Word},
 };
 
+/// What each lane of an access to global memory does.
+#[derive(Clone, Copy)]
+pub(in crate::exec) struct Reach {
+    bytes: usize,
+    align: usize,
+    /// Bytes that count, a bit each.
+    used: u64,
+    kind: Kind,
+}
+
+impl Reach {
+    #[inline(always)]
+    pub(in crate::exec) fn new(bytes: usize, align: usize, kind: Kind) -> Self {
+        Self { bytes, align, used: all_of(bytes), kind }
+    }
+}
+
+#[inline(always)]
+fn all_of(bytes: usize) -> u64 {
+    u64::MAX >> (LINE - bytes)
+}
+
 impl Warp {
-    /// Splits the lanes by allocation and calls `visit` with each allocation, its runs and its lanes,
-    /// after all checks of the access.
+    /// Splits the lanes by allocation and calls `visit` with each allocation, the lines that are
+    /// touched in it and its lanes, after all checks of the access.
     #[inline(always)]
     pub(in crate::exec) fn global(
         &mut self,
@@ -26,66 +47,66 @@ impl Warp {
         block: &mut BlockState,
         addresses: &[u64; WARP],
         active: u32,
-        (bytes, align, kind): (usize, usize, Kind),
-        mut visit: impl FnMut(&mut Self, &Allocation, &Runs, u32),
+        reach: Reach,
+        mut visit: impl FnMut(&mut Self, &Allocation, &Lines, u32),
     ) -> Result<(), Problem> {
-        let mut runs = worker.runs.take().unwrap_or_else(|| Box::new(Runs::EMPTY));
-        let result = self.global_with(
-            worker,
-            block,
-            addresses,
-            active,
-            (bytes, align, kind),
-            &mut runs,
-            &mut visit,
-        );
-        worker.runs = Some(runs);
-        result
-    }
-
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    fn global_with(
-        &mut self,
-        worker: &mut Worker<'_>,
-        block: &mut BlockState,
-        addresses: &[u64; WARP],
-        active: u32,
-        (bytes, align, kind): (usize, usize, Kind),
-        runs: &mut Runs,
-        visit: &mut impl FnMut(&mut Self, &Allocation, &Runs, u32),
-    ) -> Result<(), Problem> {
-        let shape = worker.shape();
+        let mut lines = worker.lines.take().unwrap_or_else(|| Box::new(Lines::EMPTY));
         let mut rest = active;
-        while rest != 0 {
-            let whole = rest == FULL && is_contiguous(addresses, bytes);
-            let (index, group) = self.locate(worker, addresses, rest, bytes, whole)?;
-            let allocation = shape.allocations[index];
-            let mut misaligned = 0;
-            if whole && group == FULL {
-                let start = (addresses[0] - allocation.base) as usize;
-                runs.set_whole(start, start + bytes * WARP);
-                misaligned = addresses[0] & (align as u64 - 1);
-            } else {
-                lanes(group, |lane| misaligned |= addresses[lane] & (align as u64 - 1));
-                runs.set(addresses, group, bytes, allocation.base);
+        let result = loop {
+            if rest == 0 {
+                break Ok(());
             }
+            let found = self.cover(worker, addresses, rest, reach, &mut lines);
+            let (index, group) = match found {
+                Ok(found) => found,
+                Err(problem) => break Err(problem),
+            };
             rest &= !group;
-            if misaligned != 0 {
-                return Err(misalignment(addresses, group, align));
-            }
-            self.check_global(worker, block, allocation, (index, runs), kind);
+            let allocation = worker.shape().allocations[index];
+            self.check_global(worker, block, allocation, (index, &lines), reach.kind);
             if worker.settings().counters {
-                let total = u64::from(group.count_ones()) * bytes as u64;
-                match kind {
+                let total = u64::from(group.count_ones()) * reach.bytes as u64;
+                match reach.kind {
                     Kind::Read | Kind::StrongRead => worker.counters.global_load_bytes += total,
                     Kind::Write | Kind::Atomic => worker.counters.global_store_bytes += total,
                 }
-                worker.counters.global_sectors += runs.sectors();
+                worker.counters.global_sectors += lines.sectors();
             }
-            visit(self, allocation, runs, group);
+            visit(self, allocation, &lines, group);
+        };
+        worker.lines = Some(lines);
+        result
+    }
+
+    /// Finds the allocation of the first lane of `rest`, the lanes that are in it too, and what they
+    /// touch of it.
+    #[inline(always)]
+    fn cover(
+        &self,
+        worker: &mut Worker<'_>,
+        addresses: &[u64; WARP],
+        rest: u32,
+        Reach { bytes, align, used, .. }: Reach,
+        lines: &mut Lines,
+    ) -> Result<(usize, u32), Problem> {
+        let whole = rest == FULL && is_contiguous(addresses, bytes);
+        let (index, group) = self.locate(worker, addresses, rest, bytes, whole)?;
+        let base = worker.shape().allocations[index].base;
+        let whole = whole && group == FULL;
+        let mut offsets = addresses[0];
+        if !whole {
+            offsets = 0;
+            lanes(group, |lane| offsets |= addresses[lane]);
         }
-        Ok(())
+        if offsets & (align as u64 - 1) != 0 {
+            return Err(misalignment(addresses, group, align));
+        }
+        if whole && used == all_of(bytes) {
+            lines.set_whole((addresses[0] - base) as usize, bytes);
+        } else {
+            lines.set(addresses, group, used, base);
+        }
+        Ok((index, group))
     }
 
     /// The allocation of the first lane of `mask`, and all lanes whose access lies inside it.
@@ -136,28 +157,38 @@ impl Warp {
         worker: &mut Worker<'_>,
         block: &mut BlockState,
         allocation: &Allocation,
-        (index, runs): (usize, &Runs),
+        (index, lines): (usize, &Lines),
         kind: Kind,
     ) {
         let reads = kind != Kind::Write;
         let writes = matches!(kind, Kind::Write | Kind::Atomic);
-        let races = worker.checks(Check::GlobalRace);
+        let check_valid = !allocation.valid.is_complete();
+        let check_races = worker.checks(Check::GlobalRace);
+        let races = worker.races();
+        if check_races {
+            races.begin(kind, &mut block.order);
+        }
         let (mut low, mut high) = (usize::MAX, 0);
-        for (start, end) in runs.iter() {
-            (low, high) = (low.min(start), high.max(end));
-            if reads && !allocation.valid.all(start, end) {
-                self.uninitialised(worker, block, allocation, (start, end));
+        for (line, mask) in lines.iter() {
+            low = low.min(line * LINE + mask.trailing_zeros() as usize);
+            high = high.max((line + 1) * LINE - mask.leading_zeros() as usize);
+            if check_valid && reads {
+                let missing = allocation.valid.missing(line, mask);
+                if missing != 0 {
+                    let at = line * LINE + missing.trailing_zeros() as usize;
+                    self.uninitialised(worker, block, allocation, at);
+                }
             }
-            if writes {
-                allocation.valid.set(start, end);
+            if check_valid && writes {
+                allocation.valid.mark(line, mask);
             }
-            if races
-                && let Some(conflict) = worker.races().touch(
+            if check_races
+                && let Some(conflict) = races.touch(
                     allocation.base,
                     &allocation.touches,
-                    (start, end),
+                    (line, mask),
                     kind,
-                    &mut block.order,
+                    &block.order,
                 )
             {
                 self.race(worker, block, allocation, conflict, kind);
@@ -183,22 +214,15 @@ impl Warp {
         worker: &mut Worker<'_>,
         block: &BlockState,
         allocation: &Allocation,
-        (start, end): (usize, usize),
+        at: usize,
     ) {
-        if let Some(at) = allocation
-            .valid
-            .first_missing(start, end)
-            .filter(|_| worker.checks(Check::Uninitialised))
-        {
+        if worker.checks(Check::Uninitialised) {
             let message = format!(
                 "read of a byte nobody wrote, {at} bytes into an allocation of {} bytes",
                 allocation.size
             );
-            self.note(
-                worker,
-                block,
-                Problem::at(Check::Uninitialised, allocation.base + at as u64, message),
-            );
+            let problem = Problem::at(Check::Uninitialised, allocation.base + at as u64, message);
+            self.note(worker, block, problem);
         }
     }
 
@@ -238,160 +262,189 @@ impl Warp {
         );
     }
 
+    #[inline(always)]
     pub(super) fn load_global(
         &mut self,
         worker: &mut Worker<'_>,
         block: &mut BlockState,
-        access: Access,
-        registers: &Operands,
-        addresses: &[u64; WARP],
-        active: u32,
+        request: &Request<'_>,
     ) -> Result<(), Problem> {
-        let bytes = access.total();
+        let &Request { access, registers, addresses, lanes: active } = request;
+        let (bytes, element) = (access.total(), usize::from(access.bytes));
         let kind = if access.strong { Kind::StrongRead } else { Kind::Read };
-        let plain = !access.wide && !access.signed;
-        let checked = (bytes, bytes, kind);
-        self.global(worker, block, addresses, active, checked, |warp, allocation, runs, group| {
-            let (element, data) = (usize::from(access.bytes), &allocation.data);
-            let at = |lane: usize, item: usize| {
-                (addresses[lane] - allocation.base) as usize + item * element
-            };
-            if element == 4 && plain && access.count > 1 {
-                return warp.load_words(access, registers, group, |lane, pair| {
-                    data.u64(at(lane, 2 * pair)).load(Relaxed)
-                });
-            }
-            for (item, &register) in registers.iter().enumerate().take(access.count.into()) {
-                match element {
-                    4 if plain && runs.whole && bytes == 4 && at(0, 0).is_multiple_of(8) => {
-                        let (to, start) = (warp.w_mut(register), at(0, 0));
-                        for pair in 0..WARP / 2 {
-                            let both = data.u64(start + 8 * pair).load(Relaxed);
-                            to[2 * pair] = both as u32;
-                            to[2 * pair + 1] = (both >> 32) as u32;
-                        }
-                    }
-                    4 if plain => {
-                        let to = warp.w_mut(register);
-                        lanes(group, |lane| to[lane] = data.u32(at(lane, item)).load(Relaxed));
-                    }
-                    2 if plain => {
-                        let to = warp.w_mut(register);
-                        lanes(group, |lane| {
-                            to[lane] = data.u16(at(lane, item)).load(Relaxed).into();
-                        });
-                    }
-                    8 => {
-                        let to = warp.d_mut(register);
-                        lanes(group, |lane| to[lane] = data.u64(at(lane, item)).load(Relaxed));
-                    }
-                    _ => lanes(group, |lane| {
-                        let raw = match element {
-                            1 => u64::from(data.u8(at(lane, item)).load(Relaxed)),
-                            2 => u64::from(data.u16(at(lane, item)).load(Relaxed)),
-                            _ => u64::from(data.u32(at(lane, item)).load(Relaxed)),
-                        };
-                        warp.put(register, lane, raw, access);
-                    }),
+        let reach = Reach { used: access.used.into(), ..Reach::new(bytes, bytes, kind) };
+        self.global(
+            worker,
+            block,
+            addresses,
+            active,
+            reach,
+            #[inline(always)]
+            |warp, allocation, lines, group| {
+                let data = &allocation.data;
+                if let Some(start) = lines.whole.filter(|at| at.is_multiple_of(8))
+                    && warp.load_whole(data, start, request)
+                {
+                    return;
                 }
-            }
-        })
+                for (item, &register) in registers.iter().enumerate().take(access.count.into()) {
+                    let shift = allocation.base.wrapping_sub((item * element) as u64);
+                    by_width!(element, Int => warp.gather(register, group, access, #[inline(always)] |lane| {
+                        Int::load(data, addresses[lane].wrapping_sub(shift) as usize)
+                    }));
+                }
+            },
+        )
     }
 
-    /// The words of a vector, read in pairs.
+    /// Loads of all lanes from consecutive addresses; false for the shapes that it does not know.
     #[inline(always)]
-    fn load_words(
-        &mut self,
-        access: Access,
-        registers: &Operands,
-        group: u32,
-        read: impl Fn(usize, usize) -> u64,
-    ) {
-        for pair in 0..usize::from(access.count) / 2 {
-            let (mut low, mut high) = ([0; WARP], [0; WARP]);
-            lanes(group, |lane| {
-                let both = read(lane, pair);
-                low[lane] = both as u32;
-                high[lane] = (both >> 32) as u32;
-            });
-            for (&register, words) in registers[2 * pair..].iter().zip([low, high]) {
-                let to = self.w_mut(register);
-                if group == FULL {
-                    *to = words;
-                } else {
-                    lanes(group, |lane| to[lane] = words[lane]);
+    fn load_whole(&mut self, data: &Bytes, start: usize, request: &Request<'_>) -> bool {
+        let Request { access, registers, .. } = request;
+        match (access.bytes, access.count, access.wide || access.signed) {
+            (2, 1, false) => {
+                let from = fetch::<{ WARP / 4 }>(data, start);
+                let to = self.w_mut(registers[0]);
+                for (lane, to) in to.iter_mut().enumerate() {
+                    *to = (from[lane / 4] >> (lane % 4 * 16)) as u32 & 0xffff;
                 }
+            }
+            (4, 1, false) => self.load_words::<1, { WARP / 2 }>(data, start, registers),
+            (4, 2, false) => self.load_words::<2, WARP>(data, start, registers),
+            (4, 4, false) => self.load_words::<4, { WARP * 2 }>(data, start, registers),
+            (8, 1, _) => *self.d_mut(registers[0]) = fetch(data, start),
+            (8, 2, _) => {
+                let from = fetch::<{ WARP * 2 }>(data, start);
+                for (item, &register) in registers.iter().enumerate().take(2) {
+                    for (lane, to) in self.d_mut(register).iter_mut().enumerate() {
+                        *to = from[2 * lane + item];
+                    }
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Vectors of `N` words of 32 bits from `PAIRS` words of 64.
+    #[inline(always)]
+    fn load_words<const N: usize, const PAIRS: usize>(
+        &mut self,
+        data: &Bytes,
+        start: usize,
+        registers: &Operands,
+    ) {
+        let from = fetch::<PAIRS>(data, start);
+        for (item, &register) in registers.iter().enumerate().take(N) {
+            let to = self.w_mut(register);
+            for (lane, to) in to.iter_mut().enumerate() {
+                let at = lane * N + item;
+                *to = (from[at / 2] >> (at % 2 * 32)) as u32;
             }
         }
     }
 
+    #[inline(always)]
     pub(super) fn store_global(
         &mut self,
         worker: &mut Worker<'_>,
         block: &mut BlockState,
-        access: Access,
-        registers: &Operands,
-        addresses: &[u64; WARP],
-        active: u32,
+        request: &Request<'_>,
     ) -> Result<(), Problem> {
-        let bytes = access.total();
+        let &Request { access, registers, addresses, lanes: active } = request;
+        let (bytes, element) = (access.total(), usize::from(access.bytes));
         let kind = if access.strong { Kind::Atomic } else { Kind::Write };
         if access.releases {
             worker.races().fence(&mut block.order);
         }
-        let checked = (bytes, bytes, kind);
-        self.global(worker, block, addresses, active, checked, |warp, allocation, runs, group| {
-            let (element, data) = (usize::from(access.bytes), &allocation.data);
-            let at = |lane: usize, item: usize| {
-                (addresses[lane] - allocation.base) as usize + item * element
-            };
-            if element == 4 && !access.wide && access.count > 1 {
-                for pair in 0..usize::from(access.count) / 2 {
-                    let (low, high) =
-                        (warp.w(registers[2 * pair + 1]), warp.w(registers[2 * pair + 2]));
-                    lanes(group, |lane| {
-                        let both = u64::from(low[lane]) | u64::from(high[lane]) << 32;
-                        data.u64(at(lane, 2 * pair)).store(both, Relaxed);
-                    });
+        let reach = Reach::new(bytes, bytes, kind);
+        self.global(
+            worker,
+            block,
+            addresses,
+            active,
+            reach,
+            #[inline(always)]
+            |warp, allocation, lines, group| {
+                let data = &allocation.data;
+                if let Some(start) = lines.whole.filter(|at| at.is_multiple_of(8))
+                    && warp.store_whole(data, start, request)
+                {
+                    return;
                 }
-                return;
-            }
-            for item in 0..usize::from(access.count) {
-                let register = registers[item + 1];
-                match element {
-                    4 if !access.wide && runs.whole && bytes == 4 && at(0, 0).is_multiple_of(8) => {
-                        let (from, start) = (warp.w(register), at(0, 0));
-                        for pair in 0..WARP / 2 {
-                            let both =
-                                u64::from(from[2 * pair]) | u64::from(from[2 * pair + 1]) << 32;
-                            data.u64(start + 8 * pair).store(both, Relaxed);
-                        }
-                    }
-                    4 if !access.wide => {
-                        let from = warp.w(register);
-                        lanes(group, |lane| data.u32(at(lane, item)).store(from[lane], Relaxed));
-                    }
-                    2 if !access.wide => {
-                        let from = warp.w(register);
-                        lanes(group, |lane| {
-                            data.u16(at(lane, item)).store(from[lane] as u16, Relaxed);
-                        });
-                    }
-                    8 => {
-                        let from = warp.d(register);
-                        lanes(group, |lane| data.u64(at(lane, item)).store(from[lane], Relaxed));
-                    }
-                    _ => lanes(group, |lane| {
-                        let raw = warp.get(register, lane, access.wide);
-                        match element {
-                            1 => data.u8(at(lane, item)).store(raw as u8, Relaxed),
-                            2 => data.u16(at(lane, item)).store(raw as u16, Relaxed),
-                            _ => data.u32(at(lane, item)).store(raw as u32, Relaxed),
-                        }
-                    }),
+                for item in 0..usize::from(access.count) {
+                    let shift = allocation.base.wrapping_sub((item * element) as u64);
+                    by_width!(element, Int => warp.scatter(registers[item + 1], group, access, #[inline(always)] |lane, raw| {
+                        (raw as Int).store(data, addresses[lane].wrapping_sub(shift) as usize);
+                    }));
                 }
+            },
+        )
+    }
+
+    /// Stores of all lanes to consecutive addresses; false for the shapes that it does not know.
+    #[inline(always)]
+    fn store_whole(&self, data: &Bytes, start: usize, request: &Request<'_>) -> bool {
+        let Request { access, registers, .. } = request;
+        match (access.bytes, access.count, access.wide) {
+            (2, 1, false) => {
+                let from = self.w(registers[1]);
+                let mut words = [0; WARP / 4];
+                for (lane, &half) in from.iter().enumerate() {
+                    words[lane / 4] |= u64::from(half as u16) << (lane % 4 * 16);
+                }
+                put_all(data, start, &words);
             }
-        })
+            (4, 1, false) => self.store_words::<1, { WARP / 2 }>(data, start, registers),
+            (4, 2, false) => self.store_words::<2, WARP>(data, start, registers),
+            (4, 4, false) => self.store_words::<4, { WARP * 2 }>(data, start, registers),
+            (8, 1, true) => put_all(data, start, self.d(registers[1])),
+            (8, 2, true) => {
+                let mut words = [0; WARP * 2];
+                for (item, &register) in registers[1..].iter().enumerate().take(2) {
+                    for (lane, &word) in self.d(register).iter().enumerate() {
+                        words[2 * lane + item] = word;
+                    }
+                }
+                put_all(data, start, &words);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Vectors of `N` words of 32 bits to `PAIRS` words of 64.
+    #[inline(always)]
+    fn store_words<const N: usize, const PAIRS: usize>(
+        &self,
+        data: &Bytes,
+        start: usize,
+        registers: &Operands,
+    ) {
+        let mut words = [0; PAIRS];
+        for item in 0..N {
+            for (lane, &word) in self.w(registers[item + 1]).iter().enumerate() {
+                let at = lane * N + item;
+                words[at / 2] |= u64::from(word) << (at % 2 * 32);
+            }
+        }
+        put_all(data, start, &words);
+    }
+}
+
+#[inline(always)]
+fn fetch<const N: usize>(data: &Bytes, start: usize) -> [u64; N] {
+    let mut words = [0; N];
+    for (to, from) in words.iter_mut().zip(data.u64s::<N>(start)) {
+        *to = from.load(Relaxed);
+    }
+    words
+}
+
+#[inline(always)]
+fn put_all<const N: usize>(data: &Bytes, start: usize, words: &[u64; N]) {
+    for (to, &word) in data.u64s::<N>(start).iter().zip(words) {
+        to.store(word, Relaxed);
     }
 }
 

@@ -1,10 +1,10 @@
 //! Loads and stores of local memory, loads of parameters.
 
+use super::Request;
 use crate::{
-    alu::{Operands, WARP},
+    alu::WARP,
     exec::{
         fault::Problem,
-        instruction::Access,
         warp::{Warp, lanes},
         worker::Worker,
     },
@@ -29,13 +29,8 @@ impl Warp {
         Ok(lane * size + address as usize)
     }
 
-    pub(super) fn load_local(
-        &mut self,
-        access: Access,
-        registers: &Operands,
-        addresses: &[u64; WARP],
-        active: u32,
-    ) -> Result<(), Problem> {
+    pub(super) fn load_local(&mut self, request: &Request<'_>) -> Result<(), Problem> {
+        let &Request { access, registers, addresses, lanes: active } = request;
         let element = usize::from(access.bytes);
         let mut result = Ok(());
         lanes(active, |lane| match self.local_offset(addresses[lane], lane, access.total()) {
@@ -51,13 +46,8 @@ impl Warp {
         result
     }
 
-    pub(super) fn store_local(
-        &mut self,
-        access: Access,
-        registers: &Operands,
-        addresses: &[u64; WARP],
-        active: u32,
-    ) -> Result<(), Problem> {
+    pub(super) fn store_local(&mut self, request: &Request<'_>) -> Result<(), Problem> {
+        let &Request { access, registers, addresses, lanes: active } = request;
         let element = usize::from(access.bytes);
         let mut result = Ok(());
         lanes(active, |lane| match self.local_offset(addresses[lane], lane, access.total()) {
@@ -75,11 +65,9 @@ impl Warp {
     pub(super) fn load_param(
         &mut self,
         worker: &Worker<'_>,
-        access: Access,
-        registers: &Operands,
-        addresses: &[u64; WARP],
-        active: u32,
+        request: &Request<'_>,
     ) -> Result<(), Problem> {
+        let &Request { access, registers, addresses, lanes: active } = request;
         let (element, params) = (usize::from(access.bytes), worker.shape().params);
         let mut result = Ok(());
         lanes(active, |lane| {

@@ -1,12 +1,12 @@
 //! Loads and stores of shared memory.
 
+use super::{Request, by_width};
 use crate::{
-    alu::{Operands, WARP},
+    alu::WARP,
     exec::{
         banks,
         block::BlockState,
         fault::Problem,
-        instruction::Access,
         shared::{Hazard, Use},
         warp::{Warp, lanes},
         worker::Worker,
@@ -15,71 +15,74 @@ use crate::{
 };
 
 impl Warp {
+    #[inline(always)]
     pub(super) fn load_shared(
         &mut self,
         worker: &mut Worker<'_>,
         block: &mut BlockState,
-        access: Access,
-        registers: &Operands,
-        addresses: &[u64; WARP],
-        active: u32,
+        request: &Request<'_>,
     ) -> Result<(), Problem> {
+        let &Request { access, registers, addresses, lanes: active } = request;
         let (bytes, element) = (access.total(), usize::from(access.bytes));
         Self::check_shared(block, addresses, active, bytes)?;
-        self.touch_shared(worker, block, addresses, active, (bytes, Use::Read));
-        let shared = &block.shared;
-        if element == 4 && !access.wide {
-            for (item, &register) in registers.iter().enumerate().take(access.count.into()) {
-                let to = self.w_mut(register);
-                lanes(active, |lane| {
-                    let source = shared.data(addresses[lane] as usize + 4 * item, 4);
-                    to[lane] = u32::from_le_bytes(source.try_into().unwrap_or_default());
-                });
-            }
-            return Ok(());
+        if access.is_all_used() {
+            self.touch_shared(worker, block, addresses, active, (bytes, Use::Read));
+        } else {
+            self.touch_used(worker, block, request);
         }
+        let shared = &block.shared;
         for (item, &register) in registers.iter().enumerate().take(access.count.into()) {
-            lanes(active, |lane| {
-                let mut raw = [0; 8];
-                raw[..element].copy_from_slice(
-                    shared.data(addresses[lane] as usize + item * element, element),
-                );
-                self.put(register, lane, u64::from_le_bytes(raw), access);
-            });
+            by_width!(element, Int => self.gather(register, active, access, #[inline(always)] |lane| {
+                Int::from_le_bytes(*shared.at(addresses[lane] as usize + item * element))
+            }));
         }
         Ok(())
     }
 
+    /// The elements of a load that are used, the bytes of those that are used in part.
+    #[cold]
+    fn touch_used(
+        &mut self,
+        worker: &mut Worker<'_>,
+        block: &mut BlockState,
+        request: &Request<'_>,
+    ) {
+        let &Request { access, addresses, lanes: active, .. } = request;
+        let (element, used) = (usize::from(access.bytes), u32::from(access.used));
+        if worker.settings().counters {
+            banks::count(&mut worker.counters, addresses, active, access.total());
+        }
+        lanes(active, |lane| {
+            for item in 0..usize::from(access.count) {
+                let start = addresses[lane] as usize + item * element;
+                let mask = used >> (item * element) & ((1 << element) - 1);
+                let step = if mask.count_ones() as usize == element { element } else { 1 };
+                for byte in (0..element).step_by(step).filter(|byte| mask >> byte & 1 != 0) {
+                    let who = self.who(lane);
+                    if let Some(hazard) = block.shared.touch(start + byte, step, Use::Read, who) {
+                        self.hazard(worker, block, lane, hazard, Use::Read);
+                    }
+                }
+            }
+        });
+    }
+
+    #[inline(always)]
     pub(super) fn store_shared(
         &mut self,
         worker: &mut Worker<'_>,
         block: &mut BlockState,
-        access: Access,
-        registers: &Operands,
-        addresses: &[u64; WARP],
-        active: u32,
+        request: &Request<'_>,
     ) -> Result<(), Problem> {
+        let &Request { access, registers, addresses, lanes: active } = request;
         let (bytes, element) = (access.total(), usize::from(access.bytes));
         Self::check_shared(block, addresses, active, bytes)?;
         self.touch_shared(worker, block, addresses, active, (bytes, Use::Write));
-        if element == 4 && !access.wide {
-            for item in 0..usize::from(access.count) {
-                let from = self.w(registers[item + 1]);
-                lanes(active, |lane| {
-                    let to = block.shared.data_mut(addresses[lane] as usize + 4 * item, 4);
-                    to.copy_from_slice(&from[lane].to_le_bytes());
-                });
-            }
-            return Ok(());
-        }
+        let shared = &mut block.shared;
         for item in 0..usize::from(access.count) {
-            lanes(active, |lane| {
-                let raw = self.get(registers[item + 1], lane, access.wide).to_le_bytes();
-                block
-                    .shared
-                    .data_mut(addresses[lane] as usize + item * element, element)
-                    .copy_from_slice(&raw[..element]);
-            });
+            by_width!(element, Int => self.scatter(registers[item + 1], active, access, #[inline(always)] |lane, raw| {
+                *shared.at_mut(addresses[lane] as usize + item * element) = (raw as Int).to_le_bytes();
+            }));
         }
         Ok(())
     }
@@ -92,10 +95,11 @@ impl Warp {
         bytes: usize,
     ) -> Result<(), Problem> {
         let (mut bits, mut last) = (0, 0);
-        lanes(active, |lane| {
-            bits |= addresses[lane];
-            last = addresses[lane].max(last);
-        });
+        for (lane, &address) in addresses.iter().enumerate() {
+            let address = if active >> lane & 1 != 0 { address } else { 0 };
+            bits |= address;
+            last = last.max(address);
+        }
         if bits & (bytes as u64 - 1) == 0 && block.shared.holds(last, bytes) {
             return Ok(());
         }
@@ -121,13 +125,15 @@ impl Warp {
         if worker.settings().counters {
             banks::count(&mut worker.counters, addresses, active, bytes);
         }
-        let mut first = None;
-        lanes(active, |lane| {
+        let (mut first, mut rest) = (None, active);
+        while rest != 0 {
+            let lane = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
             let hazard = block.shared.touch(addresses[lane] as usize, bytes, what, self.who(lane));
             if let Some(hazard) = hazard {
                 first = first.or(Some((lane, hazard)));
             }
-        });
+        }
         if let Some((lane, hazard)) = first {
             self.hazard(worker, block, lane, hazard, what);
         }

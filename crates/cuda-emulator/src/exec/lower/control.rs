@@ -66,6 +66,7 @@ impl Lowering<'_> {
             signed: false,
             strong: false,
             releases: false,
+            used: 0xf,
             address: Address { wide: true, offset: 0 },
         };
         Lowered::new(Op::Store(access), InstructionClass::Local).sources([Some(base), Some(zero)])

@@ -91,6 +91,8 @@ impl Lowering<'_> {
             || ty.bytes() == 8;
         let register = if wide { Class::D } else { Class::W };
         let (base, address) = self.address(address)?;
+        let all = u16::MAX >> (16 - ty.bytes() * count);
+        let used = flat.source.used_bytes.filter(|_| !is_store).map_or(all, |mask| mask & all);
         let access = Access {
             place,
             bytes: ty.bytes() as u8,
@@ -99,6 +101,7 @@ impl Lowering<'_> {
             signed: matches!(ty, Type::S8 | Type::S16 | Type::S32),
             strong: strong.is_some(),
             releases: strong == Some("release"),
+            used,
             address,
         };
         if is_store {

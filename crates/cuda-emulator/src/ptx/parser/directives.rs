@@ -1,17 +1,25 @@
 //! Directives that say nothing about what the program does.
 
-use super::{ParseError, Parser};
+use super::{ParseError, Parser, literals::integer};
 use crate::ptx::lexer::TokenKind;
 
 impl Parser<'_> {
-    /// `.pragma "nounroll";`
+    /// `.pragma "nounroll";`. One says something about the program: `"used_bytes_mask 4095"` before a
+    /// load that the compiler made wider than what is used of it.
     pub(super) fn pragma(&mut self) -> Result<(), ParseError> {
         self.cursor.advance();
-        self.cursor.string()?;
-        while self.cursor.accept(b',') {
-            self.cursor.string()?;
+        loop {
+            if let Some(mask) = self.cursor.string()?.strip_prefix("used_bytes_mask") {
+                let mask = integer(mask.trim()).and_then(|mask| u16::try_from(mask).ok());
+                let Some(mask) = mask.filter(|&mask| mask != 0) else {
+                    return self.cursor.error_before("`used_bytes_mask` is no mask of 16 bytes");
+                };
+                self.used_bytes = Some(mask);
+            }
+            if !self.cursor.accept(b',') {
+                return self.cursor.expect(b';');
+            }
         }
-        self.cursor.expect(b';')
     }
 
     /// Debug information: `.section .debug_str { ... }`.

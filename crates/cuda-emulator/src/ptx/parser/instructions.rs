@@ -153,7 +153,8 @@ impl Parser<'_> {
             }
         }
         self.cursor.expect(b';')?;
-        Ok(Instruction { guard, opcode, operands, location: self.places.current(), ptx_line })
+        let (used_bytes, location) = (self.used_bytes.take(), self.places.current());
+        Ok(Instruction { guard, opcode, operands, used_bytes, location, ptx_line })
     }
 
     fn operand(&mut self, base: &str) -> Result<Operand, ParseError> {

@@ -171,6 +171,7 @@ fn statement(choices: &mut Choices, names: &Names, locations: &mut Locations) ->
         guard,
         opcode: opcode.into(),
         operands: (0..count).map(|_| operand(choices, names, opcode)).collect(),
+        used_bytes: choices.flag().then(|| choices.below(0xffff) as u16 + 1),
         location: intern(locations, choices.pick(&PLACES)),
         ptx_line: 0,
     })

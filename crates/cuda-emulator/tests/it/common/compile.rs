@@ -52,12 +52,13 @@ pub(crate) fn ptx(name: &str, flavour: Flavour) -> String {
     text
 }
 
-/// nvcc writes the newest PTX version, which only the newest drivers load, though the code needs no
-/// more than 8.0 except for a hint about vector loads.
+/// nvcc writes the newest PTX version, which only the newest drivers load; the code needs no more
+/// than this one, which has the pragma `used_bytes_mask`.
+const VERSION: &str = ".version 8.3";
+
 fn for_old_drivers(text: &str) -> String {
     text.lines()
-        .filter(|line| !line.trim_start().starts_with(".pragma \"used_bytes_mask"))
-        .map(|line| if line.starts_with(".version ") { ".version 8.0" } else { line })
+        .map(|line| if line.starts_with(".version ") { VERSION } else { line })
         .flat_map(|line| [line, "\n"])
         .collect()
 }
@@ -93,7 +94,7 @@ fn fingerprint(folder: &Path, name: &str, flavour: Flavour) -> u64 {
     files.sort();
     files.push(folder.join(format!("{name}.cu")));
     let mut hasher = DefaultHasher::new();
-    (flavour, nvcc()).hash(&mut hasher);
+    (flavour, nvcc(), VERSION).hash(&mut hasher);
     for file in files {
         fs::read(file).expect("readable").hash(&mut hasher);
     }

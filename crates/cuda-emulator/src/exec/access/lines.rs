@@ -1,0 +1,99 @@
+//! The bytes that a warp's access covers.
+
+// Loops are written out: the standard library's adapters are not inlined into a function that turns
+// vector instructions on.
+
+use crate::{
+    alu::WARP,
+    memory::{LINE, lines},
+};
+
+/// Lines of 64 bytes of one allocation that an access touches, with a bit for each byte of them.
+#[derive(Debug)]
+pub(in crate::exec) struct Lines {
+    entries: [(u32, u64); WARP],
+    count: usize,
+    /// Where the bytes start, if all lanes take part and follow one another.
+    pub(super) whole: Option<usize>,
+}
+
+impl Lines {
+    pub(in crate::exec) const EMPTY: Self = Self { entries: [(0, 0); WARP], count: 0, whole: None };
+
+    /// All lanes, one after the other.
+    #[inline(always)]
+    pub(super) fn set_whole(&mut self, start: usize, bytes: usize) {
+        (self.count, self.whole) = (0, Some(start));
+        for (line, mask) in lines(start, start + bytes * WARP) {
+            self.entries[self.count] = (line as u32, mask);
+            self.count += 1;
+        }
+    }
+
+    /// The lanes of `mask`, the bytes of `part` each, at aligned addresses inside the allocation at
+    /// `base`.
+    #[inline(always)]
+    pub(super) fn set(&mut self, addresses: &[u64; WARP], mask: u32, part: u64, base: u64) {
+        self.whole = None;
+        let mut count = 0;
+        let (mut last, mut covered) = (0, 0);
+        let mut rest = mask;
+        while rest != 0 {
+            let at = addresses[rest.trailing_zeros() as usize].wrapping_sub(base);
+            rest &= rest - 1;
+            let (line, bits) = ((at / LINE as u64) as u32, part << (at % LINE as u64));
+            if line == last {
+                covered |= bits;
+            } else {
+                self.entries[count] = (last, covered);
+                count += usize::from(covered != 0);
+                (last, covered) = (line, bits);
+            }
+        }
+        self.entries[count] = (last, covered);
+        self.count = count + 1;
+    }
+
+    #[inline(always)]
+    pub(in crate::exec) fn iter(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
+        self.entries[..self.count].iter().map(|&(line, mask)| (line as usize, mask))
+    }
+
+    /// Distinct 32-byte sectors.
+    #[inline(always)]
+    pub(super) fn sectors(&self) -> u64 {
+        let (mut next, mut count) = (0, 0);
+        for (line, mask) in self.iter() {
+            if line < next {
+                return self.unordered_sectors();
+            }
+            next = line + 1;
+            count += sectors(mask);
+        }
+        count
+    }
+
+    #[cold]
+    fn unordered_sectors(&self) -> u64 {
+        let mut entries = self.entries[..self.count].to_vec();
+        entries.sort_unstable();
+        entries
+            .chunk_by(|a, b| a.0 == b.0)
+            .map(|same| sectors(same.iter().fold(0, |all, &(_, mask)| all | mask)))
+            .sum()
+    }
+}
+
+#[inline(always)]
+fn sectors(mask: u64) -> u64 {
+    u64::from(mask as u32 != 0) + u64::from(mask >> 32 != 0)
+}
+
+#[inline(always)]
+pub(super) fn is_contiguous(addresses: &[u64; WARP], bytes: usize) -> bool {
+    let mut different = 0;
+    for lane in 1..WARP {
+        different |= addresses[lane].wrapping_sub(addresses[lane - 1]) ^ bytes as u64;
+    }
+    different == 0
+}
