@@ -55,6 +55,8 @@ pub(super) struct Block {
     /// Barriers at which someone has arrived.
     closed: u32,
     turns: Vec<usize>,
+    /// Draws the order of turns; zero keeps the warps in order.
+    random: u64,
 }
 
 /// Where a problem happened: warp of the block, instruction.
@@ -71,11 +73,12 @@ impl Block {
             gates: [Gate::default(); 16],
             closed: 0,
             turns: (0..count).collect(),
+            random: 0,
         }
     }
 
     /// Becomes block `number` with `threads` threads; its warps take turns in an order drawn by
-    /// `seed`.
+    /// `seed`, a new one after each barrier.
     pub(super) fn start(
         &mut self,
         number: u64,
@@ -94,8 +97,9 @@ impl Block {
             self.closed = 0;
         }
         if seed != 0 {
+            self.random = (seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
             self.turns.sort_unstable();
-            shuffle(&mut self.turns, seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            shuffle(&mut self.turns, &mut self.random);
         }
         for (i, warp) in self.warps.iter_mut().enumerate() {
             warp.start(threads - 32 * i as u32);
@@ -131,7 +135,11 @@ impl Block {
                     }
                     Stop::Barrier => {
                         let pc = self.warps[w].pc;
-                        self.arrive(worker, w).map_err(|p| (p, (w, pc)))?;
+                        let opened = self.arrive(worker, w).map_err(|p| (p, (w, pc)))?;
+                        if opened && self.random != 0 {
+                            shuffle(&mut self.turns, &mut self.random);
+                            break;
+                        }
                     }
                 }
             }
@@ -145,10 +153,11 @@ impl Block {
         Ok(false)
     }
 
-    fn arrive(&mut self, worker: &mut Worker<'_>, w: usize) -> Result<(), Problem> {
+    /// A warp comes to a barrier; whether it lets others go on.
+    fn arrive(&mut self, worker: &mut Worker<'_>, w: usize) -> Result<bool, Problem> {
         let warp = &mut self.warps[w];
         let instruction = &worker.code()[warp.pc as usize];
-        let Op::Barrier(kind) = instruction.op else { return Ok(()) };
+        let Op::Barrier(kind) = instruction.op else { return Ok(false) };
         let [_, id, threads, predicate, ..] = instruction.registers;
         let lane = warp.alive.trailing_zeros() as usize;
         let id = warp.w(id)[lane] as usize;
@@ -182,15 +191,15 @@ impl Block {
             gate.waiting |= 1 << w;
             self.standing[w] = Standing::Waiting(id);
         }
-        self.open_gates(worker);
-        Ok(())
+        Ok(self.open_gates(worker))
     }
 
-    /// Lets the warps of complete barriers go on.
-    fn open_gates(&mut self, worker: &Worker<'_>) {
+    /// Lets the warps of complete barriers go on, if there are any.
+    fn open_gates(&mut self, worker: &Worker<'_>) -> bool {
         if self.closed == 0 {
-            return;
+            return false;
         }
+        let before = self.closed;
         let alive: u32 = (0..self.warps.len())
             .filter(|&w| self.standing[w] != Standing::Done)
             .fold(0, |mask, w| mask | 1 << w);
@@ -228,6 +237,7 @@ impl Block {
                 self.standing[w] = Standing::Ready;
             });
         }
+        self.closed != before
     }
 
     fn deadlock(&self) -> (Problem, Site) {
@@ -244,13 +254,12 @@ impl Block {
     }
 }
 
-/// Fisher-Yates with a 64-bit xorshift.
-pub(super) fn shuffle<T>(items: &mut [T], seed: u64) {
-    let mut state = seed | 1;
+/// Fisher-Yates with a 64-bit xorshift of `state`, which must not be zero.
+pub(super) fn shuffle<T>(items: &mut [T], state: &mut u64) {
     for i in (1..items.len()).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        items.swap(i, (state % (i as u64 + 1)) as usize);
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        items.swap(i, (*state % (i as u64 + 1)) as usize);
     }
 }

@@ -151,7 +151,8 @@ pub fn launch(
     };
     let order = (settings.seed != 0 && blocks <= SHUFFLED_GRID).then(|| {
         let mut order: Vec<u64> = (0..blocks).collect();
-        shuffle(&mut order, settings.seed);
+        let mut state = settings.seed;
+        shuffle(&mut order, &mut state);
         order
     });
     let queue = Queue {
