@@ -50,6 +50,14 @@ pub enum Error {
         /// Bytes asked for.
         bytes: usize,
     },
+    /// The device or its driver refused something.
+    #[error("{what}: {message}")]
+    Device {
+        /// What was asked of it.
+        what: String,
+        /// The driver's answer, or what is missing.
+        message: String,
+    },
     /// A parameter has a value with no meaning for the operation.
     #[error("{op}: {what}")]
     Parameter {

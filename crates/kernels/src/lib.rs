@@ -1,7 +1,7 @@
 //! Every numeric operation of the trainer, once per backend.
 //!
 //! [`Backend`] is the boundary: coarse operations over flat buffers whose shapes come in small
-//! parameter structs ([`ops`]). [`Cpu`] is the backend that runs everywhere. [`mod@reference`] holds the
+//! parameter structs ([`ops`]). [`Cpu`] is the backend that runs everywhere, `Cuda` (feature `cuda`) the one for NVIDIA cards. [`mod@reference`] holds the
 //! slow, obviously right definition of each operation that every backend is tested against.
 //!
 //! **Architecture Invariant:** this crate knows no model, no file and no tape. It allocates nothing
@@ -9,7 +9,10 @@
 
 mod backend;
 mod buffer;
+mod check;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod error;
 mod memory;
 pub mod ops;
@@ -19,6 +22,8 @@ pub mod reference;
 pub use backend::Backend;
 pub use buffer::{Buffer, DType, HostSlice};
 pub use cpu::{Cpu, CpuBuffer, CpuQuantizedWeight};
+#[cfg(feature = "cuda")]
+pub use cuda::{Cuda, CudaBuffer, CudaQuantizedWeight, DeviceInfo};
 pub use error::{Error, Result};
 pub use memory::{MemoryKind, MemoryLedger, MemoryUsage};
 pub use philox::Philox;

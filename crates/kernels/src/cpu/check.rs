@@ -2,11 +2,9 @@
 
 use super::buffer::{CpuBuffer, Storage};
 use super::view::{FloatMut, FloatRef};
-use crate::{Buffer, Error, Result};
+use crate::{Buffer, Result};
 
-/// Name of an operation, to check its operands under.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Op(pub(super) &'static str);
+pub(super) use crate::check::Op;
 
 impl Op {
     pub(super) fn float<'a>(
@@ -68,33 +66,5 @@ impl Op {
     ) -> Result<&'a [u32]> {
         self.len(operand, buffer.len(), len)?;
         buffer.as_u32().ok_or_else(|| self.dtype(operand, buffer))
-    }
-
-    pub(super) fn len(self, operand: &'static str, actual: usize, expected: usize) -> Result<()> {
-        if actual == expected {
-            return Ok(());
-        }
-        Err(Error::Length { op: self.0, operand, expected, actual })
-    }
-
-    /// Every index is a row of a table of `len` rows.
-    pub(super) fn indices(self, indices: &[u32], len: usize) -> Result<()> {
-        match indices.iter().position(|&i| i as usize >= len) {
-            None => Ok(()),
-            Some(position) => {
-                Err(Error::Index { op: self.0, index: indices[position] as usize, position, len })
-            }
-        }
-    }
-
-    pub(super) fn require(self, condition: bool, what: impl FnOnce() -> String) -> Result<()> {
-        if condition {
-            return Ok(());
-        }
-        Err(Error::Parameter { op: self.0, what: what() })
-    }
-
-    fn dtype(self, operand: &'static str, buffer: &CpuBuffer) -> Error {
-        Error::DType { op: self.0, operand, actual: buffer.dtype() }
     }
 }

@@ -20,14 +20,11 @@ pub(super) struct Mask {
 
 impl Mask {
     pub(super) fn new(op: Op, dropout: Dropout) -> Result<Self> {
-        let p = dropout.p;
-        op.require((0.0..1.0).contains(&p), || {
-            format!("dropout probability {p} is outside [0, 1)")
-        })?;
+        op.dropout(dropout)?;
         Ok(Self {
             philox: Philox::new(dropout.key, dropout.stream),
             threshold: dropout.threshold(),
-            keep: 1.0 / (1.0 - p),
+            keep: 1.0 / (1.0 - dropout.p),
         })
     }
 

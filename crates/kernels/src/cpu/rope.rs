@@ -21,10 +21,7 @@ pub(super) fn rotate(
 ) -> Result<()> {
     let name = Op("rope");
     let Rope { tokens, heads, head_dim, inverse } = op;
-    name.require(head_dim > 0 && head_dim.is_multiple_of(2), || {
-        format!("head_dim {head_dim} is not a positive even number")
-    })?;
-    name.require(heads > 0, || "no heads".into())?;
+    name.rope(op)?;
     let half = head_dim / 2;
     let cos = name.f32("cos", &table.cos, table.positions * half)?;
     let sin = name.f32("sin", &table.sin, table.positions * half)?;

@@ -47,3 +47,14 @@ macro_rules! checks {
 
 checks!(cpu_f32, kernels::Cpu::new(), kernels::DType::F32);
 checks!(cpu_bf16, kernels::Cpu::new(), kernels::DType::Bf16);
+
+/// Of the device that the driver shows: a card, or the emulated one.
+#[cfg(feature = "cuda")]
+fn cuda() -> kernels::Cuda {
+    kernels::Cuda::new(0).unwrap()
+}
+
+#[cfg(feature = "cuda")]
+checks!(cuda_f32, crate::cuda(), kernels::DType::F32);
+#[cfg(feature = "cuda")]
+checks!(cuda_bf16, crate::cuda(), kernels::DType::Bf16);

@@ -4,22 +4,18 @@ use std::ops::Range;
 
 use super::QUERY_ROWS;
 use crate::Result;
+use crate::check::Bounds;
 use crate::cpu::Cpu;
 use crate::cpu::check::Op;
 use crate::cpu::tiles::{Tile, tiles};
 use crate::cpu::view::FloatMut;
 use crate::ops::{Attention, Sequences};
 
-/// One sequence: rows of q, rows of k and v.
-#[derive(Debug, Clone)]
-pub(super) struct Sequence {
-    pub(super) q: Range<usize>,
-    pub(super) k: Range<usize>,
-}
+pub(super) use crate::check::Sequence;
 
 impl Sequence {
     /// Position of the first query among the sequence's keys.
-    pub(super) fn offset(&self) -> usize {
+    pub(in crate::cpu) fn offset(&self) -> usize {
         self.k.len() - self.q.len()
     }
 }
@@ -44,33 +40,15 @@ pub(super) struct Layout {
 
 impl Layout {
     pub(super) fn new(name: Op, op: Attention, sequences: &Sequences<Cpu>) -> Result<Self> {
-        let Attention { heads, kv_heads, head_dim, .. } = op;
-        name.require(kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads), || {
-            format!("{heads} query heads cannot share {kv_heads} key heads")
-        })?;
-        name.require(head_dim > 0, || "head_dim is 0".into())?;
-        name.require(op.window != Some(0), || "a window of 0 keys hides every key".into())?;
-        name.require(op.softcap.is_none_or(|cap| cap > 0.0), || "softcap is not positive".into())?;
+        name.attention(op)?;
         let &Sequences { count, q_tokens, k_tokens, .. } = sequences;
-        let q_start = name.u32("q_start", &sequences.q_start, count + 1)?;
-        let k_start = name.u32("k_start", &sequences.k_start, count)?;
-        let k_len = name.u32("k_len", &sequences.k_len, count)?;
-        name.require(q_start[0] == 0 && q_start[count] as usize == q_tokens, || {
-            format!("the sequences' queries do not cover the {q_tokens} rows of q")
+        let list = name.sequences(Bounds {
+            q_start: name.u32("q_start", &sequences.q_start, count + 1)?,
+            k_start: name.u32("k_start", &sequences.k_start, count)?,
+            k_len: name.u32("k_len", &sequences.k_len, count)?,
+            q_tokens,
+            k_tokens,
         })?;
-        let mut list = Vec::with_capacity(count);
-        for i in 0..count {
-            let q = q_start[i] as usize..q_start[i + 1] as usize;
-            let start = k_start[i] as usize;
-            let k = start..start + k_len[i] as usize;
-            name.require(q.start <= q.end && q.end <= q_tokens && k.end <= k_tokens, || {
-                format!("sequence {i} has queries {q:?} of {q_tokens} and keys {k:?} of {k_tokens}")
-            })?;
-            name.require(q.len() <= k.len(), || {
-                format!("sequence {i} has {} queries but {} keys", q.len(), k.len())
-            })?;
-            list.push(Sequence { q, k });
-        }
         Ok(Self { op, sequences: list, q_tokens, k_tokens })
     }
 

@@ -1,0 +1,175 @@
+//! Frozen linear with LoRA.
+
+use super::matmul::{matmul, rows, transposed};
+use super::params::{
+    BlockScales, DropoutMask, MASK_A, MASK_B, MASK_EXTRA, MASK_NONE, MatmulParams, Tensor,
+};
+use super::{Cuda, CudaBuffer};
+use crate::Result;
+use crate::check::Op;
+use crate::ops::{Dropout, Linear, LinearGrads, Lora};
+
+/// Checked shape and weights.
+struct Checked {
+    m: usize,
+    n: usize,
+    k: usize,
+    weight: Tensor,
+    scales: BlockScales,
+    lora: Option<Adapter>,
+}
+
+#[derive(Clone, Copy)]
+struct Adapter {
+    a: Tensor,
+    b: Tensor,
+    r: usize,
+    scale: f32,
+    mask: Option<DropoutMask>,
+}
+
+impl Checked {
+    fn new(name: Op, op: &Linear<'_, Cuda>) -> Result<Self> {
+        let &Linear { m, n, k, .. } = op;
+        let (weight, scales) = name.weight(op.weight, n, k)?;
+        let lora = op.lora.map(|lora| Adapter::new(name, lora, n, k)).transpose()?;
+        Ok(Self { m, n, k, weight, scales, lora })
+    }
+}
+
+impl Adapter {
+    fn new(name: Op, lora: Lora<'_, Cuda>, n: usize, k: usize) -> Result<Self> {
+        let r = lora.r;
+        name.require(r > 0, || "the rank of an adapter is at least 1".into())?;
+        Ok(Self {
+            a: name.tensor("a", lora.a, r * k)?,
+            b: name.tensor("b", lora.b, n * r)?,
+            r,
+            scale: lora.scale,
+            mask: lora.dropout.map(|dropout| mask(name, dropout)).transpose()?,
+        })
+    }
+
+    /// What `which` of [`MatmulParams`] masks, with the mask.
+    fn masked(&self, which: u32) -> (u32, DropoutMask) {
+        match self.mask {
+            Some(mask) => (which, mask),
+            None => (MASK_NONE, DropoutMask::default()),
+        }
+    }
+}
+
+fn mask(name: Op, dropout: Dropout) -> Result<DropoutMask> {
+    name.dropout(dropout)?;
+    let Dropout { p, key, stream } = dropout;
+    Ok(DropoutMask { key, stream, threshold: dropout.threshold(), keep: 1.0 / (1.0 - p) })
+}
+
+fn size(m: usize, n: usize, k: usize) -> MatmulParams {
+    MatmulParams { m: m as u64, n: n as u64, k: k as u64, alpha: 1.0, ..MatmulParams::default() }
+}
+
+pub(super) fn forward(
+    cuda: &Cuda,
+    op: &Linear<'_, Cuda>,
+    x: &CudaBuffer,
+    y: &mut CudaBuffer,
+    xa: Option<&mut CudaBuffer>,
+) -> Result<()> {
+    let name = Op("linear");
+    let checked = Checked::new(name, op)?;
+    let Checked { m, n, k, .. } = checked;
+    let x = name.tensor("x", x, m * k)?;
+    let out = name.tensor("y", y, m * n)?;
+    let bias = op.bias.map(|bias| name.tensor("bias", bias, n)).transpose()?;
+    name.require(checked.lora.is_some() == xa.is_some(), || {
+        "`xa` is needed with an adapter, and only then".into()
+    })?;
+    let mut product = MatmulParams {
+        a: rows(x, k),
+        b: transposed(checked.weight, k),
+        scales: checked.scales,
+        out,
+        bias: bias.unwrap_or_default(),
+        ..size(m, n, k)
+    };
+    if let (Some(adapter), Some(xa)) = (checked.lora, xa) {
+        let r = adapter.r;
+        name.single("xa", xa, m * r)?;
+        let xa = xa.tensor();
+        let (masked, mask) = adapter.masked(MASK_A);
+        let (a, b) = (rows(x, k), transposed(adapter.a, k));
+        matmul(cuda, &MatmulParams { a, b, out: xa, masked, mask, ..size(m, r, k) })?;
+        product.extra_a = rows(xa, r);
+        product.extra_b = transposed(adapter.b, r);
+        product.extra_k = r as u64;
+        product.extra_alpha = adapter.scale;
+    }
+    matmul(cuda, &product)
+}
+
+pub(super) fn backward(
+    cuda: &Cuda,
+    op: &Linear<'_, Cuda>,
+    x: &CudaBuffer,
+    xa: Option<&CudaBuffer>,
+    dy: &CudaBuffer,
+    grads: LinearGrads<'_, Cuda>,
+) -> Result<()> {
+    let name = Op("linear_backward");
+    let checked = Checked::new(name, op)?;
+    let Checked { m, n, k, .. } = checked;
+    let x = name.tensor("x", x, m * k)?;
+    let dy = name.tensor("dy", dy, m * n)?;
+    let dx = grads.dx.map(|dx| name.tensor("dx", dx, m * k)).transpose()?;
+    let input_gradient = |out| MatmulParams {
+        a: rows(dy, n),
+        b: rows(checked.weight, k),
+        scales: checked.scales,
+        out,
+        accumulate: grads.accumulate_dx.into(),
+        ..size(m, k, n)
+    };
+    let Some(adapter) = checked.lora else {
+        name.require(grads.da.is_none() && grads.db.is_none(), || {
+            "there is no adapter whose gradients could be written to `da` and `db`".into()
+        })?;
+        return dx.map_or(Ok(()), |dx| matmul(cuda, &input_gradient(dx)));
+    };
+    let (r, alpha) = (adapter.r, adapter.scale);
+    let da = grads.da.map(|da| name.tensor("da", da, r * k)).transpose()?;
+    let db = grads.db.map(|db| name.tensor("db", db, n * r)).transpose()?;
+    let xa = xa.map(|xa| name.single("xa", xa, m * r).map(|_| xa.tensor())).transpose()?;
+    name.require(db.is_none() || xa.is_some(), || "`db` needs `xa`".into())?;
+    let added = |m, n, k| MatmulParams { alpha, accumulate: 1, ..size(m, n, k) };
+    if let (Some(out), Some(xa)) = (db, xa) {
+        let (a, b) = (transposed(dy, n), rows(xa, r));
+        matmul(cuda, &MatmulParams { a, b, out, ..added(n, r, m) })?;
+    }
+    if dx.is_none() && da.is_none() {
+        return Ok(());
+    }
+    let dyb = cuda.scratch(m * r)?;
+    let out = dyb.tensor();
+    matmul(cuda, &MatmulParams { a: rows(dy, n), b: rows(adapter.b, r), out, ..size(m, r, n) })?;
+    let dyb = out;
+    if let Some(out) = da {
+        let (masked, mask) = adapter.masked(MASK_B);
+        let (a, b) = (transposed(dyb, r), rows(x, k));
+        matmul(cuda, &MatmulParams { a, b, out, masked, mask, ..added(r, k, m) })?;
+    }
+    if let Some(out) = dx {
+        let (masked, mask) = adapter.masked(MASK_EXTRA);
+        let delta = MatmulParams {
+            extra_a: rows(dyb, r),
+            extra_b: rows(adapter.a, k),
+            extra_k: r as u64,
+            extra_alpha: alpha,
+            masked,
+            mask,
+            ..input_gradient(out)
+        };
+        matmul(cuda, &delta)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! The backend for NVIDIA cards of compute capability 8.0 and newer.
+//!
+//! All work goes to one stream, so that a buffer given back may be used again at once: what reads it
+//! was submitted before. Nothing waits for the device but [`download`](Backend::download) and
+//! [`squared_norm`](Backend::squared_norm).
+
+mod attention;
+mod buffer;
+mod cross_entropy;
+mod driver;
+mod elementwise;
+mod linear;
+mod matmul;
+mod memory;
+mod optimizer;
+mod params;
+mod rows;
+mod weight;
+
+use std::sync::Arc;
+
+use self::driver::Driver;
+use self::memory::Memory;
+use crate::ops::{
+    Activation, AdamW, AdamWTensor, Attention, AttentionGrads, Linear, LinearCrossEntropy,
+    LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
+};
+use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
+
+pub use self::buffer::CudaBuffer;
+pub use self::driver::DeviceInfo;
+pub use self::weight::CudaQuantizedWeight;
+
+/// A card. Clones share its stream, memory and ledger.
+#[derive(Debug, Clone)]
+pub struct Cuda {
+    memory: Arc<Memory>,
+}
+
+impl Cuda {
+    /// Opens device `ordinal` and loads the kernels.
+    ///
+    /// Errors when there is no driver, no such device, or one that is too old.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        Ok(Self { memory: Arc::new(Memory::new(Driver::new(ordinal)?)) })
+    }
+
+    /// Number of devices that the driver shows.
+    pub fn count() -> Result<usize> {
+        driver::count()
+    }
+
+    /// What the driver says of the device.
+    pub fn info(&self) -> Result<DeviceInfo> {
+        self.driver().info()
+    }
+
+    /// Live and peak bytes of all buffers and quantised weights.
+    pub fn memory(&self) -> MemoryUsage {
+        self.memory.ledger.usage()
+    }
+
+    fn driver(&self) -> &Driver {
+        &self.memory.driver
+    }
+
+    fn scratch(&self, len: usize) -> Result<CudaBuffer> {
+        self.alloc(DType::F32, len, MemoryKind::Scratch)
+    }
+}
+
+impl Backend for Cuda {
+    type Buffer = CudaBuffer;
+    type QuantizedWeight = CudaQuantizedWeight;
+
+    fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CudaBuffer> {
+        CudaBuffer::alloc(&self.memory, dtype, len, kind)
+    }
+
+    fn zeros(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CudaBuffer> {
+        let buffer = self.alloc(dtype, len, kind)?;
+        self.driver().zero(buffer.address(), buffer.size())?;
+        Ok(buffer)
+    }
+
+    fn upload(&self, data: HostSlice<'_>, kind: MemoryKind) -> Result<CudaBuffer> {
+        CudaBuffer::upload(&self.memory, data, kind)
+    }
+
+    fn upload_quantized(&self, weight: nf4::QuantizedTensor) -> Result<CudaQuantizedWeight> {
+        CudaQuantizedWeight::new(&self.memory, &weight)
+    }
+
+    fn download(&self, buffer: &CudaBuffer) -> Result<Vec<f32>> {
+        rows::download(self, buffer)
+    }
+
+    fn copy(
+        &self,
+        src: &CudaBuffer,
+        src_start: usize,
+        dst: &mut CudaBuffer,
+        dst_start: usize,
+        len: usize,
+    ) -> Result<()> {
+        rows::copy(self, src, src_start, dst, dst_start, len)
+    }
+
+    fn gather_rows(
+        &self,
+        table: &CudaBuffer,
+        ids: &CudaBuffer,
+        cols: usize,
+        out: &mut CudaBuffer,
+    ) -> Result<()> {
+        rows::gather(self, table, ids, cols, out)
+    }
+
+    fn add(&self, x: &CudaBuffer, y: &CudaBuffer, out: &mut CudaBuffer) -> Result<()> {
+        elementwise::add(self, x, y, out)
+    }
+
+    fn add_assign(&self, acc: &mut CudaBuffer, x: &CudaBuffer) -> Result<()> {
+        elementwise::add_assign(self, acc, x)
+    }
+
+    fn scale(&self, x: &mut CudaBuffer, factor: f32) -> Result<()> {
+        elementwise::scale(self, x, factor)
+    }
+
+    fn rms_norm(
+        &self,
+        op: RmsNorm,
+        x: &CudaBuffer,
+        weight: &CudaBuffer,
+        y: &mut CudaBuffer,
+        inv_rms: &mut CudaBuffer,
+    ) -> Result<()> {
+        rows::rms_norm(self, op, x, weight, y, inv_rms)
+    }
+
+    fn rms_norm_backward(
+        &self,
+        op: RmsNorm,
+        x: &CudaBuffer,
+        weight: &CudaBuffer,
+        inv_rms: &CudaBuffer,
+        dy: &CudaBuffer,
+        dx: &mut CudaBuffer,
+        accumulate: bool,
+    ) -> Result<()> {
+        rows::rms_norm_backward(self, op, [x, weight, inv_rms, dy], dx, accumulate)
+    }
+
+    fn linear(
+        &self,
+        op: &Linear<'_, Self>,
+        x: &CudaBuffer,
+        y: &mut CudaBuffer,
+        xa: Option<&mut CudaBuffer>,
+    ) -> Result<()> {
+        linear::forward(self, op, x, y, xa)
+    }
+
+    fn linear_backward(
+        &self,
+        op: &Linear<'_, Self>,
+        x: &CudaBuffer,
+        xa: Option<&CudaBuffer>,
+        dy: &CudaBuffer,
+        grads: LinearGrads<'_, Self>,
+    ) -> Result<()> {
+        linear::backward(self, op, x, xa, dy, grads)
+    }
+
+    fn rope(
+        &self,
+        op: Rope,
+        table: &RopeTable<Self>,
+        positions: &CudaBuffer,
+        x: &CudaBuffer,
+        out: &mut CudaBuffer,
+    ) -> Result<()> {
+        rows::rope(self, op, table, positions, x, out)
+    }
+
+    fn attention(
+        &self,
+        op: Attention,
+        sequences: &Sequences<Self>,
+        q: &CudaBuffer,
+        k: &CudaBuffer,
+        v: &CudaBuffer,
+        o: &mut CudaBuffer,
+        lse: &mut CudaBuffer,
+    ) -> Result<()> {
+        attention::forward(self, op, sequences, [q, k, v], o, lse)
+    }
+
+    fn attention_backward(
+        &self,
+        op: Attention,
+        sequences: &Sequences<Self>,
+        grads: AttentionGrads<'_, Self>,
+    ) -> Result<()> {
+        attention::backward(self, op, sequences, &grads)
+    }
+
+    fn gated(
+        &self,
+        act: Activation,
+        gate: &CudaBuffer,
+        up: &CudaBuffer,
+        out: &mut CudaBuffer,
+    ) -> Result<()> {
+        elementwise::gated(self, act, gate, up, out)
+    }
+
+    fn gated_backward(
+        &self,
+        act: Activation,
+        gate: &CudaBuffer,
+        up: &CudaBuffer,
+        d_out: &CudaBuffer,
+        d_gate: &mut CudaBuffer,
+        d_up: &mut CudaBuffer,
+    ) -> Result<()> {
+        elementwise::gated_backward(self, act, [gate, up, d_out], d_gate, d_up)
+    }
+
+    fn linear_cross_entropy(
+        &self,
+        op: &LinearCrossEntropy<'_, Self>,
+        x: &CudaBuffer,
+        labels: &CudaBuffer,
+        token_loss: &mut CudaBuffer,
+        dx: Option<&mut CudaBuffer>,
+    ) -> Result<()> {
+        cross_entropy::run(self, op, x, labels, token_loss, dx)
+    }
+
+    fn squared_norm(&self, buffers: &[&CudaBuffer]) -> Result<f64> {
+        optimizer::squared_norm(self, buffers)
+    }
+
+    fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
+        optimizer::adamw(self, op, tensors)
+    }
+}

@@ -1,0 +1,50 @@
+//! The parameter structs of `kernels/include/params.h`, and which kernel takes which.
+
+#![allow(
+    missing_docs,
+    non_camel_case_types,
+    non_upper_case_globals,
+    unreachable_pub,
+    dead_code,
+    clippy::pedantic
+)]
+
+use std::marker::PhantomData;
+
+include!(concat!(env!("OUT_DIR"), "/params.rs"));
+
+/// A kernel by its name, and the struct that it takes.
+#[derive(Debug)]
+pub(super) struct Kernel<P> {
+    pub(super) name: &'static str,
+    params: PhantomData<P>,
+}
+
+macro_rules! kernels {
+    ($($constant:ident: $name:literal takes $params:ty;)*) => {
+        $(pub(super) const $constant: Kernel<$params> = Kernel { name: $name, params: PhantomData };)*
+
+        /// Every kernel, and the bytes of its parameters.
+        pub(super) const ALL: &[(&str, usize)] = &[$(($name, size_of::<$params>())),*];
+    };
+}
+
+kernels! {
+    ADD: "add" takes AddParams;
+    SCALE: "scale" takes ScaleParams;
+    GATHER_ROWS: "gather_rows" takes GatherParams;
+    SCATTER_ROWS: "scatter_rows" takes ScatterParams;
+    DEQUANTIZE_RANGE: "dequantize_range" takes DequantizeParams;
+    RMS_NORM: "rms_norm" takes RmsNormParams;
+    RMS_NORM_BACKWARD: "rms_norm_backward" takes RmsNormBackwardParams;
+    ROPE: "rope" takes RopeParams;
+    GATED: "gated" takes GatedParams;
+    GATED_BACKWARD: "gated_backward" takes GatedBackwardParams;
+    MATMUL: "matmul" takes MatmulParams;
+    ATTENTION_FORWARD: "attention_forward" takes AttentionParams;
+    ATTENTION_BACKWARD_Q: "attention_backward_q" takes AttentionBackwardParams;
+    ATTENTION_BACKWARD_KV: "attention_backward_kv" takes AttentionBackwardParams;
+    CROSS_ENTROPY: "cross_entropy" takes CrossEntropyParams;
+    SQUARED_NORM: "squared_norm" takes SquaredNormParams;
+    ADAMW: "adamw" takes AdamWParams;
+}

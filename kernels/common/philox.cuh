@@ -1,0 +1,29 @@
+// Philox4x32-10 (Salmon et al., SC 2011), numbered as kernels::Philox numbers it.
+#pragma once
+
+#include "../include/params.h"
+
+// Word `index` of a stream.
+__device__ __forceinline__ uint32_t philox_word(uint64_t key, uint64_t stream, uint64_t index) {
+    const uint64_t block = index / 4;
+    uint32_t c0 = uint32_t(block), c1 = uint32_t(block >> 32), c2 = uint32_t(stream), c3 = uint32_t(stream >> 32);
+    uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        const uint32_t high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+        const uint32_t high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+        c0 = high1 ^ c1 ^ k0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ k1;
+        c3 = low0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    const uint32_t low = index & 1 ? c1 : c0, high = index & 1 ? c3 : c2;
+    return index & 2 ? high : low;
+}
+
+// What element `index` of the masked tensor is multiplied by.
+__device__ __forceinline__ float dropout_factor(const DropoutMask& mask, uint64_t index) {
+    return philox_word(mask.key, mask.stream, index) >= mask.threshold ? mask.keep : 0.0f;
+}

@@ -1,0 +1,190 @@
+/* Parameters of the kernels: one struct a kernel, passed by value. Rust binds this file with bindgen,
+ * so it is C. Device pointers are 64-bit integers; all sizes are in elements, matrices row-major. */
+#ifndef QLORA_PARAMS_H
+#define QLORA_PARAMS_H
+
+#include <stdint.h>
+
+/* Element types of a tensor. NF4 and FP4 are blocks of 4-bit codes, see BlockScales. */
+enum { DTYPE_F32 = 0, DTYPE_BF16 = 1, DTYPE_4BIT = 2 };
+
+typedef struct {
+    uint64_t data;
+    uint32_t dtype;
+    uint32_t reserved;
+} Tensor;
+
+/* Scales of 4-bit blocks. `codes` is 0 for plain f32 `absmax`; else absmax of block b is
+ * map[codes[b]] * absmax[b >> log2_nested] + offset, two roundings. */
+typedef struct {
+    uint64_t absmax;
+    uint64_t codes;
+    uint64_t map;
+    float offset;
+    uint32_t log2_block;
+    uint32_t log2_nested;
+    uint32_t reserved;
+    float codebook[16];
+} BlockScales;
+
+/* Inverted dropout drawn by Philox; `threshold` 0 keeps everything. */
+typedef struct {
+    uint64_t key;
+    uint64_t stream;
+    uint32_t threshold;
+    float keep;
+} DropoutMask;
+
+typedef struct {
+    Tensor x, y, out;
+    uint64_t len;
+} AddParams;
+
+typedef struct {
+    Tensor x;
+    uint64_t len;
+    float factor;
+    uint32_t reserved;
+} ScaleParams;
+
+/* out[i, :] = table[ids[i], :] */
+typedef struct {
+    Tensor table, out;
+    uint64_t ids;
+    uint64_t rows, cols;
+} GatherParams;
+
+/* out[ids[i], :] = x[i, :] */
+typedef struct {
+    Tensor x, out;
+    uint64_t ids;
+    uint64_t rows, cols;
+} ScatterParams;
+
+typedef struct {
+    Tensor x, weight, y;
+    uint64_t inv_rms;
+    uint32_t rows, cols;
+    float eps;
+    uint32_t reserved;
+} RmsNormParams;
+
+typedef struct {
+    Tensor x, weight, dy, dx;
+    uint64_t inv_rms;
+    uint32_t rows, cols;
+    uint32_t accumulate;
+    uint32_t reserved;
+} RmsNormBackwardParams;
+
+typedef struct {
+    Tensor x, out;
+    uint64_t cos, sin, positions;
+    uint64_t tokens;
+    uint32_t heads, head_dim;
+    float sign;
+    uint32_t reserved;
+} RopeParams;
+
+enum { ACTIVATION_SILU = 0, ACTIVATION_GELU_TANH = 1 };
+
+typedef struct {
+    Tensor gate, up, out;
+    uint64_t len;
+    uint32_t activation;
+    uint32_t reserved;
+} GatedParams;
+
+typedef struct {
+    Tensor gate, up, d_out, d_gate, d_up;
+    uint64_t len;
+    uint32_t activation;
+    uint32_t reserved;
+} GatedBackwardParams;
+
+/* Element (i, j) of a factor lies row * i + col * j elements into its tensor. */
+typedef struct {
+    Tensor tensor;
+    uint64_t row, col;
+} Factor;
+
+enum { MASK_NONE = 0, MASK_A = 1, MASK_B = 2, MASK_EXTRA = 3 };
+
+/* out[m, n] = [out +] alpha . A[m, k] . B[k, n] + mask(extra_alpha . EA[m, extra_k] . EB[extra_k, n]) + bias[n],
+ * summed in f32 and rounded once. The mask of A or B is that of the element's place in its tensor,
+ * the mask of the extra product that of its place in `out`. */
+typedef struct {
+    Factor a, b, extra_a, extra_b;
+    Tensor out, bias; /* bias.data 0: none */
+    BlockScales scales; /* of whichever factor is 4-bit */
+    DropoutMask mask;
+    uint64_t m, n, k, extra_k;
+    float alpha, extra_alpha;
+    uint32_t masked;
+    uint32_t accumulate;
+} MatmulParams;
+
+/* Dequantizes elements start..start + len. */
+typedef struct {
+    Tensor x, out;
+    BlockScales scales;
+    uint64_t start, len;
+} DequantizeParams;
+
+/* Sequences as in ops::Sequences; window 0 and softcap 0 mean none. */
+typedef struct {
+    uint64_t q_start, k_start, k_len;
+    uint32_t count;
+    uint32_t q_tokens, k_tokens;
+    uint32_t heads, kv_heads, head_dim;
+    uint32_t window;
+    float scale, softcap;
+    uint32_t reserved;
+} AttentionShape;
+
+typedef struct {
+    AttentionShape shape;
+    Tensor q, k, v, o;
+    uint64_t lse;
+} AttentionParams;
+
+typedef struct {
+    AttentionShape shape;
+    Tensor q, k, v, o, d_o, dq, dk, dv;
+    uint64_t lse, delta;
+} AttentionBackwardParams;
+
+/* Softmax and cross-entropy of each row of logits f32 [rows, vocab]; token_loss[ids[row]] receives
+ * the loss; with `gradient` the row becomes grad_scale * (softmax - onehot). */
+typedef struct {
+    uint64_t logits, labels, ids, token_loss;
+    uint64_t vocab;
+    uint32_t rows;
+    uint32_t gradient;
+    float grad_scale;
+    uint32_t reserved;
+} CrossEntropyParams;
+
+/* partial[block] = sum of squares of the block's part. */
+typedef struct {
+    Tensor x;
+    uint64_t len;
+    uint64_t partial;
+} SquaredNormParams;
+
+enum { ADAMW_TENSORS = 32 };
+
+typedef struct {
+    uint64_t param, grad, m, v;
+    uint64_t len;
+} AdamWEntry;
+
+/* The blocks of the grid's x go over a tensor, its y over the tensors. */
+typedef struct {
+    AdamWEntry tensors[ADAMW_TENSORS];
+    float beta1, beta2, eps, grad_scale;
+    float decay, step_size, v_root_correction;
+    uint32_t reserved;
+} AdamWParams;
+
+#endif
