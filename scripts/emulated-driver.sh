@@ -2,16 +2,21 @@
 # Builds the emulated CUDA driver and lays it out as libcuda.so.1 in a folder of its own, so that no
 # other program run by cargo finds it before a real driver. Prints that folder:
 #   LD_LIBRARY_PATH=$(scripts/emulated-driver.sh) any-cuda-program
-# With arguments, runs them as a command on the emulated driver instead.
+# With arguments, runs them as a command on the emulated driver instead. CUDA_EMULATOR_LIBRARY names
+# a libcuda_emulator.so to lay out instead of building one.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/.." && pwd)
 
 target=$(cd "$project" && realpath -m "${CARGO_TARGET_DIR:-target}")
-(cd "$project" && cargo build --quiet --release -p cuda-emulator) >&2
+library=${CUDA_EMULATOR_LIBRARY:-}
+if [ -z "$library" ]; then
+    (cd "$project" && cargo build --quiet --release -p cuda-emulator) >&2
+    library=$target/release/libcuda_emulator.so
+fi
 folder=$target/cuda-emulator
 mkdir -p "$folder"
 # Copied and renamed: a program may have the old one mapped.
-cp "$target/release/libcuda_emulator.so" "$folder/.libcuda.so.$$"
+cp "$library" "$folder/.libcuda.so.$$"
 mv "$folder/.libcuda.so.$$" "$folder/libcuda.so.1"
 ln -sfn libcuda.so.1 "$folder/libcuda.so"
 

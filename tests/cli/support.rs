@@ -18,15 +18,20 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn new() -> Self {
+        Self::of("llama")
+    }
+
+    /// With the tiny model of an architecture.
+    pub(crate) fn of(architecture: &str) -> Self {
         let this = Self { dir: tempfile::tempdir().unwrap() };
         let model = this.path("model");
         fs::create_dir(&model).unwrap();
-        for file in ["models/llama/config.json", "models/llama/model.safetensors"]
-            .into_iter()
-            .chain(["tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"])
-        {
-            let from = fixtures().join(file);
-            fs::copy(&from, model.join(from.file_name().unwrap())).unwrap();
+        for file in ["config.json", "model.safetensors"] {
+            let from = fixtures().join("models").join(architecture).join(file);
+            fs::copy(from, model.join(file)).unwrap();
+        }
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(fixtures().join("tokenizer").join(file), model.join(file)).unwrap();
         }
         this.write("rows.jsonl", &rows(24));
         this.write(
@@ -88,8 +93,15 @@ pub(crate) fn rows(count: usize) -> String {
     (0..count).map(row).collect()
 }
 
+/// Runs the binary, a model on the processor unless the arguments name a device.
 pub(crate) fn run(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_qlora-train")).args(args).output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qlora-train"));
+    command.args(args);
+    let runs_model = args.iter().any(|arg| ["train", "generate", "eval"].contains(arg));
+    if runs_model && !args.contains(&"--device") {
+        command.args(["--device", "cpu"]);
+    }
+    command.output().unwrap()
 }
 
 /// The standard output of a run that must succeed.

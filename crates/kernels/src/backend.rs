@@ -4,7 +4,7 @@ use crate::ops::{
     Activation, AdamW, AdamWTensor, Attention, AttentionGrads, Linear, LinearCrossEntropy,
     LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
-use crate::{Buffer, DType, HostSlice, MemoryKind, Result};
+use crate::{Buffer, DType, HostSlice, MemoryKind, MemoryUsage, Result};
 
 /// A device that stores buffers and runs operations on them.
 ///
@@ -18,6 +18,8 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// A frozen 4-bit weight in the layout this backend multiplies from.
     type QuantizedWeight: std::fmt::Debug + Send + Sync;
 
+    /// Live and peak bytes of all buffers and quantised weights.
+    fn memory(&self) -> MemoryUsage;
     /// Allocates `len` elements of unspecified content.
     fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<Self::Buffer>;
     /// Allocates `len` zeros.

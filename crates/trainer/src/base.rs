@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use data::{ChatTemplate, Encoder, SpecialTokens};
-use kernels::{Backend, Cpu};
+use kernels::Backend;
 use models::ModelConfig;
 use models::decoder::{Adapter, BaseFormat, Decoder, LoadOptions};
 use models::tokenizer::Tokenizer;
@@ -12,6 +12,7 @@ use models::weights::Checkpoint;
 use nf4::QuantConfig;
 
 use crate::UsageError;
+use crate::device::Device;
 use crate::progress::{Progress, say};
 use crate::recipe::{Precision, Quantize};
 
@@ -157,16 +158,19 @@ pub struct ModelArgs {
     /// Number type of activations.
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     precision: Precision,
+    /// Where it runs: auto, cpu, cuda or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: Device,
 }
 
 /// A model ready to run.
-pub struct Loaded {
+pub struct Loaded<K: Backend> {
     /// Tokenizer and configuration.
     pub base: Base,
     /// Weights.
-    pub decoder: Decoder<Cpu>,
+    pub decoder: Decoder<K>,
     /// Adapter, if one was given.
-    pub adapter: Option<Adapter<Cpu>>,
+    pub adapter: Option<Adapter<K>>,
     /// Number type of activations.
     pub precision: autograd::Precision,
 }
@@ -181,9 +185,14 @@ impl ModelArgs {
         Base::open(&self.model)
     }
 
+    /// The device that was asked for.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
     /// Reads weights and adapter.
-    pub fn load(&self, base: Base) -> Result<Loaded> {
-        let decoder = base.load(&Cpu::new(), self.quantization())?;
+    pub fn load<K: Backend>(&self, backend: &K, base: Base) -> Result<Loaded<K>> {
+        let decoder = base.load(backend, self.quantization())?;
         let adapter = self.adapter.as_ref().map(|dir| Adapter::load(&decoder, dir)).transpose()?;
         Ok(Loaded { base, decoder, adapter, precision: self.precision.into() })
     }

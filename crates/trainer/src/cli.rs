@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{demo_data, eval, generate, inspect, quantize, train};
+use crate::commands::{demo_data, device, eval, generate, inspect, quantize, train};
 
 /// Fine-tune 4-bit language models with LoRA: one native binary, no Python.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Command {
     Eval(eval::Args),
     /// Say what a model, an adapter or a data file holds.
     Inspect(inspect::Args),
+    /// Say what this binary can run on.
+    Device(device::Args),
     /// Write the demonstration data set.
     DemoData(demo_data::Args),
 }
@@ -54,6 +56,7 @@ impl Cli {
             Command::Generate(args) => generate::run(&args),
             Command::Eval(args) => eval::run(&args),
             Command::Inspect(args) => inspect::run(&args),
+            Command::Device(args) => device::run(&args),
             Command::DemoData(args) => demo_data::run(&args),
         }
     }

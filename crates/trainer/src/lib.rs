@@ -6,6 +6,7 @@
 pub mod base;
 mod cli;
 pub mod commands;
+pub mod device;
 mod error;
 pub mod metrics;
 mod progress;

@@ -47,11 +47,6 @@ impl Cpu {
         Self::default()
     }
 
-    /// Live and peak bytes of all buffers and quantised weights.
-    pub fn memory(&self) -> MemoryUsage {
-        self.shared.ledger.usage()
-    }
-
     fn scratch(&self, len: usize) -> Result<F32Scratch> {
         self.alloc(DType::F32, len, MemoryKind::Scratch).map(F32Scratch)
     }
@@ -81,6 +76,10 @@ impl DerefMut for F32Scratch {
 impl Backend for Cpu {
     type Buffer = CpuBuffer;
     type QuantizedWeight = CpuQuantizedWeight;
+
+    fn memory(&self) -> MemoryUsage {
+        self.shared.ledger.usage()
+    }
 
     fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CpuBuffer> {
         CpuBuffer::alloc(&self.shared, dtype, len, kind)

@@ -55,11 +55,6 @@ impl Cuda {
         self.driver().info()
     }
 
-    /// Live and peak bytes of all buffers and quantised weights.
-    pub fn memory(&self) -> MemoryUsage {
-        self.memory.ledger.usage()
-    }
-
     fn driver(&self) -> &Driver {
         &self.memory.driver
     }
@@ -72,6 +67,10 @@ impl Cuda {
 impl Backend for Cuda {
     type Buffer = CudaBuffer;
     type QuantizedWeight = CudaQuantizedWeight;
+
+    fn memory(&self) -> MemoryUsage {
+        self.memory.ledger.usage()
+    }
 
     fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CudaBuffer> {
         CudaBuffer::alloc(&self.memory, dtype, len, kind)

@@ -7,11 +7,13 @@ use std::path::PathBuf;
 use anyhow::Result;
 use data::rows::Rows;
 use data::{Dataset, EncodeOptions, GenerationCase, Overlength, PromptFormat};
+use kernels::Backend;
 use models::generate::{GenerateOptions, Sampling, generate};
 use serde::Serialize;
 
 use crate::UsageError;
 use crate::base::{Base, Loaded, ModelArgs};
+use crate::device::Task;
 use crate::progress::Progress;
 use crate::sft::evaluate;
 
@@ -94,14 +96,30 @@ pub fn run(args: &Args) -> Result<()> {
         .exact_match
         .then(|| base.encoder().generation_cases(&rows, prompt_format))
         .transpose()?;
-    let loaded = args.model.load(base)?;
-    let report = measure(args, &loaded, &dataset, cases.as_deref())?;
+    let task = Measure { args, base, dataset: &dataset, cases: cases.as_deref() };
+    let report = args.model.device().run(task)?;
     print(args, &report)
 }
 
-fn measure(
+struct Measure<'a> {
+    args: &'a Args,
+    base: Base,
+    dataset: &'a Dataset,
+    cases: Option<&'a [GenerationCase]>,
+}
+
+impl Task for Measure<'_> {
+    type Output = Report;
+
+    fn run<K: Backend>(self, backend: &K) -> Result<Report> {
+        let loaded = self.args.model.load(backend, self.base)?;
+        measure(self.args, &loaded, self.dataset, self.cases)
+    }
+}
+
+fn measure<K: Backend>(
     args: &Args,
-    loaded: &Loaded,
+    loaded: &Loaded<K>,
     dataset: &Dataset,
     cases: Option<&[GenerationCase]>,
 ) -> Result<Report> {
@@ -125,7 +143,11 @@ fn measure(
     })
 }
 
-fn exact_match(args: &Args, loaded: &Loaded, cases: &[GenerationCase]) -> Result<Answers> {
+fn exact_match<K: Backend>(
+    args: &Args,
+    loaded: &Loaded<K>,
+    cases: &[GenerationCase],
+) -> Result<Answers> {
     let max_new_tokens = match args.max_new_tokens {
         Some(tokens) => tokens,
         None => longest_answer(&loaded.base, cases)? + SPARE_TOKENS,

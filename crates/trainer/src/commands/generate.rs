@@ -6,10 +6,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use data::rows::{Chat, Message, Role};
+use kernels::Backend;
 use models::generate::{GenerateOptions, Sampling, generate};
 
 use crate::UsageError;
 use crate::base::{Base, ModelArgs};
+use crate::device::Task;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -79,21 +81,38 @@ pub fn run(args: &Args) -> Result<()> {
     let sampling = args.sampling()?;
     let base = args.model.open()?;
     let prompt = args.prompt_ids(&base)?;
-    let loaded = args.model.load(base)?;
-    let options = GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
-        sampling,
-        stop_tokens: loaded.base.stop_tokens().to_vec(),
-        precision: loaded.precision,
-    };
-    let mut text = loaded.base.tokenizer().decode_stream(true);
-    let mut written = Ok(());
-    generate(&loaded.decoder, loaded.adapter.as_ref(), &[prompt], &options, |_, token| {
-        written = text.step(token).map_err(Into::into).and_then(|piece| print(&piece));
-        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
-    written?;
-    print(&format!("{}\n", text.finish()?))
+    args.model.device().run(Answer { args, sampling, base, prompt })
+}
+
+/// The answer to one prompt, printed as it comes.
+struct Answer<'a> {
+    args: &'a Args,
+    sampling: Sampling,
+    base: Base,
+    prompt: Vec<u32>,
+}
+
+impl Task for Answer<'_> {
+    type Output = ();
+
+    fn run<K: Backend>(self, backend: &K) -> Result<()> {
+        let loaded = self.args.model.load(backend, self.base)?;
+        let options = GenerateOptions {
+            max_new_tokens: self.args.max_new_tokens,
+            sampling: self.sampling,
+            stop_tokens: loaded.base.stop_tokens().to_vec(),
+            precision: loaded.precision,
+        };
+        let mut text = loaded.base.tokenizer().decode_stream(true);
+        let mut written = Ok(());
+        let prompts = [self.prompt];
+        generate(&loaded.decoder, loaded.adapter.as_ref(), &prompts, &options, |_, token| {
+            written = text.step(token).map_err(Into::into).and_then(|piece| print(&piece));
+            if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        written?;
+        print(&format!("{}\n", text.finish()?))
+    }
 }
 
 fn print(text: &str) -> Result<()> {

@@ -1,6 +1,7 @@
 //! One module per subcommand.
 
 pub mod demo_data;
+pub mod device;
 pub mod eval;
 pub mod generate;
 pub mod inspect;

@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use data::rows::{Format, Rows};
 use data::{Dataset, EncodeOptions, PromptFormat, Stats};
-use kernels::Cpu;
+use kernels::{Backend, MemoryUsage};
 use models::decoder::{Adapter, Decoder};
 
 use crate::base::{Base, Quantization};
+use crate::device::{Device, Task};
 use crate::metrics::peak_rss_bytes;
 use crate::progress::say;
 use crate::recipe::{DataSection, ModelSection, Override, Precision, Quantize, Recipe};
@@ -35,6 +36,9 @@ pub struct Args {
     /// Set any field of the recipe, e.g. train.learning_rate=1e-4. The value is TOML or a bare string.
     #[arg(long = "set", value_name = "K=V")]
     overrides: Vec<Override>,
+    /// Where to train: auto, cpu, cuda or cuda:N.
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: Device,
 }
 
 /// Runs the command.
@@ -57,14 +61,34 @@ pub fn run(args: Args) -> Result<()> {
         blocksize: recipe.model.blocksize,
         double_quant: recipe.model.double_quant,
     };
-    let decoder = base.load(&Cpu::new(), quantization)?;
-    let adapter = adapter(&recipe, &decoder)?;
-    let (trainable, all) = (adapter.params().numel(), base.parameters());
-    say(&crate::base::trainable_line(trainable, all));
+    let task = Fit { recipe: &recipe, output: &output, base, quantization, train, eval };
+    let (summary, memory) = args.device.run(task)?;
+    print_summary(&recipe, format, &summary, memory.peak, &output)
+}
 
-    output.start(&recipe)?;
-    let summary = sft::train(&recipe, &decoder, adapter, &train, eval.as_ref(), &output)?;
-    print_summary(&recipe, format, &summary, &output)
+/// The run itself.
+struct Fit<'a> {
+    recipe: &'a Recipe,
+    output: &'a Output,
+    base: Base,
+    quantization: Quantization,
+    train: Dataset,
+    eval: Option<Dataset>,
+}
+
+impl Task for Fit<'_> {
+    type Output = (Summary, MemoryUsage);
+
+    fn run<K: Backend>(self, backend: &K) -> Result<(Summary, MemoryUsage)> {
+        let Self { recipe, output, base, train, eval, .. } = self;
+        let decoder = base.load(backend, self.quantization)?;
+        let adapter = adapter(recipe, &decoder)?;
+        let (trainable, all) = (adapter.params().numel(), base.parameters());
+        say(&crate::base::trainable_line(trainable, all));
+        output.start(recipe)?;
+        let summary = sft::train(recipe, &decoder, adapter, &train, eval.as_ref(), output)?;
+        Ok((summary, backend.memory()))
+    }
 }
 
 /// Rows to learn and rows to judge by.
@@ -123,7 +147,7 @@ fn describe(what: &str, path: &Path, dataset: &Dataset) -> String {
     text
 }
 
-fn adapter(recipe: &Recipe, decoder: &Decoder<Cpu>) -> Result<Adapter<Cpu>> {
+fn adapter<K: Backend>(recipe: &Recipe, decoder: &Decoder<K>) -> Result<Adapter<K>> {
     match (&recipe.model.adapter, &recipe.lora) {
         (Some(dir), _) => Ok(Adapter::load(decoder, dir)?),
         (None, Some(lora)) => Ok(Adapter::init(decoder, lora, recipe.train.seed)?),
@@ -135,6 +159,7 @@ fn print_summary(
     recipe: &Recipe,
     format: Format,
     summary: &Summary,
+    buffers: usize,
     output: &Output,
 ) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -154,6 +179,7 @@ fn print_summary(
     if let Some(bytes) = peak_rss_bytes() {
         writeln!(out, "  peak memory  {:.2} GB", bytes as f64 / 1e9)?;
     }
+    writeln!(out, "  peak tensors {:.2} GB", buffers as f64 / 1e9)?;
     let adapter = output.adapter();
     let which = if summary.evaluations.is_empty() {
         "the last; there were no rows to evaluate on".to_owned()

@@ -1,0 +1,87 @@
+//! The binary on the CUDA device that the driver shows - a card, or the emulated one - against the
+//! processor.
+
+use std::fs;
+
+use crate::support::{Workspace, run, stdout};
+
+const ARCHITECTURES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+
+/// Losses and gradient norms of the steps.
+fn curve(w: &Workspace, output: &str, more: &[&str]) -> Vec<(f64, f64)> {
+    stdout(&w.train(output, more));
+    let steps = w.metrics(output).into_iter().filter(|row| row.get("loss").is_some());
+    let number = |x: &serde_json::Value| x.as_f64().unwrap();
+    steps.map(|row| (number(&row["loss"]), number(&row["grad_norm"]))).collect()
+}
+
+/// Largest deviation of two curves, relative to the second.
+fn deviation(found: &[(f64, f64)], expected: &[(f64, f64)]) -> [f64; 2] {
+    assert_eq!(found.len(), expected.len());
+    let relative = |a: f64, b: f64| ((a - b) / b).abs();
+    found.iter().zip(expected).fold([0.0, 0.0], |[loss, norm], (a, b)| {
+        [f64::max(loss, relative(a.0, b.0)), f64::max(norm, relative(a.1, b.1))]
+    })
+}
+
+/// Rows of tokens, which need no tokenizer: some of the models know only 128.
+fn tokens() -> String {
+    let row = |i: usize| {
+        let ids: Vec<usize> = (0..9 + i % 5).map(|j| (7 * i + 3 * j) % 96).collect();
+        format!("{{\"input_ids\": {ids:?}}}\n")
+    };
+    (0..24).map(row).collect()
+}
+
+#[test]
+fn twenty_steps_of_every_architecture_follow_the_processor() {
+    for architecture in ARCHITECTURES {
+        let w = Workspace::of(architecture);
+        w.write("rows.jsonl", &tokens());
+        let f32 = ["--set", "train.precision=f32"];
+        let bf16 = ["--set", "train.precision=bf16"];
+        let on =
+            |device, precision: [&'static str; 2]| [&precision[..], &["--device", device]].concat();
+        let exact = curve(&w, "cpu-f32", &on("cpu", f32));
+        let same = deviation(&curve(&w, "cuda-f32", &on("cuda", f32)), &exact);
+        assert!(same[0] < 1e-4 && same[1] < 1e-3, "{architecture}, f32: {same:?}");
+        // How far bf16 takes the processor's own curve is how far it may take the card's.
+        let processor = deviation(&curve(&w, "cpu-bf16", &on("cpu", bf16)), &exact);
+        let card = deviation(&curve(&w, "cuda-bf16", &on("cuda", bf16)), &exact);
+        for (card, processor) in card.into_iter().zip(processor) {
+            assert!(card <= 3.0 * processor, "{architecture}, bf16: {card} against {processor}");
+        }
+    }
+}
+
+#[test]
+fn a_run_gives_the_same_bytes_again() {
+    let w = Workspace::new();
+    let adapter = |output: &str, more: &[&str]| {
+        let precision = ["--device", "cuda", "--set", "train.precision=bf16"];
+        stdout(&w.train(output, &[&precision[..], more].concat()));
+        fs::read(w.path(output).join("adapter/adapter_model.safetensors")).unwrap()
+    };
+    let first = adapter("first", &[]);
+    assert!(adapter("again", &[]) == first);
+    assert!(adapter("recomputed", &["--set", "train.gradient_checkpointing=true"]) == first);
+}
+
+#[test]
+fn answers_are_those_of_the_processor() {
+    let w = Workspace::new();
+    stdout(&w.train("out", &["--set", "train.max_steps=5"]));
+    let (model, adapter) = (w.arg("model"), w.arg("out/adapter"));
+    let answer = |device: &str| {
+        let args = ["generate", "--model", &model, "--adapter", &adapter, "--prompt", "a red"];
+        let more = ["--max-new-tokens", "24", "--device", device];
+        stdout(&run(&[&args[..], &more].concat()))
+    };
+    assert_eq!(answer("cuda"), answer("cpu"));
+}
+
+#[test]
+fn the_device_is_described() {
+    let text = stdout(&run(&["device"]));
+    assert!(text.contains("cuda:0") && text.contains("compute capability"), "{text}");
+}
