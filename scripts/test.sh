@@ -20,7 +20,7 @@ if cargo nextest --version >/dev/null 2>&1; then
     on_emulator cargo nextest run --workspace --features $features --no-fail-fast -E 'not package(cuda-emulator)'
     cargo test --quiet --workspace --features $features --doc
 else
-    cargo test --workspace --features $features --no-fail-fast --no-run
-    cargo test --workspace --features $features --no-fail-fast -p cuda-emulator
+    cargo test --workspace --features $features --no-run
+    cargo test --no-fail-fast -p cuda-emulator
     on_emulator cargo test --workspace --features $features --no-fail-fast --exclude cuda-emulator
 fi

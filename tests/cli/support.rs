@@ -57,12 +57,22 @@ impl Workspace {
 
     /// `train` into the directory `output`, with more arguments.
     pub(crate) fn train(&self, output: &str, more: &[&str]) -> Output {
+        self.train_with(output, more, &[])
+    }
+
+    /// [`train`](Self::train) with variables set.
+    pub(crate) fn train_with(
+        &self,
+        output: &str,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Output {
         let (recipe, model) = (self.arg("recipe.toml"), self.arg("model"));
         let (data, output) = (self.arg("rows.jsonl"), self.arg(output));
         let mut args =
             vec!["train", &recipe, "--model", &model, "--data", &data, "--output", &output];
         args.extend(more);
-        run(&args)
+        run_with(&args, variables)
     }
 
     /// The rows of `metrics.jsonl`.
@@ -95,8 +105,13 @@ pub(crate) fn rows(count: usize) -> String {
 
 /// Runs the binary, a model on the processor unless the arguments name a device.
 pub(crate) fn run(args: &[&str]) -> Output {
+    run_with(args, &[])
+}
+
+/// [`run`] with variables set.
+pub(crate) fn run_with(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_qlora-train"));
-    command.args(args);
+    command.args(args).envs(variables.iter().copied());
     let runs_model = args.iter().any(|arg| ["train", "generate", "eval"].contains(arg));
     if runs_model && !args.contains(&"--device") {
         command.args(["--device", "cpu"]);

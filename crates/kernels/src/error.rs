@@ -43,12 +43,14 @@ pub enum Error {
         len: usize,
     },
     /// The device has no room for a buffer.
-    #[error("out of memory: {bytes} bytes for {kind:?} cannot be allocated")]
+    #[error("out of memory: {bytes} bytes for {kind:?} cannot be allocated{}", held_by(held))]
     OutOfMemory {
         /// What the buffer is for.
         kind: MemoryKind,
         /// Bytes asked for.
         bytes: usize,
+        /// Bytes that the backend's buffers held, by what they are for.
+        held: Vec<(MemoryKind, usize)>,
     },
     /// The device or its driver refused something.
     #[error("{what}: {message}")]
@@ -66,4 +68,13 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+}
+
+fn held_by(held: &[(MemoryKind, usize)]) -> String {
+    let kinds: Vec<String> = held
+        .iter()
+        .filter(|(_, bytes)| *bytes > 0)
+        .map(|(kind, bytes)| format!("{kind:?} {:.1} MB", *bytes as f64 / 1e6))
+        .collect();
+    if kinds.is_empty() { String::new() } else { format!("; held are {}", kinds.join(", ")) }
 }

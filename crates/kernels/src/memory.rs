@@ -1,5 +1,6 @@
 //! Which bytes are live, by what they are for.
 
+use crate::Error;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// What a buffer is for.
@@ -69,6 +70,11 @@ impl MemoryLedger {
     pub fn remove(&self, kind: MemoryKind, bytes: usize) {
         self.live[kind as usize].fetch_sub(bytes, Relaxed);
         self.total.fetch_sub(bytes, Relaxed);
+    }
+
+    /// The error for `bytes` bytes that cannot be had.
+    pub(crate) fn out_of_memory(&self, kind: MemoryKind, bytes: usize) -> Error {
+        Error::OutOfMemory { kind, bytes, held: self.usage().live }
     }
 
     /// What is live now, and the peak so far.

@@ -140,7 +140,7 @@ impl CpuBuffer {
         kind: MemoryKind,
     ) -> Result<Self> {
         let storage = shared.take(dtype, len).or_else(|| Storage::zeros(dtype, len));
-        let storage = storage.ok_or_else(|| out_of_memory(dtype, len, kind))?;
+        let storage = storage.ok_or_else(|| out_of_memory(shared, dtype, len, kind))?;
         Ok(Self::new(shared, storage, kind))
     }
 
@@ -155,7 +155,7 @@ impl CpuBuffer {
             pooled
         });
         let storage = pooled.or_else(|| Storage::zeros(dtype, len));
-        let storage = storage.ok_or_else(|| out_of_memory(dtype, len, kind))?;
+        let storage = storage.ok_or_else(|| out_of_memory(shared, dtype, len, kind))?;
         Ok(Self::new(shared, storage, kind))
     }
 
@@ -165,7 +165,8 @@ impl CpuBuffer {
         kind: MemoryKind,
     ) -> Result<Self> {
         let storage = Storage::copy(data);
-        let storage = storage.ok_or_else(|| out_of_memory(data.dtype(), data.len(), kind))?;
+        let storage =
+            storage.ok_or_else(|| out_of_memory(shared, data.dtype(), data.len(), kind))?;
         Ok(Self::new(shared, storage, kind))
     }
 
@@ -202,8 +203,8 @@ impl CpuBuffer {
     }
 }
 
-const fn out_of_memory(dtype: DType, len: usize, kind: MemoryKind) -> Error {
-    Error::OutOfMemory { kind, bytes: len.saturating_mul(dtype.size()) }
+fn out_of_memory(shared: &Shared, dtype: DType, len: usize, kind: MemoryKind) -> Error {
+    shared.ledger.out_of_memory(kind, len.saturating_mul(dtype.size()))
 }
 
 impl Buffer for CpuBuffer {

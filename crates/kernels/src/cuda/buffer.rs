@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::memory::{Memory, Region};
 use super::params::{DTYPE_BF16, DTYPE_F32, Tensor};
 use crate::check::Op;
-use crate::{Buffer, DType, Error, HostSlice, MemoryKind, Result};
+use crate::{Buffer, DType, HostSlice, MemoryKind, Result};
 
 /// Device memory of the [`Cuda`](super::Cuda) backend.
 #[derive(Debug)]
@@ -26,8 +26,9 @@ impl CudaBuffer {
         len: usize,
         kind: MemoryKind,
     ) -> Result<Self> {
-        let bytes =
-            len.checked_mul(dtype.size()).ok_or(Error::OutOfMemory { kind, bytes: usize::MAX })?;
+        let bytes = len
+            .checked_mul(dtype.size())
+            .ok_or_else(|| memory.ledger.out_of_memory(kind, usize::MAX))?;
         Ok(Self { region: Region::new(memory, bytes, kind)?, dtype, len, host: None })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::driver::Driver;
-use crate::{Error, MemoryKind, MemoryLedger, Result};
+use crate::{MemoryKind, MemoryLedger, Result};
 
 /// Sizes are multiples of this: the driver's alignment, and room for vector loads.
 const ALIGN: usize = 256;
@@ -91,7 +91,7 @@ fn capacity_for(bytes: usize) -> Option<usize> {
 
 impl Region {
     pub(super) fn new(memory: &Arc<Memory>, bytes: usize, kind: MemoryKind) -> Result<Self> {
-        let full = || Error::OutOfMemory { kind, bytes };
+        let full = || memory.ledger.out_of_memory(kind, bytes);
         let capacity = if bytes == 0 { 0 } else { capacity_for(bytes).ok_or_else(full)? };
         let address = match capacity {
             0 => 0,

@@ -62,8 +62,20 @@ pub fn run(args: Args) -> Result<()> {
         double_quant: recipe.model.double_quant,
     };
     let task = Fit { recipe: &recipe, output: &output, base, quantization, train, eval };
-    let (summary, memory) = args.device.run(task)?;
+    let (summary, memory) = args.device.run(task).map_err(advise)?;
     print_summary(&recipe, format, &summary, memory.peak, &output)
+}
+
+/// Says what makes a run smaller where memory ran out.
+fn advise(error: anyhow::Error) -> anyhow::Error {
+    // The layers between pass the error of the kernels on as their own, so its text is what is left.
+    if !error.chain().any(|cause| cause.to_string().starts_with("out of memory: ")) {
+        return error;
+    }
+    error.context(
+        "the run does not fit the device: train.gradient_checkpointing = true, a smaller train.batch_size \
+         (with more train.gradient_accumulation_steps), a smaller data.max_seq_len or lora.r take less",
+    )
 }
 
 /// The run itself.

@@ -1,0 +1,103 @@
+//! Failures of the device, which the emulated driver makes at will: each ends in one clear error, with
+//! what was there before untouched.
+
+use std::fs;
+
+use crate::support::{Workspace, error, stdout};
+
+/// Whether the driver is the emulated one, which the test script says by this variable.
+fn emulated() -> bool {
+    let emulated = std::env::var_os("CUDA_EMULATOR_EXIT_CODE").is_some();
+    if !emulated {
+        eprintln!("skipped: faults need the emulated driver, see scripts/test.sh");
+    }
+    emulated
+}
+
+/// One step on the device, with gradients of every kind.
+const STEP: [&str; 8] = [
+    "--device",
+    "cuda",
+    "--set",
+    "train.max_steps=1",
+    "--set",
+    "data.eval_rows=0",
+    "--set",
+    "train.gradient_accumulation_steps=1",
+];
+
+/// A workspace with the files of an earlier run, and what they hold.
+fn workspace() -> (Workspace, Vec<u8>) {
+    let w = Workspace::new();
+    stdout(&w.train("out", &STEP));
+    let adapter = fs::read(w.path("out/adapter/adapter_model.safetensors")).unwrap();
+    (w, adapter)
+}
+
+#[test]
+fn one_allocation_that_fails_is_asked_for_again() {
+    if !emulated() {
+        return;
+    }
+    let (w, adapter) = workspace();
+    for call in [1, 2, 5, 17, 60, 130] {
+        let fail = format!("cuMemAlloc_v2:{call}:2");
+        let output = format!("out{call}");
+        stdout(&w.train_with(&output, &STEP, &[("CUDA_EMULATOR_FAIL", &fail)]));
+        let path = w.path(&output).join("adapter/adapter_model.safetensors");
+        assert!(fs::read(path).unwrap() == adapter, "call {call}");
+    }
+}
+
+#[test]
+fn too_little_memory_is_an_error_at_every_size() {
+    if !emulated() {
+        return;
+    }
+    let (w, adapter) = workspace();
+    let mut fits = false;
+    let mut failures = 0;
+    for kilobytes in
+        [16, 64, 128, 256, 384, 512, 640, 768, 896, 1024, 1280, 1536, 2048, 3072, 4096, 8192]
+    {
+        let bytes = (kilobytes << 10).to_string();
+        let more = [&STEP[..], &["--set", "output.overwrite=true"]].concat();
+        let result = w.train_with("out", &more, &[("CUDA_EMULATOR_MEMORY", &bytes)]);
+        fits = result.status.success();
+        if fits {
+            break;
+        }
+        failures += 1;
+        let message = error(&result, 1);
+        assert!(message.contains("out of memory"), "{bytes}: {message}");
+        assert!(message.contains("train.gradient_checkpointing"), "{bytes}: {message}");
+        let kept = fs::read(w.path("out/adapter/adapter_model.safetensors"));
+        assert!(kept.is_err() || kept.unwrap() == adapter, "{bytes}: a damaged adapter");
+    }
+    assert!(fits && failures > 5, "{failures} sizes failed");
+}
+
+#[test]
+fn a_call_that_fails_is_named() {
+    if !emulated() {
+        return;
+    }
+    let (w, _) = workspace();
+    for (i, (fault, reason, call)) in [
+        ("cuLaunchKernel:1:719", "LAUNCH_FAILED", "launching kernel"),
+        ("cuLaunchKernel:90:700", "ILLEGAL_ADDRESS", "launching kernel"),
+        ("cuMemcpyHtoDAsync_v2:3:1", "INVALID_VALUE", "copying to the device"),
+        ("cuMemcpyDtoHAsync_v2:1:1", "INVALID_VALUE", "copying from the device"),
+        ("cuModuleLoadData:2:218", "INVALID_PTX", "loading the kernels"),
+        ("cuStreamSynchronize:1:719", "LAUNCH_FAILED", "copying from the device"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let output = format!("out{i}");
+        let result = w.train_with(&output, &STEP, &[("CUDA_EMULATOR_FAIL", fault)]);
+        let message = error(&result, 1);
+        assert!(message.contains(call) && message.contains(reason), "{fault}: {message}");
+        assert!(!w.path(&output).join("adapter").exists(), "{fault}");
+    }
+}
