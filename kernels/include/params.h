@@ -124,6 +124,40 @@ typedef struct {
     uint32_t accumulate;
 } MatmulParams;
 
+/* The tensor-core product of bf16 `x` [m, reduction] with a 4-bit weight [n, k], bf16 [m, columns] out:
+ * x . W^T [m, n] forward, x . W [m, k] backward. k is a multiple of 64, backward n of 8; blocks have at
+ * least 64 elements. The extra product is that of SplitParams, `extra_k` wide; `mask` 0 leaves its
+ * `dropout` out. */
+typedef struct {
+    uint64_t x, packed, out;
+    uint64_t extra_a, extra_b;
+    Tensor bias; /* data 0: none */
+    BlockScales scales;
+    DropoutMask dropout;
+    uint32_t m, n, k, extra_k;
+    uint32_t mask;
+    uint32_t accumulate;
+} Nf4MatmulParams;
+
+/* Columns of a tile, and the dynamic shared memory for tiles of 128 and of 64 rows. */
+enum { NF4_MATMUL_COLS = 128, NF4_MATMUL_SHARED_128 = 95232, NF4_MATMUL_SHARED_64 = 70656 };
+
+/* Element (i, j) of [outer, rank], `outer_step` * i + `rank_step` * j elements into its tensor. */
+typedef struct {
+    Tensor from;
+    uint64_t out;
+    uint64_t outer, outer_step, rank_step;
+    float factor;
+    uint32_t ranks_first; /* `out` is [width, outer] rather than [outer, width] */
+} SplitFactor;
+
+/* The factors of a product over `rank` as bf16 factors over `width` >= 3 rank that give it almost in f32:
+ * [high, low, high] . [high, high, low] of value = high + low, then zeros. `factor` multiplies the value. */
+typedef struct {
+    SplitFactor factors[2];
+    uint32_t rank, width;
+} SplitParams;
+
 /* Dequantizes elements start..start + len. */
 typedef struct {
     Tensor x, out;

@@ -257,6 +257,7 @@ fn load(context: &Arc<CudaContext>) -> Result<HashMap<&'static str, CudaFunction
             let function =
                 module.load_function(name).map_err(|e| device(format!("kernel {name}"), e))?;
             check_params(name, &function, bytes)?;
+            allow_shared(context, name, &function)?;
             functions.insert(name, function);
         }
     }
@@ -266,6 +267,21 @@ fn load(context: &Arc<CudaContext>) -> Result<HashMap<&'static str, CudaFunction
             Err(Error::Device { what: format!("kernel {name}"), message: "no image has it".into() })
         }
     }
+}
+
+/// Lets a kernel have all the shared memory that the device gives a block: without being asked, it
+/// gives 48 KiB.
+fn allow_shared(context: &CudaContext, name: &str, function: &CudaFunction) -> Result<()> {
+    use sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as MOST;
+    use sys::CUfunction_attribute_enum::{
+        CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as DYNAMIC,
+        CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES as STATIC,
+    };
+    let allow = || {
+        let most = context.attribute(MOST)? - function.get_attribute(STATIC)?;
+        function.set_attribute(DYNAMIC, most)
+    };
+    allow().map_err(|e| device(format!("shared memory of kernel {name}"), e))
 }
 
 /// The kernel takes one parameter of `bytes` bytes. Drivers before CUDA 12.4 cannot tell.

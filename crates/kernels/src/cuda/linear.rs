@@ -1,6 +1,7 @@
 //! Frozen linear with LoRA.
 
 use super::matmul::{matmul, rows, transposed};
+use super::nf4_matmul;
 use super::params::{
     BlockScales, DropoutMask, MASK_A, MASK_B, MASK_EXTRA, MASK_NONE, MatmulParams, Tensor,
 };
@@ -105,7 +106,12 @@ pub(super) fn forward(
         product.extra_k = r as u64;
         product.extra_alpha = adapter.scale;
     }
-    matmul(cuda, &product)
+    frozen(cuda, &product)
+}
+
+/// The product with the frozen weight.
+fn frozen(cuda: &Cuda, product: &MatmulParams) -> Result<()> {
+    if nf4_matmul::run(cuda, product)? { Ok(()) } else { matmul(cuda, product) }
 }
 
 pub(super) fn backward(
@@ -134,7 +140,7 @@ pub(super) fn backward(
         name.require(grads.da.is_none() && grads.db.is_none(), || {
             "there is no adapter whose gradients could be written to `da` and `db`".into()
         })?;
-        return dx.map_or(Ok(()), |dx| matmul(cuda, &input_gradient(dx)));
+        return dx.map_or(Ok(()), |dx| frozen(cuda, &input_gradient(dx)));
     };
     let (r, alpha) = (adapter.r, adapter.scale);
     let da = grads.da.map(|da| name.tensor("da", da, r * k)).transpose()?;
@@ -169,7 +175,7 @@ pub(super) fn backward(
             mask,
             ..input_gradient(out)
         };
-        matmul(cuda, &delta)?;
+        frozen(cuda, &delta)?;
     }
     Ok(())
 }

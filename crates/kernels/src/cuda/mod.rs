@@ -12,6 +12,7 @@ mod elementwise;
 mod linear;
 mod matmul;
 mod memory;
+mod nf4_matmul;
 mod optimizer;
 mod params;
 mod rows;

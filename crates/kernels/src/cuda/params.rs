@@ -41,6 +41,11 @@ kernels! {
     GATED: "gated" takes GatedParams;
     GATED_BACKWARD: "gated_backward" takes GatedBackwardParams;
     MATMUL: "matmul" takes MatmulParams;
+    NF4_MATMUL_64: "nf4_matmul_64" takes Nf4MatmulParams;
+    NF4_MATMUL_128: "nf4_matmul_128" takes Nf4MatmulParams;
+    NF4_MATMUL_BACKWARD_64: "nf4_matmul_backward_64" takes Nf4MatmulParams;
+    NF4_MATMUL_BACKWARD_128: "nf4_matmul_backward_128" takes Nf4MatmulParams;
+    SPLIT: "split" takes SplitParams;
     ATTENTION_FORWARD: "attention_forward" takes AttentionParams;
     ATTENTION_BACKWARD_Q: "attention_backward_q" takes AttentionBackwardParams;
     ATTENTION_BACKWARD_KV: "attention_backward_kv" takes AttentionBackwardParams;

@@ -1,3 +1,5 @@
+use std::iter;
+
 use kernels::ops::{Dropout, Linear, LinearGrads, Lora, Weight};
 use kernels::reference::{self, LinearInputs, LoraInputs};
 use kernels::{Backend, DType};
@@ -72,6 +74,23 @@ fn cases() -> impl Iterator<Item = Case> {
     SHAPES.into_iter().flat_map(move |shape| {
         stored.map(|(stored, bias, lora)| Case { shape, stored, bias, lora })
     })
+}
+
+/// Whole and ragged tiles of 4-bit weights whose rows are made of whole blocks, or of runs of 64.
+fn tiled_cases() -> impl Iterator<Item = Case> {
+    [
+        ((1, 65, 64), nf4(64, true), false, None),
+        ((1, 200, 576), nf4(64, true), true, Some((16, 0.0))),
+        ((63, 129, 128), nf4(64, false), true, Some((8, 0.0))),
+        ((63, 136, 192), fp4(64, true), false, Some((8, 0.2))),
+        ((64, 128, 128), nf4(128, true), true, Some((24, 0.0))),
+        ((65, 72, 192), nf4(4096, true), true, Some((1, 0.1))),
+        ((130, 65, 192), nf4(128, false), false, Some((8, 0.1))),
+        ((130, 200, 128), nf4(64, true), true, Some((16, 0.1))),
+        ((130, 264, 576), nf4(64, true), false, Some((16, 0.0))),
+    ]
+    .into_iter()
+    .map(|(shape, stored, bias, lora)| Case { shape, stored, bias, lora })
 }
 
 /// Operands of a case on the host.
@@ -199,6 +218,42 @@ pub(crate) fn check_linear<K: Backend>(k: &K, dtype: DType) {
     cases().for_each(|case| check_forward(k, case, dtype));
 }
 
+pub(crate) fn check_tiled_linear<K: Backend>(k: &K, dtype: DType) {
+    for case in tiled_cases() {
+        check_forward(k, case, dtype);
+        check_backward(k, case, dtype);
+    }
+}
+
+/// An identity reads the weight back, rounded to bf16 but for that exact.
+pub(crate) fn check_linear_of_identity<K: Backend>(k: &K, dtype: DType) {
+    let stored = [nf4(64, true), nf4(64, false), fp4(128, true), fp4(512, false)];
+    for ((n, depth), stored) in
+        stored.into_iter().flat_map(|stored| [((72, 64), stored), ((136, 192), stored)])
+    {
+        let identity = |len: usize| {
+            let one = |i| if i / len == i % len { 1.0 } else { 0.0 };
+            Host::new(dtype, (0..len * len).map(one).collect()).upload(k)
+        };
+        let shape = |m| Case { shape: (m, n, depth), stored, bias: false, lora: None };
+        let operands = Operands::new(shape(depth), dtype);
+        let w = rounded(DType::Bf16, operands.w.f32.clone());
+
+        let forward = operands.upload(k);
+        let mut y = output(k, DType::Bf16, depth * n);
+        k.linear(&forward.op(), &identity(depth), &mut y, None).unwrap();
+        let y = k.download(&y).unwrap();
+        let transposed: Vec<f32> = (0..depth * n).map(|i| w[i % n * depth + i / n]).collect();
+        assert!(y == transposed, "y, {n} x {depth} {stored:?}");
+
+        let backward = Operands::new(shape(n), dtype).upload(k);
+        let mut dx = output(k, DType::Bf16, n * depth);
+        let grads = LinearGrads { dx: Some(&mut dx), accumulate_dx: false, da: None, db: None };
+        k.linear_backward(&backward.op(), &backward.x, None, &identity(n), grads).unwrap();
+        assert!(k.download(&dx).unwrap() == w, "dx, {n} x {depth} {stored:?}");
+    }
+}
+
 pub(crate) fn check_ragged_linear<K: Backend>(k: &K, dtype: DType) {
     proptest!(|(case in ragged())| {
         check_forward(k, case, dtype);
@@ -226,20 +281,31 @@ fn around(dtype: DType, seed: u64, len: usize, mean: f32, deviation: f32) -> Hos
 }
 
 /// Operands whose base output and base input gradient (of a `dy` around 1) are about 1.5, where
-/// half a unit of bf16 is 2^-8, while bias and adapter add less than that.
-fn small_delta(dtype: DType) -> (Operands, Host) {
+/// half a unit of bf16 is 2^-8, while bias and adapter add less than that. A quantised weight is one
+/// number a block, which bf16 holds, so that it is the same in every precision.
+fn small_delta(dtype: DType, stored: Stored) -> (Operands, Host) {
     let (m, size, r) = (40, 64, 4);
-    let case = Case {
-        shape: (m, size, size),
-        stored: Stored::Dense(DType::F32),
-        bias: true,
-        lora: Some((r, 0.0)),
+    let case = Case { shape: (m, size, size), stored, bias: true, lora: Some((r, 0.0)) };
+    let around_one = |dtype, len| around(dtype, 2, len, 1.5, 0.1).f32.into_iter();
+    let (w, quantized) = match stored {
+        Stored::Dense(dtype) => {
+            let w = around_one(DType::F32, size * size).map(|w| w / size as f32);
+            (Host::new(dtype, w.collect()), None)
+        }
+        Stored::Quantized { quant_type, blocksize, double_quant } => {
+            let blocks = around_one(DType::Bf16, size * size / blocksize);
+            let w: Vec<_> =
+                blocks.flat_map(|w| iter::repeat_n(w / size as f32, blocksize)).collect();
+            let config = QuantConfig::new(quant_type, blocksize, double_quant).unwrap();
+            let quantized = nf4::quantize("w", &w, &[size, size], &config).unwrap();
+            assert!(quantized.dequantize::<f32>() == w, "the weight is exact");
+            (Host::new(DType::F32, w), Some(quantized))
+        }
     };
-    let w = around(DType::F32, 2, size * size, 1.5, 0.1).f32.into_iter();
     let operands = Operands {
         x: around(dtype, 1, m * size, 1.0, 0.05),
-        w: Host::new(DType::F32, w.map(|w| w / size as f32).collect()),
-        quantized: None,
+        w,
+        quantized,
         bias: Some(around(DType::F32, 3, size, 0.0, 2e-4)),
         lora: Some((
             Host::normal(DType::F32, 4, r * size),
@@ -253,7 +319,13 @@ fn small_delta(dtype: DType) -> (Operands, Host) {
 /// A sum that is rounded once differs from the rounded base output although nothing of what is
 /// added reaches half a unit of it.
 pub(crate) fn check_linear_rounds_once<K: Backend>(k: &K, dtype: DType) {
-    let (operands, dy) = small_delta(dtype);
+    for stored in [Stored::Dense(DType::F32), nf4(64, false)] {
+        check_rounds_once(k, dtype, stored);
+    }
+}
+
+fn check_rounds_once<K: Backend>(k: &K, dtype: DType, stored: Stored) {
+    let (operands, dy) = small_delta(dtype, stored);
     let base = LinearInputs { bias: None, lora: None, ..operands.truth() };
     let uploaded = operands.upload(k);
 
@@ -317,15 +389,22 @@ fn check_backward<K: Backend>(k: &K, case: Case, dtype: DType) {
 
 /// Gradients are added to what is there; those not asked for are not needed.
 pub(crate) fn check_linear_accumulates<K: Backend>(k: &K, dtype: DType) {
-    let case =
-        Case { shape: (37, 70, 45), stored: nf4(64, true), bias: false, lora: Some((5, 0.2)) };
+    for (shape, dx) in [((37, 70, 45), DType::F32), ((37, 72, 128), dtype), ((130, 72, 64), dtype)]
+    {
+        let case = Case { shape, stored: nf4(64, true), bias: false, lora: Some((5, 0.2)) };
+        check_accumulates(k, case, dtype, dx);
+    }
+}
+
+fn check_accumulates<K: Backend>(k: &K, case: Case, dtype: DType, dx_dtype: DType) {
     let (m, n, depth) = case.shape;
     let (r, _) = case.lora.unwrap();
     let operands = Operands::new(case, dtype);
     let uploaded = operands.upload(k);
     let dy = Host::normal(dtype, 6, m * n);
     let (_, xa) = uploaded.forward(k, dtype);
-    let before = [m * depth, r * depth, n * r].map(|len| Host::normal(DType::F32, 8, len));
+    let before = [(dx_dtype, m * depth), (DType::F32, r * depth), (DType::F32, n * r)];
+    let before = before.map(|(dtype, len)| Host::normal(dtype, 8, len));
     let [mut dx, mut da, mut db] = before.each_ref().map(|x| x.upload(k));
     let (op, dy_buffer) = (uploaded.op(), dy.upload(k));
     let none = || LinearGrads { dx: None, accumulate_dx: true, da: None, db: None };
