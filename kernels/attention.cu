@@ -3,23 +3,12 @@
 // Dao et al. 2022). Sums have a fixed order. The tensor-core kernels take the common shapes.
 #include <math_constants.h>
 
-#include "common/element.cuh"
 #include "common/reduce.cuh"
+#include "common/sequence.cuh"
 
 namespace {
 
 constexpr int kThreads = 128;
-
-struct Span {
-    uint32_t q_first, q_len, k_first, k_len;
-};
-
-__device__ __forceinline__ Span span(const AttentionShape& s, uint32_t sequence) {
-    const uint32_t* q_start = pointer<const uint32_t>(s.q_start);
-    const uint32_t first = q_start[sequence];
-    return {first, q_start[sequence + 1] - first, pointer<const uint32_t>(s.k_start)[sequence],
-            pointer<const uint32_t>(s.k_len)[sequence]};
-}
 
 // The sequence of a query: the last one that starts at or before it and is not empty.
 __device__ __forceinline__ Span span_of_query(const AttentionShape& s, uint32_t query) {
@@ -30,14 +19,6 @@ __device__ __forceinline__ Span span_of_query(const AttentionShape& s, uint32_t 
         if (q_start[middle] <= query) low = middle; else high = middle;
     }
     return span(s, low);
-}
-
-__device__ __forceinline__ uint64_t query_row(const AttentionShape& s, uint32_t token, uint32_t head) {
-    return (uint64_t(token) * s.heads + head) * s.head_dim;
-}
-
-__device__ __forceinline__ uint64_t key_row(const AttentionShape& s, uint32_t token, uint32_t kv_head) {
-    return (uint64_t(token) * s.kv_heads + kv_head) * s.head_dim;
 }
 
 __device__ __forceinline__ float dot(const float* x, const Tensor& y, uint64_t row, uint32_t n) {
@@ -55,11 +36,6 @@ __device__ __forceinline__ Score score(const AttentionShape& s, float product) {
     if (s.softcap == 0.0f) return {value, s.scale};
     const float t = tanhf(value / s.softcap);
     return {s.softcap * t, s.scale * (1.0f - t * t)};
-}
-
-// The keys that a query at `position` sees start here.
-__device__ __forceinline__ uint32_t first_key(const AttentionShape& s, uint32_t position) {
-    return s.window != 0 && position + 1 > s.window ? position + 1 - s.window : 0;
 }
 
 __device__ __forceinline__ void read_row(float* to, const Tensor& x, uint64_t row, uint32_t n) {

@@ -165,6 +165,9 @@ typedef struct {
     uint64_t start, len;
 } DequantizeParams;
 
+/* Queries, or keys, of one block of the tensor-core attention kernels. */
+enum { FLASH_ROWS = 64 };
+
 /* Sequences as in ops::Sequences; window 0 and softcap 0 mean none. */
 typedef struct {
     uint64_t q_start, k_start, k_len;

@@ -1,19 +1,56 @@
-//! Attention by sequence.
+//! Attention by sequence: on tensor cores for bf16 and the usual head sizes, else one query at a time.
 
 use super::params::{
     ATTENTION_BACKWARD_KV, ATTENTION_BACKWARD_Q, ATTENTION_FORWARD, AttentionBackwardParams,
-    AttentionParams, AttentionShape,
+    AttentionParams, AttentionShape, DTYPE_BF16, FLASH_ATTENTION_64, FLASH_ATTENTION_96,
+    FLASH_ATTENTION_128, FLASH_ATTENTION_256, FLASH_ROWS, Kernel, Tensor,
 };
 use super::{Cuda, CudaBuffer};
 use crate::Result;
-use crate::check::{Bounds, Op};
+use crate::check::{Bounds, Op, Sequence};
 use crate::ops::{Attention, AttentionGrads, Sequences};
 
 const THREADS: u32 = 128;
 
+/// The tensor-core kernels for one head size.
+struct Flash {
+    forward: &'static Kernel<AttentionParams>,
+    /// Keys of one tile of the forward.
+    keys: usize,
+}
+
+const FLASH_64: Flash = Flash { forward: &FLASH_ATTENTION_64, keys: 64 };
+const FLASH_96: Flash = Flash { forward: &FLASH_ATTENTION_96, keys: 64 };
+const FLASH_128: Flash = Flash { forward: &FLASH_ATTENTION_128, keys: 64 };
+const FLASH_256: Flash = Flash { forward: &FLASH_ATTENTION_256, keys: 32 };
+
+impl Flash {
+    /// For this shape and these operands, if there are any.
+    fn find(shape: &AttentionShape, operands: &[Tensor]) -> Option<&'static Self> {
+        let bf16 = operands.iter().all(|x| x.dtype == DTYPE_BF16);
+        // The largest product has the largest score only if the scale is positive.
+        if !bf16 || shape.softcap != 0.0 || shape.scale <= 0.0 || shape.scale.is_nan() {
+            return None;
+        }
+        match shape.head_dim {
+            64 => Some(&FLASH_64),
+            96 => Some(&FLASH_96),
+            128 => Some(&FLASH_128),
+            256 => Some(&FLASH_256),
+            _ => None,
+        }
+    }
+}
+
+/// Blocks of the tensor-core kernels for pieces of `lens` rows.
+fn tiles(lens: impl Iterator<Item = usize>) -> usize {
+    lens.map(|len| len.div_ceil(FLASH_ROWS as usize)).sum()
+}
+
 /// Checked shape, and the elements of q and of k.
 struct Checked {
     shape: AttentionShape,
+    sequences: Vec<Sequence>,
     q_len: usize,
     k_len: usize,
     lse_len: usize,
@@ -23,7 +60,7 @@ impl Checked {
     fn new(name: Op, op: Attention, sequences: &Sequences<Cuda>) -> Result<Self> {
         name.attention(op)?;
         let &Sequences { count, q_tokens, k_tokens, .. } = sequences;
-        name.sequences(Bounds {
+        let bounds = name.sequences(Bounds {
             q_start: &name.words("q_start", &sequences.q_start, count + 1)?,
             k_start: &name.words("k_start", &sequences.k_start, count)?,
             k_len: &name.words("k_len", &sequences.k_len, count)?,
@@ -48,6 +85,7 @@ impl Checked {
         };
         Ok(Self {
             shape,
+            sequences: bounds,
             q_len: q_tokens * op.heads * op.head_dim,
             k_len: k_tokens * op.kv_heads * op.head_dim,
             lse_len: q_tokens * op.heads,
@@ -56,6 +94,15 @@ impl Checked {
 
     fn query_grid(&self) -> [usize; 3] {
         [self.shape.q_tokens as usize, self.shape.heads as usize, 1]
+    }
+
+    fn query_tiles(&self) -> [usize; 3] {
+        [tiles(self.sequences.iter().map(|s| s.q.len())), self.shape.heads as usize, 1]
+    }
+
+    /// Bytes of `rows` rows of one head in bf16.
+    fn shared_bf16(&self, rows: usize) -> usize {
+        self.shared(rows) / 2
     }
 
     /// Bytes of `rows` rows of one head in f32.
@@ -83,6 +130,16 @@ pub(super) fn forward(
         o: name.tensor("o", o, checked.q_len)?,
         lse: name.single("lse", lse, checked.lse_len)?,
     };
+    if let Some(flash) = Flash::find(&params.shape, &[params.q, params.k, params.v, params.o]) {
+        let shared = checked.shared_bf16(FLASH_ROWS as usize + 2 * flash.keys);
+        return cuda.driver().launch(
+            flash.forward,
+            &params,
+            checked.query_tiles(),
+            THREADS,
+            shared,
+        );
+    }
     let (grid, shared) = (checked.query_grid(), checked.shared(2));
     cuda.driver().launch(&ATTENTION_FORWARD, &params, grid, THREADS, shared)
 }

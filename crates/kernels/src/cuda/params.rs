@@ -49,6 +49,10 @@ kernels! {
     ATTENTION_FORWARD: "attention_forward" takes AttentionParams;
     ATTENTION_BACKWARD_Q: "attention_backward_q" takes AttentionBackwardParams;
     ATTENTION_BACKWARD_KV: "attention_backward_kv" takes AttentionBackwardParams;
+    FLASH_ATTENTION_64: "flash_attention_64" takes AttentionParams;
+    FLASH_ATTENTION_96: "flash_attention_96" takes AttentionParams;
+    FLASH_ATTENTION_128: "flash_attention_128" takes AttentionParams;
+    FLASH_ATTENTION_256: "flash_attention_256" takes AttentionParams;
     CROSS_ENTROPY: "cross_entropy" takes CrossEntropyParams;
     SQUARED_NORM: "squared_norm" takes SquaredNormParams;
     ADAMW: "adamw" takes AdamWParams;

@@ -81,6 +81,13 @@ fn cases() -> Vec<Case> {
         Case::new((4, 2, 16), &[(3, 290), (1, 33), (33, 300)], Some(130), Some(5.0)),
         Case::new((3, 1, 7), &[(1, 200), (1, 1), (1, 129)], Some(2), None),
         Case::new((2, 1, 7), &[(20, 20)], Some(1_000_000), None),
+        // Head sizes of the tensor-core kernels, whose tiles have 32 or 64 rows.
+        Case::new((2, 2, 64), &[(1, 1), (63, 63), (65, 65), (0, 5), (130, 130)], None, None),
+        Case::new((3, 1, 64), &[(200, 200), (5, 130), (64, 64)], Some(70), None),
+        Case::new((4, 1, 128), &[(65, 200), (1, 130), (63, 63)], None, None),
+        Case::new((2, 2, 128), &[(130, 130), (3, 3)], Some(33), None),
+        Case::new((3, 1, 96), &[(65, 130), (1, 1), (63, 64)], Some(64), None),
+        Case::new((2, 1, 256), &[(65, 130), (1, 33)], None, None),
     ]
 }
 
