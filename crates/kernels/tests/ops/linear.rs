@@ -274,6 +274,43 @@ fn check_forward<K: Backend>(k: &K, case: Case, dtype: DType) {
     }
 }
 
+/// What an adapter adds has the precision of its f32 factors, also where the weight is rounded to bf16:
+/// of a weight of zeros, the results are the adapter's alone.
+pub(crate) fn check_adapter_precision<K: Backend>(k: &K, dtype: DType) {
+    let shape @ (m, n, depth) = (70, 72, 64);
+    let stored = nf4(64, false);
+    let case = Case { shape, stored, bias: false, lora: Some((16, 0.0)) };
+    let zeros = vec![0.0; n * depth];
+    let config = QuantConfig::new(QuantType::Nf4, 64, false).unwrap();
+    let quantized = nf4::quantize("w", &zeros, &[n, depth], &config).unwrap();
+    let operands = Operands {
+        w: Host::new(DType::F32, zeros),
+        quantized: Some(quantized),
+        lora: Some((Host::normal(DType::F32, 4, 16 * depth), Host::normal(DType::F32, 5, n * 16))),
+        ..Operands::new(case, dtype)
+    };
+    let (uploaded, dy) = (operands.upload(k), Host::normal(dtype, 6, m * n));
+
+    let (y, xa) = uploaded.forward(k, DType::Bf16);
+    let (truth, _) = reference::linear(&operands.truth());
+    assert_rounded(k, "y", &y, &truth);
+
+    let mut dx = output(k, DType::Bf16, m * depth);
+    let grads = LinearGrads { dx: Some(&mut dx), accumulate_dx: false, da: None, db: None };
+    k.linear_backward(&uploaded.op(), &uploaded.x, xa.as_ref(), &dy.upload(k), grads).unwrap();
+    let [truth, ..] = reference::linear_backward(&operands.truth(), &dy.f64);
+    assert_rounded(k, "dx", &dx, &truth);
+}
+
+/// Nearly all elements are the truth rounded to bf16.
+#[track_caller]
+fn assert_rounded<K: Backend>(k: &K, what: &str, got: &K::Buffer, truth: &[f64]) {
+    let right = rounded(DType::Bf16, truth.iter().map(|&x| x as f32).collect());
+    let same = k.download(got).unwrap().iter().zip(&right).filter(|(x, y)| x == y).count();
+    let share = same as f64 / right.len() as f64;
+    assert!(share >= 0.98, "{what}: {share} of the elements are the rounded truth");
+}
+
 /// Standard normal values around `mean`.
 fn around(dtype: DType, seed: u64, len: usize, mean: f32, deviation: f32) -> Host {
     let normal = Host::normal(DType::F32, seed, len).f32.into_iter();
