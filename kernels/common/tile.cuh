@@ -169,6 +169,7 @@ template <int D, int N>
 __device__ __forceinline__ void store_rows(bf16* to, uint32_t stride, uint32_t rows, bf16* tile, int row, int column,
                                            const Accumulator<N>& c, const float (&factor)[2]) {
     const int lane = threadIdx.x % 32;
+    __syncwarp(); // other lanes may have read the rows as a left factor
 #pragma unroll
     for (int j = 0; j < N / 8; ++j)
 #pragma unroll

@@ -3,7 +3,11 @@
 use super::params::{
     ATTENTION_BACKWARD_KV, ATTENTION_BACKWARD_Q, ATTENTION_FORWARD, AttentionBackwardParams,
     AttentionParams, AttentionShape, DTYPE_BF16, FLASH_ATTENTION_64, FLASH_ATTENTION_96,
-    FLASH_ATTENTION_128, FLASH_ATTENTION_256, FLASH_ROWS, Kernel, Tensor,
+    FLASH_ATTENTION_128, FLASH_ATTENTION_256, FLASH_ATTENTION_BACKWARD_KV_64,
+    FLASH_ATTENTION_BACKWARD_KV_96, FLASH_ATTENTION_BACKWARD_KV_128,
+    FLASH_ATTENTION_BACKWARD_KV_256, FLASH_ATTENTION_BACKWARD_Q_64, FLASH_ATTENTION_BACKWARD_Q_96,
+    FLASH_ATTENTION_BACKWARD_Q_128, FLASH_ATTENTION_BACKWARD_Q_256, FLASH_ATTENTION_DELTA,
+    FLASH_ROWS, Kernel, Tensor,
 };
 use super::{Cuda, CudaBuffer};
 use crate::Result;
@@ -11,18 +15,56 @@ use crate::check::{Bounds, Op, Sequence};
 use crate::ops::{Attention, AttentionGrads, Sequences};
 
 const THREADS: u32 = 128;
+/// Rows of one block of `flash_attention_delta`.
+const DELTAS: usize = 4;
 
 /// The tensor-core kernels for one head size.
 struct Flash {
-    forward: &'static Kernel<AttentionParams>,
+    forward: Kernel<AttentionParams>,
     /// Keys of one tile of the forward.
-    keys: usize,
+    forward_step: usize,
+    backward_q: Kernel<AttentionBackwardParams>,
+    backward_kv: Kernel<AttentionBackwardParams>,
+    /// Keys, or queries, of one tile of the backward.
+    backward_step: usize,
+    backward_kv_threads: u32,
 }
 
-const FLASH_64: Flash = Flash { forward: &FLASH_ATTENTION_64, keys: 64 };
-const FLASH_96: Flash = Flash { forward: &FLASH_ATTENTION_96, keys: 64 };
-const FLASH_128: Flash = Flash { forward: &FLASH_ATTENTION_128, keys: 64 };
-const FLASH_256: Flash = Flash { forward: &FLASH_ATTENTION_256, keys: 32 };
+const FLASH_64: Flash = Flash {
+    forward: FLASH_ATTENTION_64,
+    forward_step: 64,
+    backward_q: FLASH_ATTENTION_BACKWARD_Q_64,
+    backward_kv: FLASH_ATTENTION_BACKWARD_KV_64,
+    backward_step: 64,
+    backward_kv_threads: 128,
+};
+
+const FLASH_96: Flash = Flash {
+    forward: FLASH_ATTENTION_96,
+    forward_step: 64,
+    backward_q: FLASH_ATTENTION_BACKWARD_Q_96,
+    backward_kv: FLASH_ATTENTION_BACKWARD_KV_96,
+    backward_step: 64,
+    backward_kv_threads: 128,
+};
+
+const FLASH_128: Flash = Flash {
+    forward: FLASH_ATTENTION_128,
+    forward_step: 64,
+    backward_q: FLASH_ATTENTION_BACKWARD_Q_128,
+    backward_kv: FLASH_ATTENTION_BACKWARD_KV_128,
+    backward_step: 32,
+    backward_kv_threads: 128,
+};
+
+const FLASH_256: Flash = Flash {
+    forward: FLASH_ATTENTION_256,
+    forward_step: 32,
+    backward_q: FLASH_ATTENTION_BACKWARD_Q_256,
+    backward_kv: FLASH_ATTENTION_BACKWARD_KV_256,
+    backward_step: 32,
+    backward_kv_threads: 256,
+};
 
 impl Flash {
     /// For this shape and these operands, if there are any.
@@ -100,6 +142,19 @@ impl Checked {
         [tiles(self.sequences.iter().map(|s| s.q.len())), self.shape.heads as usize, 1]
     }
 
+    fn key_tiles(&self) -> [usize; 3] {
+        [tiles(self.sequences.iter().map(|s| s.k.len())), self.shape.kv_heads as usize, 1]
+    }
+
+    /// How many rows of k the sequences use, if no two use the same.
+    fn keys_used_once(&self) -> Option<usize> {
+        let mut used: Vec<_> =
+            self.sequences.iter().map(|s| &s.k).filter(|k| !k.is_empty()).collect();
+        used.sort_by_key(|k| k.start);
+        let apart = used.windows(2).all(|pair| pair[0].end <= pair[1].start);
+        apart.then(|| used.iter().map(|k| k.len()).sum())
+    }
+
     /// Bytes of `rows` rows of one head in bf16.
     fn shared_bf16(&self, rows: usize) -> usize {
         self.shared(rows) / 2
@@ -131,9 +186,9 @@ pub(super) fn forward(
         lse: name.single("lse", lse, checked.lse_len)?,
     };
     if let Some(flash) = Flash::find(&params.shape, &[params.q, params.k, params.v, params.o]) {
-        let shared = checked.shared_bf16(FLASH_ROWS as usize + 2 * flash.keys);
+        let shared = checked.shared_bf16(FLASH_ROWS as usize + 2 * flash.forward_step);
         return cuda.driver().launch(
-            flash.forward,
+            &flash.forward,
             &params,
             checked.query_tiles(),
             THREADS,
@@ -167,6 +222,22 @@ pub(super) fn backward(
         delta: delta.address(),
     };
     let driver = cuda.driver();
+    let AttentionBackwardParams { q, k, v, o, d_o, dq, dk, dv, .. } = params;
+    if let Some(flash) = Flash::find(&params.shape, &[q, k, v, o, d_o, dq, dk, dv])
+        && let Some(used) = checked.keys_used_once()
+    {
+        if used < checked.shape.k_tokens as usize {
+            driver.zero(grads.dk.address(), grads.dk.size())?;
+            driver.zero(grads.dv.address(), grads.dv.size())?;
+        }
+        let deltas = [checked.lse_len.div_ceil(DELTAS), 1, 1];
+        driver.launch(&FLASH_ATTENTION_DELTA, &params, deltas, THREADS, 0)?;
+        let step = flash.backward_step;
+        let shared = checked.shared_bf16(2 * FLASH_ROWS as usize + 2 * step);
+        driver.launch(&flash.backward_q, &params, checked.query_tiles(), THREADS, shared)?;
+        let (threads, shared) = (flash.backward_kv_threads, shared + 2 * step * size_of::<f32>());
+        return driver.launch(&flash.backward_kv, &params, checked.key_tiles(), threads, shared);
+    }
     let shared = checked.shared(3);
     driver.launch(&ATTENTION_BACKWARD_Q, &params, checked.query_grid(), THREADS, shared)?;
     let keys = [checked.shape.k_tokens as usize, checked.shape.kv_heads as usize, 1];

@@ -53,6 +53,15 @@ kernels! {
     FLASH_ATTENTION_96: "flash_attention_96" takes AttentionParams;
     FLASH_ATTENTION_128: "flash_attention_128" takes AttentionParams;
     FLASH_ATTENTION_256: "flash_attention_256" takes AttentionParams;
+    FLASH_ATTENTION_DELTA: "flash_attention_delta" takes AttentionBackwardParams;
+    FLASH_ATTENTION_BACKWARD_Q_64: "flash_attention_backward_q_64" takes AttentionBackwardParams;
+    FLASH_ATTENTION_BACKWARD_Q_96: "flash_attention_backward_q_96" takes AttentionBackwardParams;
+    FLASH_ATTENTION_BACKWARD_Q_128: "flash_attention_backward_q_128" takes AttentionBackwardParams;
+    FLASH_ATTENTION_BACKWARD_Q_256: "flash_attention_backward_q_256" takes AttentionBackwardParams;
+    FLASH_ATTENTION_BACKWARD_KV_64: "flash_attention_backward_kv_64" takes AttentionBackwardParams;
+    FLASH_ATTENTION_BACKWARD_KV_96: "flash_attention_backward_kv_96" takes AttentionBackwardParams;
+    FLASH_ATTENTION_BACKWARD_KV_128: "flash_attention_backward_kv_128" takes AttentionBackwardParams;
+    FLASH_ATTENTION_BACKWARD_KV_256: "flash_attention_backward_kv_256" takes AttentionBackwardParams;
     CROSS_ENTROPY: "cross_entropy" takes CrossEntropyParams;
     SQUARED_NORM: "squared_norm" takes SquaredNormParams;
     ADAMW: "adamw" takes AdamWParams;

@@ -208,10 +208,12 @@ pub(crate) fn check_attention_backward<K: Backend>(k: &K, dtype: DType) {
 
 /// Sequences may read the same keys, whose gradients then add up.
 pub(crate) fn check_shared_keys<K: Backend>(k: &K, dtype: DType) {
-    let mut case = Case::new((2, 1, 8), &[(5, 100), (7, 60)], None, None);
-    case.sequences[1].k = 50..110;
-    case.k_tokens = 115;
-    check_gradients(k, &case, dtype);
+    for head_dim in [8, 64] {
+        let mut case = Case::new((2, 1, head_dim), &[(5, 100), (7, 60)], None, None);
+        case.sequences[1].k = 50..110;
+        case.k_tokens = 115;
+        check_gradients(k, &case, dtype);
+    }
 }
 
 fn check_gradients<K: Backend>(k: &K, case: &Case, dtype: DType) {
