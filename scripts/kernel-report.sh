@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the compiler made of each kernel on each architecture: registers, spills, shared memory, and what
-# the main loops consist of. Compares with kernels/report.txt and fails on a difference, on a spill or
-# on more registers than a multiprocessor has for the kernel's threads; --update writes the file.
+# the main loops consist of. Compares with kernels/report.txt and fails on any difference; --update writes
+# the file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

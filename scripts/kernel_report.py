@@ -87,25 +87,21 @@ def main():
         results = [job.result() for job in jobs]
     rows = {}
     loops = []
-    spilled = []
     for stem, arch, kernels in results:
         for name, kernel in kernels.items():
             rows.setdefault((stem, name), {})[arch] = kernel
-            if kernel["spills"]:
-                spilled.append(f"{stem}.cu, {name}, sm_{arch}: {kernel['spills']} bytes of spills")
             if "loop" in kernel and arch in SHOWN_LOOPS:
                 loops.append(f"{name}, sm_{arch}: {loop_line(kernel['loop'])}")
-    lines = ["Written by scripts/kernel-report.sh --update. Registers by architecture, bytes of static shared memory.", ""]
-    lines.append(f"{'kernel':<44}" + "".join(f"{'sm_' + arch:>7}" for arch in ARCHITECTURES) + f"{'shared':>9}")
+    lines = ["Written by scripts/kernel-report.sh --update. Registers by architecture, most bytes of spills, bytes of static shared memory.", ""]
+    lines.append(f"{'kernel':<56}" + "".join(f"{'sm_' + arch:>7}" for arch in ARCHITECTURES) + f"{'spills':>8}{'shared':>8}")
     for (stem, name), by_arch in sorted(rows.items()):
         registers = "".join(f"{by_arch[arch]['registers']:>7}" for arch in ARCHITECTURES)
-        lines.append(f"{stem + '.cu ' + name:<44}{registers}{by_arch['86']['shared']:>9}")
+        spills = max(kernel["spills"] for kernel in by_arch.values())
+        lines.append(f"{stem + '.cu ' + name:<56}{registers}{spills:>8}{by_arch['86']['shared']:>8}")
     if loops:
         lines += ["", "Main loops:", *sorted(loops)]
     text = "\n".join(lines) + "\n"
     print(text, end="")
-    if spilled:
-        sys.exit("kernels that spill:\n" + "\n".join(spilled))
     if "--update" in sys.argv[1:]:
         REPORT.write_text(text)
         return
