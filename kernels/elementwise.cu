@@ -1,6 +1,5 @@
 // Sums, scaling, and rows picked or put by index. Grid-stride, 256 threads; bound by memory.
 #include "common/element.cuh"
-#include "common/quantized.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) add(const __grid_constant__ AddParams p) {
     for (uint64_t i = global_thread(); i < p.len; i += global_threads()) store(p.out, i, load(p.x, i) + load(p.y, i));
@@ -23,11 +22,5 @@ extern "C" __global__ void __launch_bounds__(256) scatter_rows(const __grid_cons
     const uint64_t row = pointer<const uint32_t>(p.ids)[blockIdx.x];
     for (uint64_t col = threadIdx.x; col < p.cols; col += blockDim.x) {
         store(p.out, row * p.cols + col, load(p.x, blockIdx.x * p.cols + col));
-    }
-}
-
-extern "C" __global__ void __launch_bounds__(256) dequantize_range(const __grid_constant__ DequantizeParams p) {
-    for (uint64_t i = global_thread(); i < p.len; i += global_threads()) {
-        store(p.out, i, dequantize(p.x, p.scales, p.start + i));
     }
 }

@@ -158,13 +158,6 @@ typedef struct {
     uint32_t rank, width;
 } SplitParams;
 
-/* Dequantizes elements start..start + len. */
-typedef struct {
-    Tensor x, out;
-    BlockScales scales;
-    uint64_t start, len;
-} DequantizeParams;
-
 /* Queries, or keys, of one block of the tensor-core attention kernels. */
 enum { FLASH_ROWS = 64 };
 

@@ -34,7 +34,6 @@ kernels! {
     SCALE: "scale" takes ScaleParams;
     GATHER_ROWS: "gather_rows" takes GatherParams;
     SCATTER_ROWS: "scatter_rows" takes ScatterParams;
-    DEQUANTIZE_RANGE: "dequantize_range" takes DequantizeParams;
     RMS_NORM: "rms_norm" takes RmsNormParams;
     RMS_NORM_BACKWARD: "rms_norm_backward" takes RmsNormBackwardParams;
     ROPE: "rope" takes RopeParams;

@@ -7,7 +7,7 @@ use super::params::{
 use super::{Cuda, CudaBuffer, elementwise};
 use crate::check::Op;
 use crate::ops::{RmsNorm, Rope, RopeTable};
-use crate::{Backend, Buffer, DType, Error, MemoryKind, Result};
+use crate::{Backend, Buffer, Error, HostSlice, MemoryKind, Result};
 
 /// Threads that work on a row.
 const THREADS: u32 = 256;
@@ -147,6 +147,5 @@ pub(super) fn rope(
 
 /// A buffer of row numbers.
 pub(super) fn upload_ids(cuda: &Cuda, rows: &[u32]) -> Result<CudaBuffer> {
-    debug_assert_eq!(DType::U32.size(), 4);
-    cuda.upload(crate::HostSlice::U32(rows), MemoryKind::Scratch)
+    cuda.upload(HostSlice::U32(rows), MemoryKind::Scratch)
 }
