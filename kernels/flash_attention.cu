@@ -40,15 +40,15 @@ __device__ __forceinline__ void forward(const AttentionParams& p) {
     const bf16 *k = pointer<const bf16>(p.k.data) + k_at, *v = pointer<const bf16>(p.v.data) + k_at;
     // Keys behind the last position are zeros, seen by no query that is stored.
     const auto copy = [&](bf16* to, const bf16* from, uint32_t key) {
-        copy_async_tile<D, Keys, kThreads>(to, from + uint64_t(key) * k_stride, k_stride, last + 1 - key);
-        copy_async_commit();
+        async_copy_tile<D, Keys, kThreads>(to, from + uint64_t(key) * k_stride, k_stride, last + 1 - key);
+        async_commit();
     };
 
     const uint32_t begin = first_key(s, first);
-    copy_async_tile<D, FLASH_ROWS, kThreads>(q_tile, pointer<const bf16>(p.q.data) + q_at, q_stride, rows);
-    copy_async_commit();
+    async_copy_tile<D, FLASH_ROWS, kThreads>(q_tile, pointer<const bf16>(p.q.data) + q_at, q_stride, rows);
+    async_commit();
     copy(k_tile, k, begin);
-    copy_async_wait<1>();
+    async_wait<1>();
     __syncthreads();
     LeftRows<D, D <= 128> query{q_tile, row};
     query.hold();
@@ -57,7 +57,7 @@ __device__ __forceinline__ void forward(const AttentionParams& p) {
     Accumulator<D> sum = {};
     float largest[2] = {-CUDART_INF_F, -CUDART_INF_F}, total[2] = {};
     for (uint32_t key = begin; key <= last; key += Keys) {
-        copy_async_wait<0>();
+        async_wait<0>();
         __syncthreads(); // the keys are there, and everyone is done with the last values
         copy(v_tile, v, key);
         Accumulator<Keys> score;
@@ -97,7 +97,7 @@ __device__ __forceinline__ void forward(const AttentionParams& p) {
         }
         Weights<Keys> weights;
         round_to<Keys>(weights, score);
-        copy_async_wait<0>();
+        async_wait<0>();
         __syncthreads(); // the values are there, and everyone is done with the keys
         if (key + Keys <= last) copy(k_tile, k, key + Keys);
         multiply_columns<D, Keys, D>(sum, weights, v_tile, 0);

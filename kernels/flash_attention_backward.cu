@@ -30,13 +30,13 @@ __device__ __forceinline__ void backward_q(const AttentionBackwardParams& p) {
     const uint32_t q_stride = s.heads * D, k_stride = s.kv_heads * D;
     const bf16 *k = pointer<const bf16>(p.k.data) + k_at, *v = pointer<const bf16>(p.v.data) + k_at;
     const auto copy = [&](bf16* to, const bf16* from, uint32_t key) {
-        copy_async_tile<D, Step, kThreads>(to, from + uint64_t(key) * k_stride, k_stride, last + 1 - key);
-        copy_async_commit();
+        async_copy_tile<D, Step, kThreads>(to, from + uint64_t(key) * k_stride, k_stride, last + 1 - key);
+        async_commit();
     };
 
     const uint32_t begin = first_key(s, first);
-    copy_async_tile<D, FLASH_ROWS, kThreads>(q_tile, pointer<const bf16>(p.q.data) + q_at, q_stride, rows);
-    copy_async_tile<D, FLASH_ROWS, kThreads>(d_o_tile, pointer<const bf16>(p.d_o.data) + q_at, q_stride, rows);
+    async_copy_tile<D, FLASH_ROWS, kThreads>(q_tile, pointer<const bf16>(p.q.data) + q_at, q_stride, rows);
+    async_copy_tile<D, FLASH_ROWS, kThreads>(d_o_tile, pointer<const bf16>(p.d_o.data) + q_at, q_stride, rows);
     copy(v_tile, v, begin);
     float lse[2] = {}, delta[2] = {};
 #pragma unroll
@@ -52,7 +52,7 @@ __device__ __forceinline__ void backward_q(const AttentionBackwardParams& p) {
     LeftRows<D, D <= 64> query{q_tile, row}, d_o{d_o_tile, row};
     Accumulator<D> sum = {};
     for (uint32_t key = begin; key <= last; key += Step) {
-        copy_async_wait<0>();
+        async_wait<0>();
         __syncthreads(); // the values are there, and everyone is done with the last keys
         copy(k_tile, k, key);
         if (key == begin) {
@@ -61,7 +61,7 @@ __device__ __forceinline__ void backward_q(const AttentionBackwardParams& p) {
         }
         Accumulator<Step> slope, score;
         multiply_rows<D, Step>(slope, d_o, v_tile);
-        copy_async_wait<0>();
+        async_wait<0>();
         __syncthreads(); // the keys are there, and everyone is done with the values
         if (key + Step <= last) copy(v_tile, v, key + Step);
         multiply_rows<D, Step>(score, query, k_tile);
@@ -110,20 +110,20 @@ __device__ __forceinline__ void backward_kv(const AttentionBackwardParams& p) {
     const uint32_t q_stride = s.heads * D, k_stride = s.kv_heads * D;
     const auto copy = [&](bf16* to, const Tensor& from, uint32_t head, uint32_t query) {
         const bf16* x = pointer<const bf16>(from.data) + query_row(s, tile.at.q_first + query, head);
-        copy_async_tile<D, Step, kBlock>(to, x, q_stride, end - query);
+        async_copy_tile<D, Step, kBlock>(to, x, q_stride, end - query);
     };
 
-    copy_async_tile<D, FLASH_ROWS, kBlock>(k_tile, pointer<const bf16>(p.k.data) + k_at, k_stride, rows);
-    copy_async_tile<D, FLASH_ROWS, kBlock>(v_tile, pointer<const bf16>(p.v.data) + k_at, k_stride, rows);
+    async_copy_tile<D, FLASH_ROWS, kBlock>(k_tile, pointer<const bf16>(p.k.data) + k_at, k_stride, rows);
+    async_copy_tile<D, FLASH_ROWS, kBlock>(v_tile, pointer<const bf16>(p.v.data) + k_at, k_stride, rows);
     uint32_t head = kv_head * group, query = begin;
     const uint32_t end_head = begin < end ? head + group : head;
     if (head < end_head) copy(d_o_tile, p.d_o, head, query);
-    copy_async_commit();
+    async_commit();
 
     const float scale = s.scale * kLog2E;
     LeftRows<D, D <= 64> key{k_tile, row}, value{v_tile, row};
     Accumulator<kColumns> dk = {}, dv = {};
-    copy_async_wait<0>();
+    async_wait<0>();
     __syncthreads();
     key.hold();
     value.hold();
@@ -136,12 +136,12 @@ __device__ __forceinline__ void backward_kv(const AttentionBackwardParams& p) {
             const uint64_t at = threadIdx.x < Step ? p.lse : p.delta;
             const uint64_t index = uint64_t(tile.at.q_first + query + i) * s.heads + head;
             const bool present = query + i < end;
-            copy_async_word(lse + threadIdx.x, pointer<const float>(at) + (present ? index : 0), present);
+            async_copy_word(shared_address(lse + threadIdx.x), pointer<const float>(at) + (present ? index : 0), present);
         }
-        copy_async_commit();
+        async_commit();
         Accumulator<Step> slope, weight;
         multiply_rows<D, Step>(slope, value, d_o_tile);
-        copy_async_wait<0>();
+        async_wait<0>();
         __syncthreads(); // the queries are there
         multiply_rows<D, Step>(weight, key, q_tile);
 #pragma unroll
@@ -176,10 +176,10 @@ __device__ __forceinline__ void backward_kv(const AttentionBackwardParams& p) {
         }
         if (head < end_head) {
             copy(d_o_tile, p.d_o, head, query);
-            copy_async_commit();
+            async_commit();
         }
         multiply_columns<D, Step, kColumns>(dk, slopes, q_tile, column);
-        copy_async_wait<0>();
+        async_wait<0>();
         __syncthreads(); // dO is there, and everyone is done with the queries
     }
     __syncthreads(); // warps of the same rows are done with them

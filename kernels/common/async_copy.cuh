@@ -8,6 +8,11 @@ __device__ __forceinline__ void async_copy(uint32_t to, const void* from, int by
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 
+// Copies four bytes, or fills them with zeros.
+__device__ __forceinline__ void async_copy_word(uint32_t to, const void* from, bool present) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(present ? 4 : 0) : "memory");
+}
+
 // Ends a group of copies.
 __device__ __forceinline__ void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 

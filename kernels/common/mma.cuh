@@ -4,6 +4,10 @@
 #include <cuda_bf16.h>
 #include <stdint.h>
 
+__device__ __forceinline__ uint32_t shared_address(const void* p) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
 // Byte offset of a 16-byte chunk in a tile whose rows have kPitch bytes. The chunk's number is mixed with
 // the row's, so that eight rows of a column lie in different banks for ldmatrix.
 template <int kPitch>
@@ -26,6 +30,11 @@ __device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t row) {
                      : "r"(row)
                      : "memory");
     }
+}
+
+template <bool kTransposed>
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], const void* row) {
+    load_matrices<kTransposed>(to, shared_address(row));
 }
 
 // sum[16, 8] += a[16, 16] . b[16, 8]
