@@ -3,10 +3,9 @@
 
 #include "../include/params.h"
 
-// Word `index` of a stream.
-__device__ __forceinline__ uint32_t philox_word(uint64_t key, uint64_t stream, uint64_t index) {
-    const uint64_t block = index / 4;
-    uint32_t c0 = uint32_t(block), c1 = uint32_t(block >> 32), c2 = uint32_t(stream), c3 = uint32_t(stream >> 32);
+// Words 4 `index` .. 4 `index` + 4 of a stream.
+__device__ __forceinline__ uint4 philox_block(uint64_t key, uint64_t stream, uint64_t index) {
+    uint32_t c0 = uint32_t(index), c1 = uint32_t(index >> 32), c2 = uint32_t(stream), c3 = uint32_t(stream >> 32);
     uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
 #pragma unroll
     for (int round = 0; round < 10; ++round) {
@@ -19,7 +18,13 @@ __device__ __forceinline__ uint32_t philox_word(uint64_t key, uint64_t stream, u
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    const uint32_t low = index & 1 ? c1 : c0, high = index & 1 ? c3 : c2;
+    return make_uint4(c0, c1, c2, c3);
+}
+
+// Word `index` of a stream.
+__device__ __forceinline__ uint32_t philox_word(uint64_t key, uint64_t stream, uint64_t index) {
+    const uint4 words = philox_block(key, stream, index / 4);
+    const uint32_t low = index & 1 ? words.y : words.x, high = index & 1 ? words.w : words.z;
     return index & 2 ? high : low;
 }
 

@@ -124,23 +124,46 @@ typedef struct {
     uint32_t accumulate;
 } MatmulParams;
 
-/* The tensor-core product of bf16 `x` [m, reduction] with a 4-bit weight [n, k], bf16 [m, columns] out:
- * x . W^T [m, n] forward, x . W [m, k] backward. k is a multiple of 64, backward n of 8; blocks have at
- * least 64 elements. The extra product is that of SplitParams, `extra_k` wide; `mask` 0 leaves its
- * `dropout` out. */
+/* The tensor-core product of bf16 `x` [m, reduction] with a weight [n, k], 4-bit or bf16: x . W^T [m, n] forward,
+ * x . W [m, k] backward. Rows of x lie `x_stride` elements apart, a multiple of 8; elements between the reduction
+ * and its next multiple of 8 are zeros. k is a multiple of 64 for 4-bit weights, whose blocks have at least 64
+ * elements, else of 8. The extra product is that of SplitParams, `extra_k` wide; `mask` 0 leaves its `dropout`
+ * out. Tiles of 128 rows from number `halved` on are two blocks each. */
 typedef struct {
-    uint64_t x, packed, out;
+    uint64_t x, weight;
     uint64_t extra_a, extra_b;
-    Tensor bias; /* data 0: none */
+    Tensor out, bias; /* bias.data 0: none */
     BlockScales scales;
     DropoutMask dropout;
-    uint32_t m, n, k, extra_k;
+    uint32_t m, n, k, x_stride, extra_k;
+    uint32_t halved;
     uint32_t mask;
     uint32_t accumulate;
-} Nf4MatmulParams;
+} TileMatmulParams;
 
 /* Columns of a tile, and the dynamic shared memory for tiles of 128 and of 64 rows. */
-enum { NF4_MATMUL_COLS = 128, NF4_MATMUL_SHARED_128 = 95232, NF4_MATMUL_SHARED_64 = 70656 };
+enum {
+    TILE_MATMUL_COLS = 128,
+    NF4_MATMUL_SHARED_128 = 95232,
+    NF4_MATMUL_SHARED_64 = 70656,
+    DENSE_MATMUL_SHARED_128 = 98304,
+    DENSE_MATMUL_SHARED_64 = 73728
+};
+
+/* An adapter's product with bf16 `x` [m, k], k a multiple of 8. lora_shrink: out[m, j] = alpha . sum over i of
+ * x[m, i] . factor(j, i), f32 [m, rank]. lora_gradient: out(j, i) += alpha . sum over m of factor[m, j] . x[m, i],
+ * with `factor` [m, rank]. Element (j, i) lies rank_step * j + k_step * i elements into its tensor. `masked` drops
+ * elements of x; what is kept is not scaled. */
+typedef struct {
+    Tensor factor;
+    uint64_t x, out;
+    DropoutMask mask;
+    uint64_t rank_step, k_step;
+    uint32_t m, k, rank;
+    uint32_t masked;
+    float alpha;
+    uint32_t reserved;
+} LoraParams;
 
 /* Element (i, j) of [outer, rank], `outer_step` * i + `rank_step` * j elements into its tensor. */
 typedef struct {

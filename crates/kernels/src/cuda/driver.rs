@@ -74,6 +74,7 @@ pub(super) struct Driver {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
+    multiprocessors: usize,
 }
 
 impl Driver {
@@ -99,17 +100,24 @@ impl Driver {
         }
         let stream = context.new_stream().map_err(open)?;
         let functions = load(&context)?;
-        Ok(Self { context, stream, functions })
+        let multiprocessors = context
+            .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
+            .map_err(open)?;
+        let multiprocessors = multiprocessors.max(1) as usize;
+        Ok(Self { context, stream, functions, multiprocessors })
+    }
+
+    pub(super) fn multiprocessors(&self) -> usize {
+        self.multiprocessors
     }
 
     pub(super) fn info(&self) -> Result<DeviceInfo> {
         let ask = |e| device("asking for the device's properties", e);
-        let multiprocessors = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let (free, memory) = self.context.mem_get_info().map_err(ask)?;
         Ok(DeviceInfo {
             name: self.context.name().map_err(ask)?,
             compute_capability: self.context.compute_capability().map_err(ask)?,
-            multiprocessors: self.context.attribute(multiprocessors).map_err(ask)?.max(0) as usize,
+            multiprocessors: self.multiprocessors,
             memory,
             free,
         })

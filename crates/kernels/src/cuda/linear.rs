@@ -1,10 +1,8 @@
 //! Frozen linear with LoRA.
 
-use super::matmul::{matmul, rows, transposed};
-use super::nf4_matmul;
-use super::params::{
-    BlockScales, DropoutMask, MASK_A, MASK_B, MASK_EXTRA, MASK_NONE, MatmulParams, Tensor,
-};
+use super::lora::{Activations, Layout};
+use super::matmul::{frozen, rows, size, transposed};
+use super::params::{BlockScales, DropoutMask, MASK_EXTRA, MASK_NONE, MatmulParams, Tensor};
 use super::{Cuda, CudaBuffer};
 use crate::Result;
 use crate::check::Op;
@@ -50,24 +48,12 @@ impl Adapter {
             mask: lora.dropout.map(|dropout| mask(name, dropout)).transpose()?,
         })
     }
-
-    /// What `which` of [`MatmulParams`] masks, with the mask.
-    fn masked(&self, which: u32) -> (u32, DropoutMask) {
-        match self.mask {
-            Some(mask) => (which, mask),
-            None => (MASK_NONE, DropoutMask::default()),
-        }
-    }
 }
 
 fn mask(name: Op, dropout: Dropout) -> Result<DropoutMask> {
     name.dropout(dropout)?;
     let Dropout { p, key, stream } = dropout;
     Ok(DropoutMask { key, stream, threshold: dropout.threshold(), keep: 1.0 / (1.0 - p) })
-}
-
-fn size(m: usize, n: usize, k: usize) -> MatmulParams {
-    MatmulParams { m: m as u64, n: n as u64, k: k as u64, alpha: 1.0, ..MatmulParams::default() }
 }
 
 pub(super) fn forward(
@@ -98,20 +84,14 @@ pub(super) fn forward(
         let r = adapter.r;
         name.single("xa", xa, m * r)?;
         let xa = xa.tensor();
-        let (masked, mask) = adapter.masked(MASK_A);
-        let (a, b) = (rows(x, k), transposed(adapter.a, k));
-        matmul(cuda, &MatmulParams { a, b, out: xa, masked, mask, ..size(m, r, k) })?;
+        let input = Activations { x, mask: adapter.mask, m, k };
+        input.shrink(cuda, (adapter.a, Layout::RankByK), r, xa)?;
         product.extra_a = rows(xa, r);
         product.extra_b = transposed(adapter.b, r);
         product.extra_k = r as u64;
         product.extra_alpha = adapter.scale;
     }
     frozen(cuda, &product)
-}
-
-/// The product with the frozen weight.
-fn frozen(cuda: &Cuda, product: &MatmulParams) -> Result<()> {
-    if nf4_matmul::run(cuda, product)? { Ok(()) } else { matmul(cuda, product) }
 }
 
 pub(super) fn backward(
@@ -147,25 +127,24 @@ pub(super) fn backward(
     let db = grads.db.map(|db| name.tensor("db", db, n * r)).transpose()?;
     let xa = xa.map(|xa| name.single("xa", xa, m * r).map(|_| xa.tensor())).transpose()?;
     name.require(db.is_none() || xa.is_some(), || "`db` needs `xa`".into())?;
-    let added = |m, n, k| MatmulParams { alpha, accumulate: 1, ..size(m, n, k) };
-    if let (Some(out), Some(xa)) = (db, xa) {
-        let (a, b) = (transposed(dy, n), rows(xa, r));
-        matmul(cuda, &MatmulParams { a, b, out, ..added(n, r, m) })?;
+    let gradient = Activations { x: dy, mask: None, m, k: n };
+    if let (Some(db), Some(xa)) = (db, xa) {
+        gradient.gradient(cuda, xa, r, (db, Layout::KByRank), alpha)?;
     }
     if dx.is_none() && da.is_none() {
         return Ok(());
     }
-    let dyb = cuda.scratch(m * r)?;
-    let out = dyb.tensor();
-    matmul(cuda, &MatmulParams { a: rows(dy, n), b: rows(adapter.b, r), out, ..size(m, r, n) })?;
-    let dyb = out;
-    if let Some(out) = da {
-        let (masked, mask) = adapter.masked(MASK_B);
-        let (a, b) = (transposed(dyb, r), rows(x, k));
-        matmul(cuda, &MatmulParams { a, b, out, masked, mask, ..added(r, k, m) })?;
+    // Held until what reads it is submitted.
+    let scratch = cuda.scratch(m * r)?;
+    let dyb = scratch.tensor();
+    gradient.shrink(cuda, (adapter.b, Layout::KByRank), r, dyb)?;
+    if let Some(da) = da {
+        let input = Activations { x, mask: adapter.mask, m, k };
+        input.gradient(cuda, dyb, r, (da, Layout::RankByK), alpha)?;
     }
     if let Some(out) = dx {
-        let (masked, mask) = adapter.masked(MASK_EXTRA);
+        let (masked, mask) =
+            adapter.mask.map_or((MASK_NONE, DropoutMask::default()), |mask| (MASK_EXTRA, mask));
         let delta = MatmulParams {
             extra_a: rows(dyb, r),
             extra_b: rows(adapter.a, k),

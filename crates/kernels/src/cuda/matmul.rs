@@ -1,7 +1,7 @@
 //! Matrix products of any two factors.
 
-use super::Cuda;
 use super::params::{Factor, MATMUL, MatmulParams, Tensor};
+use super::{Cuda, tile_matmul};
 use crate::Result;
 
 /// Rows and columns of a tile.
@@ -18,7 +18,17 @@ pub(super) fn transposed(tensor: Tensor, width: usize) -> Factor {
     Factor { tensor, row: 1, col: width as u64 }
 }
 
-/// Runs the product that `params` describes.
+/// A product of `[m, k]` by `[k, n]`, its factors and result still to be named.
+pub(super) fn size(m: usize, n: usize, k: usize) -> MatmulParams {
+    MatmulParams { m: m as u64, n: n as u64, k: k as u64, alpha: 1.0, ..MatmulParams::default() }
+}
+
+/// Runs the product of activations with a frozen weight that `params` describes.
+pub(super) fn frozen(cuda: &Cuda, params: &MatmulParams) -> Result<()> {
+    if tile_matmul::run(cuda, params)? { Ok(()) } else { matmul(cuda, params) }
+}
+
+/// Runs any product that `params` describes.
 pub(super) fn matmul(cuda: &Cuda, params: &MatmulParams) -> Result<()> {
     let [rows, cols] = [params.m, params.n].map(|len| (len as usize).div_ceil(TILE));
     cuda.driver().launch(&MATMUL, params, [cols, rows, 1], THREADS, 0)

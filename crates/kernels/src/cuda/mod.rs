@@ -10,12 +10,13 @@ mod cross_entropy;
 mod driver;
 mod elementwise;
 mod linear;
+mod lora;
 mod matmul;
 mod memory;
-mod nf4_matmul;
 mod optimizer;
 mod params;
 mod rows;
+mod tile_matmul;
 mod weight;
 
 use std::sync::Arc;

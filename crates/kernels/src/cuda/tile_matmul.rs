@@ -1,9 +1,11 @@
-//! Products of bf16 activations with 4-bit weights on tensor cores.
+//! Products of bf16 activations with frozen weights, 4-bit or bf16, on tensor cores.
 
 use super::params::{
-    DTYPE_4BIT, DTYPE_BF16, Factor, MASK_EXTRA, MASK_NONE, MatmulParams, NF4_MATMUL_64,
-    NF4_MATMUL_128, NF4_MATMUL_BACKWARD_64, NF4_MATMUL_BACKWARD_128, NF4_MATMUL_COLS,
-    NF4_MATMUL_SHARED_64, NF4_MATMUL_SHARED_128, Nf4MatmulParams, SPLIT, SplitFactor, SplitParams,
+    DENSE_MATMUL_64, DENSE_MATMUL_128, DENSE_MATMUL_BACKWARD_64, DENSE_MATMUL_BACKWARD_128,
+    DENSE_MATMUL_SHARED_64, DENSE_MATMUL_SHARED_128, DTYPE_4BIT, DTYPE_BF16, Factor, Kernel,
+    MASK_EXTRA, MASK_NONE, MatmulParams, NF4_MATMUL_64, NF4_MATMUL_128, NF4_MATMUL_BACKWARD_64,
+    NF4_MATMUL_BACKWARD_128, NF4_MATMUL_SHARED_64, NF4_MATMUL_SHARED_128, SPLIT, SplitFactor,
+    SplitParams, TILE_MATMUL_COLS, TileMatmulParams,
 };
 use super::{Cuda, CudaBuffer};
 use crate::{Backend, DType, MemoryKind, Result};
@@ -11,27 +13,58 @@ use crate::{Backend, DType, MemoryKind, Result};
 const THREADS: u32 = 256;
 /// Depth of a matrix instruction.
 const STEP: usize = 16;
+/// Elements of 16 bytes, which rows must begin at multiples of.
+const CHUNK: u64 = 8;
 /// Largest grid of `split`, whose blocks go on where the grid ends.
 const SPLIT_BLOCKS: usize = 1024;
 
-/// Whether the tensor-core kernels take `product`: bf16 in and out - elsewhere the rounding of the
-/// weight to bf16 would cost precision - and a row-major 4-bit weight whose rows are made of whole
-/// runs of 64, each in one block. Backward, the activations' rows are as long as the weight has rows
-/// and must begin at multiples of 16 bytes. Offsets within a tile have 32 bits.
-fn takes(product: &MatmulParams) -> bool {
-    let &MatmulParams { a, b, out, n, k, .. } = product;
-    let forward = forward(product);
-    let width = if forward { k } else { n };
-    b.tensor.dtype == DTYPE_4BIT
-        && product.scales.log2_block >= 6
-        && width % 64 == 0
-        && (forward || k % 8 == 0)
-        && [a.tensor, out].iter().all(|x| x.dtype == DTYPE_BF16)
+/// The kernels for one kind of weight; pairs are forward and backward.
+struct Family {
+    whole: [Kernel<TileMatmulParams>; 2],
+    shared_whole: u32,
+    half: [Kernel<TileMatmulParams>; 2],
+    shared_half: u32,
+}
+
+const NF4: Family = Family {
+    whole: [NF4_MATMUL_128, NF4_MATMUL_BACKWARD_128],
+    shared_whole: NF4_MATMUL_SHARED_128,
+    half: [NF4_MATMUL_64, NF4_MATMUL_BACKWARD_64],
+    shared_half: NF4_MATMUL_SHARED_64,
+};
+
+const DENSE: Family = Family {
+    whole: [DENSE_MATMUL_128, DENSE_MATMUL_BACKWARD_128],
+    shared_whole: DENSE_MATMUL_SHARED_128,
+    half: [DENSE_MATMUL_64, DENSE_MATMUL_BACKWARD_64],
+    shared_half: DENSE_MATMUL_SHARED_64,
+};
+
+/// The kernels that take `product`, if any do: bf16 activations by a row-major weight, in bf16 or in
+/// 4 bits. 4-bit rows must be made of whole runs of 64, each in one block, and the result be bf16:
+/// in f32, the rounding of the weight to bf16 would show. Rows of activations and of bf16 weights
+/// must begin at multiples of 16 bytes. Offsets within a tile have 32 bits.
+fn family(product: &MatmulParams) -> Option<&'static Family> {
+    let &MatmulParams { a, b, out, n, k, scales, .. } = product;
+    let width = if forward(product) { k } else { n };
+    let bf16_out = out.dtype == DTYPE_BF16;
+    let family = match b.tensor.dtype {
+        DTYPE_4BIT if bf16_out && scales.log2_block >= 6 && width % 64 == 0 => &NF4,
+        DTYPE_BF16 if width % CHUNK == 0 => &DENSE,
+        _ => return None,
+    };
+    let takes = a.tensor.dtype == DTYPE_BF16
+        && a.col == 1
+        && a.row % CHUNK == 0
+        && a.row >= k.next_multiple_of(CHUNK)
+        && (b.row == 1 || b.col == 1)
+        && b.row.max(b.col) == width
         && [MASK_NONE, MASK_EXTRA].contains(&product.masked)
         && product.alpha == 1.0
         && n.max(k) < 1 << 22
         && n * k / 64 < 1 << 30
-        && product.m < 1 << 31
+        && product.m < 1 << 31;
+    takes.then_some(family)
 }
 
 /// The weight is transposed: `x . W^T`.
@@ -40,47 +73,60 @@ fn forward(product: &MatmulParams) -> bool {
 }
 
 /// Runs `product` if it is one for the tensor-core kernels; says whether it was.
+///
+/// Where rows of `a` are longer than the reduction, the elements up to its next multiple of 8 are zeros.
 pub(super) fn run(cuda: &Cuda, product: &MatmulParams) -> Result<bool> {
-    if !takes(product) {
-        return Ok(false);
-    }
+    let Some(family) = family(product) else { return Ok(false) };
     let forward = forward(product);
     let (columns, reduction) = (product.n, product.k);
     let (n, k) = if forward { (columns, reduction) } else { (reduction, columns) };
-    let mut params = Nf4MatmulParams {
+    let mut params = TileMatmulParams {
         x: product.a.tensor.data,
-        packed: product.b.tensor.data,
-        out: product.out.data,
+        weight: product.b.tensor.data,
+        out: product.out,
         bias: product.bias,
         scales: product.scales,
         dropout: product.mask,
         m: product.m as u32,
         n: n as u32,
         k: k as u32,
+        x_stride: product.a.row as u32,
         mask: (product.masked == MASK_EXTRA).into(),
         accumulate: product.accumulate,
-        ..Nf4MatmulParams::default()
+        ..TileMatmulParams::default()
     };
     // Held until the product is submitted.
     let _extra = split(cuda, product, &mut params)?;
-    // Few rows in the smaller tile: less of it is empty.
-    let (rows, shared, kernels) = if product.m <= 64 {
-        (64, NF4_MATMUL_SHARED_64, [NF4_MATMUL_BACKWARD_64, NF4_MATMUL_64])
-    } else {
-        (128, NF4_MATMUL_SHARED_128, [NF4_MATMUL_BACKWARD_128, NF4_MATMUL_128])
+    let direction = usize::from(!forward);
+    let tiles = |rows| {
+        (product.m as usize).div_ceil(rows) * (columns as usize).div_ceil(TILE_MATMUL_COLS as usize)
     };
-    let tiles =
-        (product.m as usize).div_ceil(rows) * (columns as usize).div_ceil(NF4_MATMUL_COLS as usize);
-    let kernel = &kernels[usize::from(forward)];
-    cuda.driver().launch(kernel, &params, [tiles, 1, 1], THREADS, shared as usize)?;
+    let driver = cuda.driver();
+    // Few rows in the smaller tile: less of it is empty.
+    if product.m <= 64 {
+        let shared = family.shared_half as usize;
+        driver.launch(&family.half[direction], &params, [tiles(64), 1, 1], THREADS, shared)?;
+    } else {
+        let tiles = tiles(128);
+        let halved = halved(tiles, driver.multiprocessors());
+        params.halved = (tiles - halved) as u32;
+        let (grid, shared) = ([tiles + halved, 1, 1], family.shared_whole as usize);
+        driver.launch(&family.whole[direction], &params, grid, THREADS, shared)?;
+    }
     Ok(true)
 }
 
+/// How many of the last tiles are done as two halves each: those of a last wave that leaves half of
+/// the multiprocessors idle or more. A multiprocessor has room for one block.
+fn halved(tiles: usize, multiprocessors: usize) -> usize {
+    let last = tiles % multiprocessors;
+    if 2 * last <= multiprocessors { last } else { 0 }
+}
 /// Writes the factors of the extra product as bf16 factors that keep f32 precision.
 fn split(
     cuda: &Cuda,
     product: &MatmulParams,
-    params: &mut Nf4MatmulParams,
+    params: &mut TileMatmulParams,
 ) -> Result<Option<[CudaBuffer; 2]>> {
     let &MatmulParams { extra_a, extra_b, m, n, extra_k: rank, .. } = product;
     if rank == 0 {

@@ -8,7 +8,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::support::{FLOATS, Host, assert_close, output, rounded};
+use crate::support::{FLOATS, Host, assert_close_product, output, rounded};
 
 /// What the frozen weight is stored as.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +76,8 @@ fn cases() -> impl Iterator<Item = Case> {
     })
 }
 
-/// Whole and ragged tiles of 4-bit weights whose rows are made of whole blocks, or of runs of 64.
+/// Whole and ragged tiles of bf16 weights, and of 4-bit weights whose rows are made of whole blocks,
+/// or of runs of 64; the last two fill a card of 82 multiprocessors more than once.
 fn tiled_cases() -> impl Iterator<Item = Case> {
     [
         ((1, 65, 64), nf4(64, true), false, None),
@@ -88,6 +89,14 @@ fn tiled_cases() -> impl Iterator<Item = Case> {
         ((130, 65, 192), nf4(128, false), false, Some((8, 0.1))),
         ((130, 200, 128), nf4(64, true), true, Some((16, 0.1))),
         ((130, 264, 576), nf4(64, true), false, Some((16, 0.0))),
+        ((65, 72, 192), nf4(64, true), false, Some((70, 0.1))),
+        ((1, 65, 40), Stored::Dense(DType::Bf16), false, None),
+        ((63, 136, 192), Stored::Dense(DType::Bf16), true, Some((8, 0.2))),
+        ((130, 72, 136), Stored::Dense(DType::Bf16), true, Some((33, 0.1))),
+        ((130, 65, 200), Stored::Dense(DType::Bf16), true, Some((17, 0.0))),
+        ((200, 264, 128), Stored::Dense(DType::Bf16), false, Some((64, 0.0))),
+        ((520, 2440, 64), nf4(64, true), true, None),
+        ((520, 72, 2496), Stored::Dense(DType::Bf16), false, None),
     ]
     .into_iter()
     .map(|(shape, stored, bias, lora)| Case { shape, stored, bias, lora })
@@ -267,9 +276,9 @@ fn check_forward<K: Backend>(k: &K, case: Case, dtype: DType) {
         (reference::linear(&operands.naive()), reference::linear(&operands.truth()));
     for y_dtype in FLOATS {
         let (y, xa) = operands.upload(k).forward(k, y_dtype);
-        assert_close(k, &format!("{y_dtype} y of {case:?}"), &y, &naive.0, &truth.0);
+        assert_close_product(k, dtype, &format!("{y_dtype} y of {case:?}"), &y, &naive.0, &truth.0);
         if let Some(xa) = xa {
-            assert_close(k, &format!("xa of {case:?}"), &xa, &naive.1, &truth.1);
+            assert_close_product(k, dtype, &format!("xa of {case:?}"), &xa, &naive.1, &truth.1);
         }
     }
 }
@@ -417,10 +426,10 @@ fn check_backward<K: Backend>(k: &K, case: Case, dtype: DType) {
     k.linear_backward(&uploaded.op(), &uploaded.x, xa.as_ref(), &dy.upload(k), grads).unwrap();
     let naive = reference::linear_backward(&operands.naive(), &dy.f32);
     let truth = reference::linear_backward(&operands.truth(), &dy.f64);
-    assert_close(k, &format!("dx of {case:?}"), &dx, &naive[0], &truth[0]);
+    assert_close_product(k, dtype, &format!("dx of {case:?}"), &dx, &naive[0], &truth[0]);
     if let (Some(da), Some(db)) = (&da, &db) {
-        assert_close(k, &format!("da of {case:?}"), da, &naive[1], &truth[1]);
-        assert_close(k, &format!("db of {case:?}"), db, &naive[2], &truth[2]);
+        assert_close_product(k, dtype, &format!("da of {case:?}"), da, &naive[1], &truth[1]);
+        assert_close_product(k, dtype, &format!("db of {case:?}"), db, &naive[2], &truth[2]);
     }
 }
 
@@ -455,6 +464,6 @@ fn check_accumulates<K: Backend>(k: &K, case: Case, dtype: DType, dx_dtype: DTyp
     for (i, (what, got)) in [("dx", &dx), ("da", &da), ("db", &db)].into_iter().enumerate() {
         let naive: Vec<f32> = naive[i].iter().zip(&before[i].f32).map(|(a, b)| a + b).collect();
         let truth: Vec<f64> = truth[i].iter().zip(&before[i].f64).map(|(a, b)| a + b).collect();
-        assert_close(k, what, got, &naive, &truth);
+        assert_close_product(k, dtype, what, got, &naive, &truth);
     }
 }

@@ -66,6 +66,10 @@ pub(crate) fn output<K: Backend>(k: &K, dtype: DType, len: usize) -> K::Buffer {
 /// implementation may be exact by luck.
 const FLOOR: f64 = 8.0 / 16_777_216.0;
 
+/// The same where bf16 activations meet f32 factors: tensor cores take these as sums of two bf16
+/// values, which hold 2^-17 of them, while an activation itself is known to 2^-9.
+const FLOOR_OF_BF16: f64 = 1.0 / 131_072.0;
+
 /// A backend may be three times as far from the truth as the naive implementation of the same
 /// dtype, in the largest deviation of any element.
 #[track_caller]
@@ -76,11 +80,37 @@ pub(crate) fn assert_close<K: Backend>(
     naive: &[f32],
     truth: &[f64],
 ) {
+    assert_close_above(k, FLOOR, what, got, naive, truth);
+}
+
+/// [`assert_close`] for products of activations of `dtype` with f32 factors.
+#[track_caller]
+pub(crate) fn assert_close_product<K: Backend>(
+    k: &K,
+    dtype: DType,
+    what: &str,
+    got: &K::Buffer,
+    naive: &[f32],
+    truth: &[f64],
+) {
+    let floor = if dtype == DType::Bf16 { FLOOR_OF_BF16 } else { FLOOR };
+    assert_close_above(k, floor, what, got, naive, truth);
+}
+
+#[track_caller]
+fn assert_close_above<K: Backend>(
+    k: &K,
+    floor: f64,
+    what: &str,
+    got: &K::Buffer,
+    naive: &[f32],
+    truth: &[f64],
+) {
     let values = k.download(got).unwrap();
     let naive = rounded(got.dtype(), naive.to_vec());
     assert_eq!(values.len(), truth.len(), "{what}: length");
     let largest = truth.iter().fold(0.0, |a: f64, x| a.max(x.abs()));
-    let allowed = 3.0 * deviation(&naive, truth) + FLOOR * largest;
+    let allowed = 3.0 * deviation(&naive, truth) + floor * largest;
     let error = deviation(&values, truth);
     assert!(
         error <= allowed,
