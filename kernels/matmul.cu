@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(256) matmul(const __grid_constant__
             const uint64_t row = uint64_t(blockIdx.y) * kTile + threadIdx.x / 16 * kEach + r;
             const uint64_t col = uint64_t(blockIdx.x) * kTile + threadIdx.x % 16 * kEach + c;
             if (row >= p.m || col >= p.n) continue;
-            const uint64_t at = row * p.n + col;
+            const uint64_t at = row * p.out_stride + col;
             float value = p.alpha * sum[r][c];
             if (p.extra_k != 0) {
                 float product = p.extra_alpha * extra[r][c];

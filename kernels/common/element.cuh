@@ -23,6 +23,12 @@ __device__ __forceinline__ void store(const Tensor& x, uint64_t i, float value) 
     }
 }
 
+// Two values as bf16, the first in the low half.
+__device__ __forceinline__ uint32_t pack_bf16(float first, float second) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+    return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
 // The first index of this thread and the distance to its next, over a grid of one dimension.
 __device__ __forceinline__ uint64_t global_thread() { return uint64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ uint64_t global_threads() { return uint64_t(gridDim.x) * blockDim.x; }

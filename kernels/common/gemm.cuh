@@ -210,11 +210,11 @@ __device__ __forceinline__ void multiply_extra(const TileMatmulParams& p, const 
 template <typename T>
 __device__ __forceinline__ void store_f32(const TileMatmulParams& p, const Place<T>& place, Fragments<T>& fragments) {
     float* out = pointer<float>(p.out.data);
-    const bool whole = place.cols % 2 == 0; // then pairs begin at multiples of 8 bytes
+    const bool whole = p.out_stride % 2 == 0; // then pairs begin at multiples of 8 bytes
     fragments.each_pair([&](uint32_t row, uint32_t col, float* sum) {
         const uint32_t m = place.row + row, n = place.col + col;
         if (m >= place.rows || n >= place.cols) return;
-        float* to = out + uint64_t(m) * place.cols + n;
+        float* to = out + uint64_t(m) * p.out_stride + n;
         const int count = n + 1 < place.cols ? 2 : 1;
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
@@ -222,7 +222,7 @@ __device__ __forceinline__ void store_f32(const TileMatmulParams& p, const Place
             if (p.bias.data != 0) sum[e] += load(p.bias, n + e);
             if (p.accumulate) sum[e] += to[e];
         }
-        if (whole) {
+        if (whole && count == 2) {
             *reinterpret_cast<float2*>(to) = make_float2(sum[0], sum[1]);
         } else {
             to[0] = sum[0];
@@ -235,7 +235,7 @@ __device__ __forceinline__ void store_f32(const TileMatmulParams& p, const Place
 template <typename T>
 __device__ __forceinline__ void store_bf16(const TileMatmulParams& p, const Place<T>& place, Fragments<T>& fragments) {
     constexpr int kPitch = 2 * kCols, kChunks = kCols / 8;
-    const bool whole = place.cols % 8 == 0; // then rows begin at multiples of 16 bytes
+    const bool whole = place.cols % 8 == 0 && p.out_stride % 8 == 0; // then rows begin at multiples of 16 bytes
     __nv_bfloat16* out = pointer<__nv_bfloat16>(p.out.data);
     // Calls f(element of `out`, offset in shared memory, elements of the chunk) for this thread's chunks.
     const auto each_chunk = [&](auto f) {
@@ -244,7 +244,7 @@ __device__ __forceinline__ void store_bf16(const TileMatmulParams& p, const Plac
             const uint32_t row = x / kChunks, chunk = x % kChunks;
             const uint32_t m = place.row + row, n = place.col + chunk * 8;
             if (m < place.rows && n < place.cols) {
-                f(out + uint64_t(m) * place.cols + n, swizzled<kPitch>(row, chunk), min(8u, place.cols - n));
+                f(out + uint64_t(m) * p.out_stride + n, swizzled<kPitch>(row, chunk), min(8u, place.cols - n));
             }
         }
     };

@@ -1,8 +1,7 @@
 // Tensor cores: bf16 factors, f32 sums.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <stdint.h>
+#include "element.cuh"
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -42,10 +41,4 @@ __device__ __forceinline__ void mma(float (&sum)[4], const uint32_t (&a)[4], uin
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Two values as bf16, the first in the low half.
-__device__ __forceinline__ uint32_t pack_bf16(float first, float second) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-    return *reinterpret_cast<const uint32_t*>(&pair);
 }

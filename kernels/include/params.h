@@ -119,6 +119,7 @@ typedef struct {
     BlockScales scales; /* of whichever factor is 4-bit */
     DropoutMask mask;
     uint64_t m, n, k, extra_k;
+    uint64_t out_stride; /* elements from a row of `out` to the next */
     float alpha, extra_alpha;
     uint32_t masked;
     uint32_t accumulate;
@@ -126,7 +127,7 @@ typedef struct {
 
 /* The tensor-core product of bf16 `x` [m, reduction] with a weight [n, k], 4-bit or bf16: x . W^T [m, n] forward,
  * x . W [m, k] backward. Rows of x lie `x_stride` elements apart, a multiple of 8; elements between the reduction
- * and its next multiple of 8 are zeros. k is a multiple of 64 for 4-bit weights, whose blocks have at least 64
+ * and its next multiple of 8 are zeros. Rows of `out` lie `out_stride` elements apart. k is a multiple of 64 for 4-bit weights, whose blocks have at least 64
  * elements, else of 8. The extra product is that of SplitParams, `extra_k` wide; `mask` 0 leaves its `dropout`
  * out. Tiles of 128 rows from number `halved` on are two blocks each. */
 typedef struct {
@@ -135,10 +136,11 @@ typedef struct {
     Tensor out, bias; /* bias.data 0: none */
     BlockScales scales;
     DropoutMask dropout;
-    uint32_t m, n, k, x_stride, extra_k;
+    uint32_t m, n, k, x_stride, out_stride, extra_k;
     uint32_t halved;
     uint32_t mask;
     uint32_t accumulate;
+    uint32_t reserved;
 } TileMatmulParams;
 
 /* Columns of a tile, and the dynamic shared memory for tiles of 128 and of 64 rows. */
@@ -207,12 +209,14 @@ typedef struct {
     uint64_t lse, delta;
 } AttentionBackwardParams;
 
-/* Softmax and cross-entropy of each row of logits f32 [rows, vocab]; token_loss[ids[row]] receives
- * the loss; with `gradient` the row becomes grad_scale * (softmax - onehot). */
+/* Softmax and cross-entropy of each row of logits, f32 [rows, vocab], `stride` elements apart, a multiple of 4;
+ * token_loss[ids[row]] receives the loss. With `gradient`, grad_scale * (softmax - onehot) takes the row's place,
+ * in that type and from the row's beginning on; behind it, zeros to the next multiple of 8 elements. */
+enum { GRADIENT_NONE = 0, GRADIENT_F32 = 1, GRADIENT_BF16 = 2 };
+
 typedef struct {
     uint64_t logits, labels, ids, token_loss;
-    uint64_t vocab;
-    uint32_t rows;
+    uint32_t rows, vocab, stride;
     uint32_t gradient;
     float grad_scale;
     uint32_t reserved;

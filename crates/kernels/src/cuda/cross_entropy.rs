@@ -1,22 +1,23 @@
 //! Output projection and cross-entropy over chunks of trained tokens.
 
-use super::matmul::{matmul, rows, transposed};
+use super::matmul::{frozen, rows, size, transposed};
 use super::params::{
-    CROSS_ENTROPY, CrossEntropyParams, GATHER_ROWS, GatherParams, MatmulParams, SCATTER_ROWS,
-    ScatterParams, Tensor,
+    CROSS_ENTROPY, CrossEntropyParams, DTYPE_BF16, DTYPE_F32, GATHER_ROWS, GRADIENT_BF16,
+    GRADIENT_F32, GRADIENT_NONE, GatherParams, MatmulParams, SCATTER_ROWS, ScatterParams, Tensor,
 };
 use super::rows::upload_ids;
 use super::{Cuda, CudaBuffer};
 use crate::check::Op;
 use crate::ops::{IGNORE, LinearCrossEntropy};
-use crate::{Buffer, Error, Result};
+use crate::{Backend, Buffer, DType, Error, MemoryKind, Result};
 
-/// Logits held at a time (64 MiB).
-const LOGITS: usize = 16 << 20;
+/// Logits held at a time (256 MiB): with a vocabulary of 128 Ki, a chunk of 512 tokens. Its product
+/// with the head, the deepest of all, has a tile for most multiprocessors.
+const LOGITS: usize = 64 << 20;
 /// Most tokens of a chunk.
 const MAX_TOKENS: usize = 1024;
-/// Fewest tokens of a chunk, however large the vocabulary.
-const MIN_TOKENS: usize = 64;
+/// Rows of a tile: chunks are whole ones.
+const TILE: usize = 128;
 const THREADS: u32 = 256;
 
 /// Checked operands.
@@ -56,7 +57,8 @@ pub(super) fn run(
     if let Some(dx) = dx {
         cuda.driver().zero(dx.address(), dx.bytes())?;
     }
-    for ids in trained.chunks((LOGITS / vocab).clamp(MIN_TOKENS, MAX_TOKENS)) {
+    let tokens = (LOGITS / vocab).clamp(TILE, MAX_TOKENS) / TILE * TILE;
+    for ids in trained.chunks(tokens) {
         checked.chunk(cuda, ids)?;
     }
     Ok(())
@@ -75,12 +77,21 @@ fn trained(name: Op, labels: &[u32], vocab: usize) -> Result<Vec<u32>> {
 }
 
 impl Checked<'_> {
+    /// Type in which hidden states and logits' gradients meet the head: bf16 as the head's for the
+    /// tensor cores, where the hidden states are bf16 too. Logits are f32.
+    fn dtype(&self) -> DType {
+        let narrow = [self.x, self.weight].iter().all(|x| x.dtype == DTYPE_BF16);
+        if narrow { DType::Bf16 } else { DType::F32 }
+    }
+
     fn chunk(&self, cuda: &Cuda, rows_of: &[u32]) -> Result<()> {
         let &LinearCrossEntropy { hidden, vocab, grad_scale, .. } = self.op;
-        let (count, driver) = (rows_of.len(), cuda.driver());
+        let (count, driver, dtype) = (rows_of.len(), cuda.driver(), self.dtype());
+        let scratch = |dtype, len| cuda.alloc(dtype, len, MemoryKind::Scratch);
         let ids = upload_ids(cuda, rows_of)?;
-        let picked = cuda.scratch(count * hidden)?;
-        let logits = cuda.scratch(count * vocab)?;
+        let picked = scratch(dtype, count * hidden)?;
+        let stride = vocab.next_multiple_of(4);
+        let logits = scratch(DType::F32, count * stride)?;
         let gather = GatherParams {
             table: self.x,
             out: picked.tensor(),
@@ -90,46 +101,46 @@ impl Checked<'_> {
         };
         driver.launch(&GATHER_ROWS, &gather, [count, 1, 1], THREADS, 0)?;
         let product = MatmulParams {
+            a: rows(picked.tensor(), hidden),
+            b: transposed(self.weight, hidden),
             scales: self.scales,
-            alpha: 1.0,
-            m: count as u64,
-            ..MatmulParams::default()
+            out: logits.tensor(),
+            out_stride: stride as u64,
+            ..size(count, vocab, hidden)
         };
-        matmul(
-            cuda,
-            &MatmulParams {
-                a: rows(picked.tensor(), hidden),
-                b: transposed(self.weight, hidden),
-                out: logits.tensor(),
-                n: vocab as u64,
-                k: hidden as u64,
-                ..product
-            },
-        )?;
+        frozen(cuda, &product)?;
+        let gradient = match (self.dx, dtype) {
+            (None, _) => GRADIENT_NONE,
+            (_, DType::Bf16) => GRADIENT_BF16,
+            _ => GRADIENT_F32,
+        };
         let params = CrossEntropyParams {
             logits: logits.address(),
             labels: self.labels,
             ids: ids.address(),
             token_loss: self.token_loss,
-            vocab: vocab as u64,
             rows: count as u32,
-            gradient: self.dx.is_some().into(),
+            vocab: vocab as u32,
+            stride: stride as u32,
+            gradient,
             grad_scale,
             reserved: 0,
         };
         driver.launch(&CROSS_ENTROPY, &params, [count, 1, 1], THREADS, 0)?;
         let Some(dx) = self.dx else { return Ok(()) };
-        matmul(
-            cuda,
-            &MatmulParams {
-                a: rows(logits.tensor(), vocab),
-                b: rows(self.weight, hidden),
-                out: picked.tensor(),
-                n: hidden as u64,
-                k: vocab as u64,
-                ..product
-            },
-        )?;
+        // The gradient lies where the logits were.
+        let a = match dtype {
+            DType::Bf16 => rows(Tensor { dtype: DTYPE_BF16, ..logits.tensor() }, 2 * stride),
+            _ => rows(Tensor { dtype: DTYPE_F32, ..logits.tensor() }, stride),
+        };
+        let product = MatmulParams {
+            a,
+            b: rows(self.weight, hidden),
+            scales: self.scales,
+            out: picked.tensor(),
+            ..size(count, hidden, vocab)
+        };
+        frozen(cuda, &product)?;
         let scatter = ScatterParams {
             x: picked.tensor(),
             out: dx,

@@ -20,7 +20,8 @@ pub(super) fn transposed(tensor: Tensor, width: usize) -> Factor {
 
 /// A product of `[m, k]` by `[k, n]`, its factors and result still to be named.
 pub(super) fn size(m: usize, n: usize, k: usize) -> MatmulParams {
-    MatmulParams { m: m as u64, n: n as u64, k: k as u64, alpha: 1.0, ..MatmulParams::default() }
+    let [m, n, k] = [m, n, k].map(|len| len as u64);
+    MatmulParams { m, n, k, out_stride: n, alpha: 1.0, ..MatmulParams::default() }
 }
 
 /// Runs the product of activations with a frozen weight that `params` describes.

@@ -61,7 +61,7 @@ fn family(product: &MatmulParams) -> Option<&'static Family> {
         && b.row.max(b.col) == width
         && [MASK_NONE, MASK_EXTRA].contains(&product.masked)
         && product.alpha == 1.0
-        && n.max(k) < 1 << 22
+        && n.max(k).max(a.row).max(product.out_stride) < 1 << 22
         && n * k / 64 < 1 << 30
         && product.m < 1 << 31;
     takes.then_some(family)
@@ -91,6 +91,7 @@ pub(super) fn run(cuda: &Cuda, product: &MatmulParams) -> Result<bool> {
         n: n as u32,
         k: k as u32,
         x_stride: product.a.row as u32,
+        out_stride: product.out_stride as u32,
         mask: (product.masked == MASK_EXTRA).into(),
         accumulate: product.accumulate,
         ..TileMatmulParams::default()

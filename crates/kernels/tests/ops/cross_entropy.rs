@@ -11,8 +11,16 @@ pub(crate) fn labels(tokens: usize, vocab: usize) -> Vec<u32> {
 }
 
 pub(crate) fn check_cross_entropy<K: Backend>(k: &K, dtype: DType) {
-    let shapes =
-        [(0, 3, 5), (1, 1, 1), (3, 7, 11), (17, 33, 513), (41, 20, 5_000), (400, 9, 1_030)];
+    let shapes = [
+        (0, 3, 5),
+        (1, 1, 1),
+        (3, 7, 11),
+        (17, 33, 513),
+        (41, 20, 5_000),
+        (400, 9, 1_030),
+        (9, 16, 1_023),
+        (200, 72, 1_027),
+    ];
     for (tokens, hidden, vocab) in shapes {
         let heads =
             [Stored::Dense(dtype), Stored::Dense(DType::F32), nf4(64, true), fp4(128, false)];
