@@ -7,13 +7,14 @@ cd "$(dirname "$0")/.."
 CUDA_HOME=$(scripts/setup-cuda.sh)
 QLORA_SMOLLM2=$(scripts/fetch-model.sh)
 export CUDA_HOME QLORA_SMOLLM2
-# What runs on the device runs on the emulated driver, where any finding of its checks is a failure;
-# the driver's own tests set that up for themselves.
+# What runs on the device runs on the emulated driver, where any finding of its checks is a failure, with
+# an allocation for each buffer, so that the checks know its bounds; the driver's own tests set that up
+# for themselves.
 features=real-model-tests,cuda
 on_emulator() {
     local driver
     driver=$(CUDA_EMULATOR_LIBRARY=${CARGO_TARGET_DIR:-target}/debug/deps/libcuda_emulator.so scripts/emulated-driver.sh)
-    CUDA_EMULATOR_EXIT_CODE=97 LD_LIBRARY_PATH=$driver "$@"
+    CUDA_EMULATOR_EXIT_CODE=97 QLORA_CUDA_ALLOCATIONS=separate LD_LIBRARY_PATH=$driver "$@"
 }
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --workspace --features $features --no-fail-fast -E 'package(cuda-emulator)'

@@ -1,21 +1,24 @@
-//! Device memory: allocations that are kept for the next buffer of about their size.
+//! Device memory: parts of large allocations, so that a step after the first allocates nothing.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::Driver;
+use crate::arena::{Arena, rounded};
 use crate::{MemoryKind, MemoryLedger, Result};
 
-/// Sizes are multiples of this: the driver's alignment, and room for vector loads.
-const ALIGN: usize = 256;
+/// An allocation is a quarter of all before it, within these bounds: few of them, little of the last idle.
+const CHUNKS: std::ops::RangeInclusive<usize> = 32 << 20..=1 << 30;
+/// Set to `separate`, every buffer is an allocation of its own: slow, but tools that know the driver's
+/// allocations, such as compute-sanitizer, then see where each buffer ends.
+const SEPARATE: &str = "QLORA_CUDA_ALLOCATIONS";
 
-/// A device's memory. What is given back is kept, so that a step after the first allocates nothing.
+/// A device's memory.
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) driver: Driver,
     pub(super) ledger: MemoryLedger,
-    /// Idle allocations by size.
-    idle: Mutex<BTreeMap<usize, Vec<u64>>>,
+    /// `None` where every buffer is an allocation of its own.
+    arena: Option<Mutex<Arena>>,
 }
 
 /// Bytes of the device, given back on drop.
@@ -24,81 +27,95 @@ pub(super) struct Region {
     pub(super) address: u64,
     /// As asked for.
     pub(super) bytes: usize,
-    /// As allocated; 0 for a region of no bytes.
-    capacity: usize,
     kind: MemoryKind,
     memory: Arc<Memory>,
 }
 
 impl Memory {
     pub(super) fn new(driver: Driver) -> Self {
-        Self { driver, ledger: MemoryLedger::default(), idle: Mutex::default() }
+        let separate = std::env::var_os(SEPARATE).is_some_and(|value| value == "separate");
+        let arena = (!separate).then(Mutex::default);
+        Self { driver, ledger: MemoryLedger::default(), arena }
     }
 
-    fn with_idle<T>(&self, f: impl FnOnce(&mut BTreeMap<usize, Vec<u64>>) -> T) -> T {
-        // The list only caches: what a panic left of it is good enough.
-        f(&mut self.idle.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// An idle allocation of `capacity` bytes.
-    fn take(&self, capacity: usize) -> Option<u64> {
-        self.with_idle(|idle| {
-            let list = idle.get_mut(&capacity)?;
-            let address = list.pop();
-            if list.is_empty() {
-                idle.remove(&capacity);
-            }
-            address
-        })
-    }
-
-    /// Gives all idle allocations back to the driver.
-    fn trim(&self) -> Result<()> {
-        let idle = self.with_idle(std::mem::take);
-        if idle.is_empty() {
-            return Ok(());
+    /// An address for `bytes` > 0 bytes; `None` when the device has no room for them.
+    fn take(&self, bytes: usize) -> Result<Option<u64>> {
+        let Some(bytes) = rounded(bytes) else { return Ok(None) };
+        let Some(arena) = &self.arena else { return self.allocate(bytes) };
+        let mut arena = lock(arena);
+        if let Some(address) = arena.take(bytes) {
+            return Ok(Some(address));
         }
-        self.driver.synchronize("waiting before memory is freed")?;
-        idle.into_values().flatten().for_each(|address| self.driver.free(address));
+        if !self.grow(&mut arena, bytes)? {
+            return Ok(None);
+        }
+        Ok(arena.take(bytes))
+    }
+
+    /// Asks a second time: what fails once need not be for want of memory.
+    fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
+        match self.driver.allocate(bytes)? {
+            None => self.driver.allocate(bytes),
+            some => Ok(some),
+        }
+    }
+
+    /// Adds a chunk with room for `bytes`; says whether there was one.
+    fn grow(&self, arena: &mut Arena, bytes: usize) -> Result<bool> {
+        let ample = (arena.reserved() / 4).clamp(*CHUNKS.start(), *CHUNKS.end()).max(bytes);
+        for size in [ample, bytes] {
+            if let Some(address) = self.driver.allocate(size)? {
+                arena.grow(address, size);
+                return Ok(true);
+            }
+        }
+        self.give_back(arena)?;
+        let address = self.driver.allocate(bytes)?;
+        address.into_iter().for_each(|address| arena.grow(address, bytes));
+        Ok(address.is_some())
+    }
+
+    /// Gives the chunks that nothing uses back to the driver.
+    fn give_back(&self, arena: &mut Arena) -> Result<()> {
+        let idle = arena.shrink();
+        if !idle.is_empty() {
+            self.driver.synchronize("waiting before memory is freed")?;
+        }
+        idle.into_iter().for_each(|address| self.driver.free(address));
         Ok(())
     }
 
-    fn find(&self, capacity: usize) -> Result<Option<u64>> {
-        if let Some(address) = self.take(capacity) {
-            return Ok(Some(address));
+    fn give(&self, address: u64, bytes: usize) {
+        match (&self.arena, rounded(bytes)) {
+            (Some(arena), Some(bytes)) => lock(arena).give(address, bytes),
+            _ => self.driver.free(address),
         }
-        if let Some(address) = self.driver.allocate(capacity)? {
-            return Ok(Some(address));
-        }
-        self.trim()?;
-        self.driver.allocate(capacity)
     }
+}
+
+/// What a panic left of the arena is good enough: it is changed only by calls that do not panic.
+fn lock(arena: &Mutex<Arena>) -> MutexGuard<'_, Arena> {
+    arena.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // Errors have been reported to whoever asked for the work.
-        let _ = self.trim();
+        if let Some(arena) = &self.arena {
+            // Errors have been reported to whoever asked for the work.
+            let _ = self.give_back(&mut lock(arena));
+        }
     }
-}
-
-/// Bytes to allocate for `bytes`: up to an eighth more, so that batches of slightly different lengths
-/// share allocations.
-fn capacity_for(bytes: usize) -> Option<usize> {
-    let step = (1 << bytes.checked_ilog2().unwrap_or(0)) / 8;
-    bytes.checked_next_multiple_of(step.max(ALIGN))
 }
 
 impl Region {
     pub(super) fn new(memory: &Arc<Memory>, bytes: usize, kind: MemoryKind) -> Result<Self> {
         let full = || memory.ledger.out_of_memory(kind, bytes);
-        let capacity = if bytes == 0 { 0 } else { capacity_for(bytes).ok_or_else(full)? };
-        let address = match capacity {
+        let address = match bytes {
             0 => 0,
-            _ => memory.find(capacity)?.ok_or_else(full)?,
+            _ => memory.take(bytes)?.ok_or_else(full)?,
         };
         memory.ledger.add(kind, bytes);
-        Ok(Self { address, bytes, capacity, kind, memory: Arc::clone(memory) })
+        Ok(Self { address, bytes, kind, memory: Arc::clone(memory) })
     }
 
     pub(super) fn upload<T: bytemuck::NoUninit>(
@@ -119,8 +136,8 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         self.memory.ledger.remove(self.kind, self.bytes);
-        if self.capacity > 0 {
-            self.memory.with_idle(|idle| idle.entry(self.capacity).or_default().push(self.address));
+        if self.bytes > 0 {
+            self.memory.give(self.address, self.bytes);
         }
     }
 }
