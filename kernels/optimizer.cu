@@ -6,10 +6,11 @@
 extern "C" __global__ void __launch_bounds__(256) squared_norm(const __grid_constant__ SquaredNormParams p) {
     __shared__ double scratch[8];
     double sum = 0.0;
-    for (uint64_t i = global_thread(); i < p.len; i += global_threads()) {
-        const double x = load(p.x, i);
-        sum += x * x;
-    }
+    each_vector(p.len, [&](uint64_t i, bool whole, uint32_t count) {
+        float x[kVector];
+        load_vector(x, p.x, i, whole, count);
+        for (int e = 0; e < kVector; ++e) sum += double(x[e]) * x[e];
+    });
     sum = block_reduce<Sum>(sum, scratch);
     if (threadIdx.x == 0) pointer<double>(p.partial)[blockIdx.x] = sum;
 }

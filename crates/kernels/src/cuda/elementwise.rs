@@ -10,12 +10,14 @@ use crate::ops::Activation;
 use crate::{Buffer, Result};
 
 const THREADS: u32 = 256;
+/// Elements that a thread does at a time.
+const VECTOR: usize = 8;
 /// Blocks of a grid whose threads loop: enough for the largest card, few enough to start quickly.
 const BLOCKS: usize = 4096;
 
 /// Blocks for `len` elements.
 pub(super) fn grid(len: usize) -> [usize; 3] {
-    [len.div_ceil(THREADS as usize).min(BLOCKS), 1, 1]
+    [len.div_ceil(THREADS as usize * VECTOR).min(BLOCKS), 1, 1]
 }
 
 pub(super) fn add(cuda: &Cuda, x: &CudaBuffer, y: &CudaBuffer, out: &mut CudaBuffer) -> Result<()> {

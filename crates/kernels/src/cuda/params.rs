@@ -35,7 +35,9 @@ kernels! {
     GATHER_ROWS: "gather_rows" takes GatherParams;
     SCATTER_ROWS: "scatter_rows" takes ScatterParams;
     RMS_NORM: "rms_norm" takes RmsNormParams;
+    RMS_NORM_SHORT: "rms_norm_short" takes RmsNormParams;
     RMS_NORM_BACKWARD: "rms_norm_backward" takes RmsNormBackwardParams;
+    RMS_NORM_BACKWARD_SHORT: "rms_norm_backward_short" takes RmsNormBackwardParams;
     ROPE: "rope" takes RopeParams;
     GATED: "gated" takes GatedParams;
     GATED_BACKWARD: "gated_backward" takes GatedBackwardParams;

@@ -1,16 +1,20 @@
 //! Operations on rows: moving them, norms, rotary embedding.
 
 use super::params::{
-    DTYPE_F32, GATHER_ROWS, GatherParams, RMS_NORM, RMS_NORM_BACKWARD, ROPE, RmsNormBackwardParams,
-    RmsNormParams, RopeParams,
+    DTYPE_F32, GATHER_ROWS, GatherParams, Kernel, RMS_NORM, RMS_NORM_BACKWARD,
+    RMS_NORM_BACKWARD_SHORT, RMS_NORM_SHORT, ROPE, RmsNormBackwardParams, RmsNormParams,
+    RopeParams,
 };
 use super::{Cuda, CudaBuffer, elementwise};
 use crate::check::Op;
 use crate::ops::{RmsNorm, Rope, RopeTable};
 use crate::{Backend, Buffer, Error, HostSlice, MemoryKind, Result};
 
-/// Threads that work on a row.
+/// Threads that work on a row, and rows of a block where a warp works on each.
 const THREADS: u32 = 256;
+const SHORT_ROWS: usize = 8;
+/// Elements of a row that one warp holds.
+const SHORT: usize = 512;
 
 pub(super) fn download(cuda: &Cuda, buffer: &CudaBuffer) -> Result<Vec<f32>> {
     let tensor = Op("download").tensor("buffer", buffer, buffer.len())?;
@@ -89,7 +93,8 @@ pub(super) fn rms_norm(
         eps,
         reserved: 0,
     };
-    cuda.driver().launch(&RMS_NORM, &params, [rows, 1, 1], THREADS, 0)
+    let (kernel, blocks) = by_length(cols, rows, [RMS_NORM_SHORT, RMS_NORM]);
+    cuda.driver().launch(&kernel, &params, [blocks, 1, 1], THREADS, 0)
 }
 
 /// Of `[x, weight, inv_rms, dy]`.
@@ -114,7 +119,13 @@ pub(super) fn rms_norm_backward(
         accumulate: accumulate.into(),
         reserved: 0,
     };
-    cuda.driver().launch(&RMS_NORM_BACKWARD, &params, [rows, 1, 1], THREADS, 0)
+    let (kernel, blocks) = by_length(cols, rows, [RMS_NORM_BACKWARD_SHORT, RMS_NORM_BACKWARD]);
+    cuda.driver().launch(&kernel, &params, [blocks, 1, 1], THREADS, 0)
+}
+
+/// The kernel for short or for long rows, and its blocks.
+fn by_length<P>(cols: usize, rows: usize, [short, long]: [Kernel<P>; 2]) -> (Kernel<P>, usize) {
+    if cols <= SHORT { (short, rows.div_ceil(SHORT_ROWS)) } else { (long, rows) }
 }
 
 pub(super) fn rope(

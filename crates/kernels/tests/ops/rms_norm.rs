@@ -4,7 +4,19 @@ use kernels::{Backend, DType, reference};
 use crate::support::{FLOATS, Host, assert_close, output};
 
 pub(crate) fn shapes() -> impl Iterator<Item = RmsNorm> {
-    let shapes = [(0, 5), (1, 1), (1, 576), (3, 7), (17, 100), (3, 9_001), (130, 65)];
+    let shapes = [
+        (0, 5),
+        (1, 1),
+        (1, 576),
+        (3, 7),
+        (17, 100),
+        (19, 128),
+        (9, 512),
+        (3, 4_104),
+        (2, 8_200),
+        (3, 9_001),
+        (130, 65),
+    ];
     shapes.into_iter().map(|(rows, cols)| RmsNorm { rows, cols, eps: 1e-5 })
 }
 

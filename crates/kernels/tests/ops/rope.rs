@@ -11,7 +11,9 @@ pub(crate) fn table(positions: usize, half: usize) -> (Host, Host) {
 }
 
 pub(crate) fn check_rope<K: Backend>(k: &K, dtype: DType) {
-    for (tokens, heads, head_dim) in [(0, 1, 2), (1, 1, 2), (3, 5, 6), (17, 3, 64), (50, 2, 10)] {
+    for (tokens, heads, head_dim) in
+        [(0, 1, 2), (1, 1, 2), (3, 5, 6), (17, 3, 64), (50, 2, 10), (7, 2, 48), (5, 3, 128)]
+    {
         let positions = 40;
         let (cos, sin) = table(positions, head_dim / 2);
         let rope_table = RopeTable { cos: cos.upload(k), sin: sin.upload(k), positions };
