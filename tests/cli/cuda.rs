@@ -58,11 +58,12 @@ fn twenty_steps_of_every_architecture_follow_the_processor() {
 fn a_run_gives_the_same_bytes_again() {
     let w = Workspace::new();
     let adapter = |output: &str, more: &[&str]| {
-        let precision = ["--device", "cuda", "--set", "train.precision=bf16"];
-        stdout(&w.train(output, &[&precision[..], more].concat()));
+        stdout(&w.train(output, &[&["--device", "cuda"], more].concat()));
         fs::read(w.path(output).join("adapter/adapter_model.safetensors")).unwrap()
     };
     let first = adapter("first", &[]);
+    let recipe = fs::read_to_string(w.path("first/recipe.toml")).unwrap();
+    assert!(recipe.contains("precision = \"bf16\""), "what a card is made for: {recipe}");
     assert!(adapter("again", &[]) == first);
     assert!(adapter("recomputed", &["--set", "train.gradient_checkpointing=true"]) == first);
 }
@@ -74,7 +75,7 @@ fn answers_are_those_of_the_processor() {
     let (model, adapter) = (w.arg("model"), w.arg("out/adapter"));
     let answer = |device: &str| {
         let args = ["generate", "--model", &model, "--adapter", &adapter, "--prompt", "a red"];
-        let more = ["--max-new-tokens", "24", "--device", device];
+        let more = ["--max-new-tokens", "24", "--precision", "f32", "--device", device];
         stdout(&run(&[&args[..], &more].concat()))
     };
     assert_eq!(answer("cuda"), answer("cpu"));

@@ -18,6 +18,10 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// A frozen 4-bit weight in the layout this backend multiplies from.
     type QuantizedWeight: std::fmt::Debug + Send + Sync;
 
+    /// Float type of activations that this backend is made for: what to train in where nobody asks
+    /// for another.
+    const ACTIVATIONS: DType;
+
     /// Live and peak bytes of all buffers and quantised weights.
     fn memory(&self) -> MemoryUsage;
     /// Allocates `len` elements of unspecified content.

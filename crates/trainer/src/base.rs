@@ -156,7 +156,7 @@ pub struct ModelArgs {
     #[arg(long)]
     no_double_quant: bool,
     /// Number type of activations.
-    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
     precision: Precision,
     /// Where it runs: auto, cpu, cuda or cuda:N.
     #[arg(long, value_name = "DEVICE", default_value_t)]
@@ -194,7 +194,7 @@ impl ModelArgs {
     pub fn load<K: Backend>(&self, backend: &K, base: Base) -> Result<Loaded<K>> {
         let decoder = base.load(backend, self.quantization())?;
         let adapter = self.adapter.as_ref().map(|dir| Adapter::load(&decoder, dir)).transpose()?;
-        Ok(Loaded { base, decoder, adapter, precision: self.precision.into() })
+        Ok(Loaded { base, decoder, adapter, precision: self.precision.on::<K>() })
     }
 
     fn quantization(&self) -> Quantization {

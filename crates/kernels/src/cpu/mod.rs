@@ -76,6 +76,7 @@ impl DerefMut for F32Scratch {
 impl Backend for Cpu {
     type Buffer = CpuBuffer;
     type QuantizedWeight = CpuQuantizedWeight;
+    const ACTIVATIONS: DType = DType::F32;
 
     fn memory(&self) -> MemoryUsage {
         self.shared.ledger.usage()

@@ -69,6 +69,7 @@ impl Cuda {
 impl Backend for Cuda {
     type Buffer = CudaBuffer;
     type QuantizedWeight = CudaQuantizedWeight;
+    const ACTIVATIONS: DType = DType::Bf16;
 
     fn memory(&self) -> MemoryUsage {
         self.memory.ledger.usage()

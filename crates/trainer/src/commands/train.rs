@@ -97,10 +97,17 @@ impl Task for Fit<'_> {
         let adapter = adapter(recipe, &decoder)?;
         let (trainable, all) = (adapter.params().numel(), base.parameters());
         say(&crate::base::trainable_line(trainable, all));
-        output.start(recipe)?;
+        output.start(&resolved::<K>(recipe))?;
         let summary = sft::train(recipe, &decoder, adapter, &train, eval.as_ref(), output)?;
         Ok((summary, backend.memory()))
     }
+}
+
+/// The recipe with what the backend settles.
+fn resolved<K: Backend>(recipe: &Recipe) -> Recipe {
+    let mut recipe = recipe.clone();
+    recipe.train.precision = recipe.train.precision.resolve::<K>();
+    recipe
 }
 
 /// Rows to learn and rows to judge by.
@@ -220,8 +227,9 @@ fn try_it(recipe: &Recipe, format: Format, adapter: &Path) -> String {
     if !double_quant {
         command.push_str(" --no-double-quant");
     }
-    if recipe.train.precision == Precision::Bf16 {
-        command.push_str(" --precision bf16");
+    if recipe.train.precision != Precision::Auto {
+        let name = recipe.train.precision.to_possible_value().expect("all are on the command line");
+        write!(command, " --precision {}", name.get_name()).expect("strings take everything");
     }
     if format == Format::Completion && recipe.data.prompt_format == PromptFormat::Plain {
         command.push_str(" --raw");

@@ -32,6 +32,7 @@ use std::path::PathBuf;
 
 use data::rows::Format;
 use data::{HeldOut, Overlength, PromptFormat};
+use kernels::{Backend, DType};
 use models::LoraConfig;
 use nf4::{QuantConfig, QuantType};
 use serde::{Deserialize, Serialize};
@@ -246,7 +247,7 @@ impl Default for TrainSection {
             adam_epsilon: 1e-8,
             max_grad_norm: 1.0,
             seed: 42,
-            precision: Precision::F32,
+            precision: Precision::Auto,
             gradient_checkpointing: false,
             eval_steps: None,
             logging_steps: 10,
@@ -271,18 +272,30 @@ pub enum Scheduler {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 32-bit floats.
+    /// `bf16` on a card, `f32` on the processor.
     #[default]
+    Auto,
+    /// 32-bit floats.
     F32,
     /// Brain floats inside the layers; residual stream, losses, gradients and optimizer in f32.
     Bf16,
 }
 
-impl From<Precision> for autograd::Precision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::F32 => Self::F32,
-            Precision::Bf16 => Self::BF16,
+impl Precision {
+    /// `Auto` settled for the backend.
+    pub fn resolve<K: Backend>(self) -> Self {
+        match self {
+            Self::Auto if K::ACTIVATIONS == DType::Bf16 => Self::Bf16,
+            Self::Auto => Self::F32,
+            given => given,
+        }
+    }
+
+    /// What the tape is told.
+    pub fn on<K: Backend>(self) -> autograd::Precision {
+        match self.resolve::<K>() {
+            Self::Bf16 => autograd::Precision::BF16,
+            Self::Auto | Self::F32 => autograd::Precision::F32,
         }
     }
 }

@@ -7,7 +7,7 @@ use data::Dataset;
 use kernels::Backend;
 use models::decoder::{Adapter, Decoder};
 
-use super::{Evaluation, Output, Plan, SftTrainer, StepOutcome, evaluate};
+use super::{Evaluation, Output, Plan, SftTrainer, StepOutcome, StepSettings, evaluate};
 use crate::metrics::{EvalRow, MetricsWriter, Row, StepRow, peak_rss_bytes};
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -45,7 +45,7 @@ pub fn train<K: Backend>(
 ) -> Result<Summary> {
     let plan = Plan::new(&recipe.train, &recipe.data, train_set.examples.len());
     let schedule = Schedule::new(&recipe.train, plan.total_steps());
-    let settings = (&recipe.train).into();
+    let settings = StepSettings::new::<K>(&recipe.train);
     let progress = Progress::new("step", plan.total_steps(), recipe.train.logging_steps);
     let mut run = Run {
         recipe,
@@ -165,7 +165,7 @@ impl<K: Backend> Run<'_, K> {
             Some(self.trainer.adapter()),
             eval_set,
             train.batch_size,
-            train.precision.into(),
+            train.precision.on::<K>(),
             |_| (),
         )?;
         let (loss, perplexity) = (evaluation.loss, evaluation.perplexity());

@@ -19,8 +19,9 @@ pub struct StepSettings {
     dropout_key: u64,
 }
 
-impl From<&TrainSection> for StepSettings {
-    fn from(train: &TrainSection) -> Self {
+impl StepSettings {
+    /// What `train` asks for on backend `K`.
+    pub fn new<K: Backend>(train: &TrainSection) -> Self {
         Self {
             optimizer: AdamWConfig {
                 beta1: train.adam_beta1 as f32,
@@ -28,7 +29,7 @@ impl From<&TrainSection> for StepSettings {
                 eps: train.adam_epsilon as f32,
                 weight_decay: train.weight_decay as f32,
             },
-            precision: train.precision.into(),
+            precision: train.precision.on::<K>(),
             recompute: if train.gradient_checkpointing {
                 Recompute::Layers
             } else {
