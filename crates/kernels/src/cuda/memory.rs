@@ -70,9 +70,9 @@ impl Memory {
             }
         }
         self.give_back(arena)?;
-        let address = self.driver.allocate(bytes)?;
-        address.into_iter().for_each(|address| arena.grow(address, bytes));
-        Ok(address.is_some())
+        let Some(address) = self.driver.allocate(bytes)? else { return Ok(false) };
+        arena.grow(address, bytes);
+        Ok(true)
     }
 
     /// Gives the chunks that nothing uses back to the driver.
@@ -81,7 +81,9 @@ impl Memory {
         if !idle.is_empty() {
             self.driver.synchronize("waiting before memory is freed")?;
         }
-        idle.into_iter().for_each(|address| self.driver.free(address));
+        for address in idle {
+            self.driver.free(address);
+        }
         Ok(())
     }
 

@@ -63,7 +63,8 @@ fn family(product: &MatmulParams) -> Option<&'static Family> {
         && product.alpha == 1.0
         && n.max(k).max(a.row).max(product.out_stride) < 1 << 22
         && n * k / 64 < 1 << 30
-        && product.m < 1 << 31;
+        && product.m < 1 << 31
+        && product.m.max(n) * product.extra_k < 1 << 31;
     takes.then_some(family)
 }
 
@@ -152,7 +153,8 @@ fn split(
         rank: rank as u32,
         width: width as u32,
     };
-    let blocks = (m.max(n) as usize * width).div_ceil(THREADS as usize).min(SPLIT_BLOCKS);
+    let values = m.max(n) as usize * rank as usize;
+    let blocks = values.div_ceil(THREADS as usize).min(SPLIT_BLOCKS);
     cuda.driver().launch(&SPLIT, &split, [blocks, 2, 1], THREADS, 0)?;
     (params.extra_a, params.extra_b, params.extra_k) = (a.address(), b.address(), width as u32);
     Ok(Some([a, b]))
