@@ -112,7 +112,7 @@ fn nf4_bytes_of_all_linears() {
 
 fn dense() -> Decoder<Cpu> {
     let checkpoint = Checkpoint::open(&gguf()).unwrap();
-    let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
+    let options = LoadOptions { format: BaseFormat::Dense, narrow: false, progress: &|_, _| () };
     Decoder::load(&Cpu::new(), checkpoint.source(), checkpoint.config(), &options).unwrap()
 }
 

@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let ids: Vec<u32> = ids.split(',').map(str::parse).collect::<Result<_, _>>()?;
     let checkpoint = Checkpoint::open(Path::new(model))?;
-    let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
+    let options = LoadOptions { format: BaseFormat::Dense, narrow: false, progress: &|_, _| () };
     let decoder = Decoder::load(&Cpu::new(), checkpoint.source(), checkpoint.config(), &options)?;
     let adapter = match adapter.as_str() {
         "-" => None,

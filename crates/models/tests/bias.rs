@@ -86,7 +86,8 @@ fn biases_shift_the_residual_stream() {
     let load = |source: &Changed<'_>, bias: bool| {
         let mut config = config.clone();
         (config.qkv_bias, config.o_bias, config.mlp_bias) = (bias, bias, bias);
-        let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
+        let options =
+            LoadOptions { format: BaseFormat::Dense, narrow: false, progress: &|_, _| () };
         Decoder::load(&Cpu::new(), source, &config, &options).unwrap()
     };
     let rows = Rows::all_trained(vec![(3..20).collect()]);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use data::{ChatTemplate, Encoder, SpecialTokens};
-use kernels::Backend;
+use kernels::{Backend, DType};
 use models::ModelConfig;
 use models::decoder::{Adapter, BaseFormat, Decoder, LoadOptions};
 use models::tokenizer::Tokenizer;
@@ -89,12 +89,18 @@ impl Base {
         count_parameters(self.config())
     }
 
-    /// Reads the weights.
-    pub fn load<K: Backend>(&self, backend: &K, quantization: Quantization) -> Result<Decoder<K>> {
+    /// Reads the weights, for activations of `precision`.
+    pub fn load<K: Backend>(
+        &self,
+        backend: &K,
+        quantization: Quantization,
+        precision: Precision,
+    ) -> Result<Decoder<K>> {
         let source = self.checkpoint.source();
         let progress = Progress::new("loading", source.names().len(), 0);
         let options = LoadOptions {
             format: quantization.format()?,
+            narrow: K::ACTIVATIONS == DType::Bf16 && precision.resolve::<K>() == Precision::Bf16,
             progress: &|done, _| progress.set(done, String::new),
         };
         Ok(Decoder::load(backend, source, self.config(), &options)?)
@@ -192,7 +198,7 @@ impl ModelArgs {
 
     /// Reads weights and adapter.
     pub fn load<K: Backend>(&self, backend: &K, base: Base) -> Result<Loaded<K>> {
-        let decoder = base.load(backend, self.quantization())?;
+        let decoder = base.load(backend, self.quantization(), self.precision)?;
         let adapter = self.adapter.as_ref().map(|dir| Adapter::load(&decoder, dir)).transpose()?;
         Ok(Loaded { base, decoder, adapter, precision: self.precision.on::<K>() })
     }

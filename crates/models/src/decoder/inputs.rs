@@ -157,7 +157,8 @@ mod tests {
         let mut config = source.config().clone();
         config.rope.scaling = scaling;
         config.max_position_embeddings = context;
-        let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
+        let options =
+            LoadOptions { format: BaseFormat::Dense, narrow: false, progress: &|_, _| () };
         Decoder::load(&Cpu::new(), &source, &config, &options).unwrap()
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use autograd::{FrozenLinear, FrozenWeight};
+use half::bf16;
 use kernels::{Backend, HostSlice, MemoryKind};
 use nf4::QuantConfig;
 
@@ -22,6 +23,9 @@ pub enum BaseFormat {
 pub struct LoadOptions<'a> {
     /// How linears are held.
     pub format: BaseFormat,
+    /// Hold in bf16 what the checkpoint has in f32 or f16 and is not quantised - the head and the
+    /// embeddings - where the backend multiplies bf16 fastest.
+    pub narrow: bool,
     /// Called after each tensor with the number done and the number of all.
     pub progress: &'a dyn Fn(usize, usize),
 }
@@ -164,6 +168,14 @@ impl<'a, K: Backend> Loader<'a, K> {
 
     fn dense(&self, data: &HostData<'_>, kind: MemoryKind) -> Result<K::Buffer> {
         let slice = match data {
+            HostData::F32(x) if self.options.narrow => {
+                let narrow: Vec<bf16> = x.iter().map(|x| bf16::from_f32(*x)).collect();
+                return Ok(self.backend.upload(HostSlice::Bf16(&narrow), kind)?);
+            }
+            HostData::F16(x) if self.options.narrow => {
+                let narrow: Vec<bf16> = x.iter().map(|x| bf16::from_f32(x.to_f32())).collect();
+                return Ok(self.backend.upload(HostSlice::Bf16(&narrow), kind)?);
+            }
             HostData::F32(x) => HostSlice::F32(x),
             HostData::Bf16(x) => HostSlice::Bf16(x),
             HostData::F16(x) => {

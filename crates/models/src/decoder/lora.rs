@@ -150,7 +150,8 @@ mod tests {
     fn initial_values_are_not_the_draws_of_dropout_masks() {
         let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama");
         let source = Checkpoint::open(Path::new(model)).unwrap();
-        let options = LoadOptions { format: BaseFormat::Dense, progress: &|_, _| () };
+        let options =
+            LoadOptions { format: BaseFormat::Dense, narrow: false, progress: &|_, _| () };
         let decoder = Decoder::load(&Cpu::new(), &source, source.config(), &options).unwrap();
         let adapter = Adapter::init(&decoder, &LoraConfig::default(), 7).unwrap();
         for (index, (layer, p, lora)) in adapter.loras().enumerate() {

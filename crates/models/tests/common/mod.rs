@@ -129,7 +129,7 @@ pub(crate) fn load_with(
     let dir = fixture("models").join(model);
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let config = change(checkpoint.config().clone());
-    let options = LoadOptions { format, progress: &|_, _| () };
+    let options = LoadOptions { format, narrow: false, progress: &|_, _| () };
     Decoder::load(&Cpu::new(), checkpoint.source(), &config, &options).unwrap()
 }
 

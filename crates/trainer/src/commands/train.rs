@@ -93,7 +93,7 @@ impl Task for Fit<'_> {
 
     fn run<K: Backend>(self, backend: &K) -> Result<(Summary, MemoryUsage)> {
         let Self { recipe, output, base, train, eval, .. } = self;
-        let decoder = base.load(backend, self.quantization)?;
+        let decoder = base.load(backend, self.quantization, recipe.train.precision)?;
         let adapter = adapter(recipe, &decoder)?;
         let (trainable, all) = (adapter.params().numel(), base.parameters());
         say(&crate::base::trainable_line(trainable, all));

@@ -283,6 +283,7 @@ pub enum Precision {
 
 impl Precision {
     /// `Auto` settled for the backend.
+    #[must_use]
     pub fn resolve<K: Backend>(self) -> Self {
         match self {
             Self::Auto if K::ACTIVATIONS == DType::Bf16 => Self::Bf16,
