@@ -3,12 +3,16 @@
 
 #include "element.cuh"
 
-// Scale of a block. Product and sum round one after the other, as bitsandbytes' do.
-__device__ __forceinline__ float block_absmax(const BlockScales& s, uint64_t block) {
+// Scale of a block, by `map` where it is nested. Product and sum round one after the other, as bitsandbytes' do.
+__device__ __forceinline__ float block_absmax(const BlockScales& s, uint64_t block, const float* map) {
     const float* absmax = pointer<const float>(s.absmax);
     if (s.codes == 0) return absmax[block];
-    const float nested = pointer<const float>(s.map)[pointer<const uint8_t>(s.codes)[block]];
+    const float nested = map[pointer<const uint8_t>(s.codes)[block]];
     return __fadd_rn(__fmul_rn(nested, absmax[block >> s.log2_nested]), s.offset);
+}
+
+__device__ __forceinline__ float block_absmax(const BlockScales& s, uint64_t block) {
+    return block_absmax(s, block, pointer<const float>(s.map));
 }
 
 __device__ __forceinline__ float dequantize(const Tensor& x, const BlockScales& s, uint64_t i) {

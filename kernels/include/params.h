@@ -167,6 +167,22 @@ typedef struct {
     uint32_t reserved;
 } LoraParams;
 
+/* Most rows of x, and most warps of a block, of the products of few rows. */
+enum { MATVEC_ROWS = 8, MATVEC_WARPS = 8 };
+
+/* out[m, n] = x[m, k] . W[n, k]^T + extra_alpha . EA[m, extra_k] . EB[n, extra_k]^T + bias[n], for few rows m,
+ * summed in f32 and rounded once. Rows of x and W begin at multiples of 16 bytes: k is a multiple of 8, of
+ * 64 for nf4_matvec, whose blocks have at least 64 elements. */
+typedef struct {
+    Tensor x, weight, out;
+    Tensor bias; /* data 0: none */
+    Tensor extra_a, extra_b;
+    BlockScales scales;
+    uint32_t m, n, k, extra_k;
+    float extra_alpha;
+    uint32_t reserved;
+} MatvecParams;
+
 /* Element (i, j) of [outer, rank], `outer_step` * i + `rank_step` * j elements into its tensor. */
 typedef struct {
     Tensor from;

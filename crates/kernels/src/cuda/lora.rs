@@ -1,12 +1,12 @@
 //! The adapter's own products: activations by factors of a small rank.
 
-use super::Cuda;
 use super::matmul::{matmul, rows, size, transposed};
 use super::params::{
     DTYPE_BF16, DTYPE_F32, DropoutMask, Factor, Kernel, LORA_GRADIENT_16, LORA_GRADIENT_32,
     LORA_GRADIENT_64, LORA_SHRINK_16, LORA_SHRINK_32, LORA_SHRINK_64, LoraParams, MASK_A, MASK_B,
     MASK_NONE, MatmulParams, Tensor,
 };
+use super::{Cuda, matvec};
 use crate::Result;
 
 const THREADS: u32 = 256;
@@ -92,15 +92,19 @@ impl Activations {
         out: Tensor,
     ) -> Result<()> {
         let &Self { x, m, k, .. } = self;
+        let (col, row) = layout.steps(rank, k);
+        let b = Factor { tensor: factor, row, col };
+        let (masked, mask) = self.masked(MASK_A);
+        let product = MatmulParams { a: rows(x, k), b, out, masked, mask, ..size(m, rank, k) };
+        if matvec::run(cuda, &product)? {
+            return Ok(());
+        }
         if self.tiled(out) {
             let params = self.params(factor, out, rank, layout, 1.0);
             let kernels = [LORA_SHRINK_16, LORA_SHRINK_32, LORA_SHRINK_64];
             return launch(cuda, &kernels, &params, m.div_ceil(ROWS));
         }
-        let (col, row) = layout.steps(rank, k);
-        let b = Factor { tensor: factor, row, col };
-        let (masked, mask) = self.masked(MASK_A);
-        matmul(cuda, &MatmulParams { a: rows(x, k), b, out, masked, mask, ..size(m, rank, k) })
+        matmul(cuda, &product)
     }
 
     /// `out += alpha . small^T . x` for `small` `[m, rank]`.

@@ -1,7 +1,7 @@
 //! Matrix products of any two factors.
 
 use super::params::{Factor, MATMUL, MatmulParams, Tensor};
-use super::{Cuda, tile_matmul};
+use super::{Cuda, matvec, tile_matmul};
 use crate::Result;
 
 /// Rows and columns of a tile.
@@ -26,7 +26,10 @@ pub(super) fn size(m: usize, n: usize, k: usize) -> MatmulParams {
 
 /// Runs the product of activations with a frozen weight that `params` describes.
 pub(super) fn frozen(cuda: &Cuda, params: &MatmulParams) -> Result<()> {
-    if tile_matmul::run(cuda, params)? { Ok(()) } else { matmul(cuda, params) }
+    if matvec::run(cuda, params)? || tile_matmul::run(cuda, params)? {
+        return Ok(());
+    }
+    matmul(cuda, params)
 }
 
 /// Runs any product that `params` describes.

@@ -12,6 +12,7 @@ mod elementwise;
 mod linear;
 mod lora;
 mod matmul;
+mod matvec;
 mod memory;
 mod optimizer;
 mod params;

@@ -42,6 +42,10 @@ kernels! {
     GATED: "gated" takes GatedParams;
     GATED_BACKWARD: "gated_backward" takes GatedBackwardParams;
     MATMUL: "matmul" takes MatmulParams;
+    MATVEC_1: "matvec_1" takes MatvecParams;
+    MATVEC_4: "matvec_4" takes MatvecParams;
+    NF4_MATVEC_16: "nf4_matvec_16" takes MatvecParams;
+    NF4_MATVEC_32: "nf4_matvec_32" takes MatvecParams;
     NF4_MATMUL_64: "nf4_matmul_64" takes TileMatmulParams;
     NF4_MATMUL_128: "nf4_matmul_128" takes TileMatmulParams;
     NF4_MATMUL_BACKWARD_64: "nf4_matmul_backward_64" takes TileMatmulParams;

@@ -68,6 +68,11 @@ fn family(product: &MatmulParams) -> Option<&'static Family> {
     takes.then_some(family)
 }
 
+/// Whether `product` rounds a 4-bit weight to bf16.
+pub(super) fn rounds_weight(product: &MatmulParams) -> bool {
+    product.b.tensor.dtype == DTYPE_4BIT && family(product).is_some()
+}
+
 /// The weight is transposed: `x . W^T`.
 fn forward(product: &MatmulParams) -> bool {
     product.b.row == 1

@@ -102,6 +102,32 @@ fn tiled_cases() -> impl Iterator<Item = Case> {
     .map(|(shape, stored, bias, lora)| Case { shape, stored, bias, lora })
 }
 
+/// Up to nine rows, of which eight are the most that the kernels of few rows take: every stored format,
+/// outputs and depths at the ends of blocks and of warps' steps, odd ranks, dropout.
+fn few_rows_cases() -> impl Iterator<Item = Case> {
+    let shapes = [(1, 64), (17, 192), (70, 576), (515, 136), (33, 2112), (16, 40)];
+    let stored = [
+        (Stored::Dense(DType::F32), false, None),
+        (Stored::Dense(DType::F32), true, Some((3, 0.0))),
+        (Stored::Dense(DType::Bf16), true, Some((33, 0.0))),
+        (nf4(64, true), true, Some((5, 0.0))),
+        (nf4(64, false), false, Some((16, 0.0))),
+        (nf4(128, true), false, None),
+        (fp4(4096, false), true, Some((65, 0.0))),
+        (fp4(32, true), true, Some((1, 0.0))),
+        (nf4(64, true), true, Some((7, 0.2))),
+    ];
+    // More outputs than a device has multiprocessors, in blocks of 32.
+    let wide = ((4300, 192), (nf4(64, true), true, Some((3, 0.0))));
+    let cases = shapes.into_iter().flat_map(move |shape| stored.map(|stored| (shape, stored)));
+    cases.chain([wide]).enumerate().map(|(i, ((n, k), (stored, bias, lora)))| Case {
+        shape: (i % 9 + 1, n, k),
+        stored,
+        bias,
+        lora,
+    })
+}
+
 /// Operands of a case on the host.
 pub(crate) struct Operands {
     pub(crate) x: Host,
@@ -231,6 +257,27 @@ pub(crate) fn check_tiled_linear<K: Backend>(k: &K, dtype: DType) {
     for case in tiled_cases() {
         check_forward(k, case, dtype);
         check_backward(k, case, dtype);
+    }
+}
+
+pub(crate) fn check_linear_of_few_rows<K: Backend>(k: &K, dtype: DType) {
+    few_rows_cases().for_each(|case| check_forward(k, case, dtype));
+}
+
+/// A weight is rounded alike for few rows and for many, so that a sum of two weights is the same to the bit.
+pub(crate) fn check_few_rows_round_alike<K: Backend>(k: &K, dtype: DType) {
+    let (n, depth, stored) = (40, 192, nf4(64, true));
+    let difference = |m: usize| {
+        let case = Case { shape: (m, n, depth), stored, bias: false, lora: None };
+        let of = |i| [1.0, -1.0, 0.0][[0, 100].iter().position(|&at| i % depth == at).unwrap_or(2)];
+        let x = Host::new(dtype, (0..m * depth).map(of).collect()).upload(k);
+        let mut y = output(k, dtype, m * n);
+        k.linear(&Operands::new(case, dtype).upload(k).op(), &x, &mut y, None).unwrap();
+        k.download(&y).unwrap()
+    };
+    let many = difference(100);
+    for m in 1..=9 {
+        assert!(difference(m) == many[..m * n], "{m} rows");
     }
 }
 
