@@ -225,6 +225,18 @@ typedef struct {
     uint64_t lse, delta;
 } AttentionBackwardParams;
 
+/* One query a sequence, whose keys are cut into `splits` parts of `split_keys`, counted from the first that the
+ * query sees. With several, part s of row i of lse writes its sums to row i * splits + s of `sums`
+ * f32 [q_tokens * heads * splits, head_dim], their maximum and total to `totals` f32 [.., 2]. */
+typedef struct {
+    AttentionParams attention;
+    uint64_t sums, totals;
+    uint32_t splits, split_keys;
+} DecodeAttentionParams;
+
+/* Threads of a block of decode_attention, and the most queries that it takes. */
+enum { DECODE_THREADS = 128, DECODE_QUERIES = 8 };
+
 /* Softmax and cross-entropy of each row of logits, f32 [rows, vocab], `stride` elements apart, a multiple of 4;
  * token_loss[ids[row]] receives the loss. With `gradient`, grad_scale * (softmax - onehot) takes the row's place,
  * in that type and from the row's beginning on; behind it, zeros to the next multiple of 8 elements. */

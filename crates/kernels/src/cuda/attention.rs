@@ -1,4 +1,5 @@
-//! Attention by sequence: on tensor cores for bf16 and the usual head sizes, else one query at a time.
+//! Attention by sequence: on tensor cores for bf16 and the usual head sizes, else one query at a time;
+//! single queries by the kernels of `decode_attention`.
 
 use super::params::{
     ATTENTION_BACKWARD_KV, ATTENTION_BACKWARD_Q, ATTENTION_FORWARD, AttentionBackwardParams,
@@ -9,7 +10,7 @@ use super::params::{
     FLASH_ATTENTION_BACKWARD_Q_128, FLASH_ATTENTION_BACKWARD_Q_256, FLASH_ATTENTION_DELTA,
     FLASH_ROWS, Kernel, Tensor,
 };
-use super::{Cuda, CudaBuffer};
+use super::{Cuda, CudaBuffer, decode_attention};
 use crate::Result;
 use crate::check::{Bounds, Op, Sequence};
 use crate::ops::{Attention, AttentionGrads, Sequences};
@@ -185,6 +186,9 @@ pub(super) fn forward(
         o: name.tensor("o", o, checked.q_len)?,
         lse: name.single("lse", lse, checked.lse_len)?,
     };
+    if decode_attention::run(cuda, &params, &checked.sequences)? {
+        return Ok(());
+    }
     if let Some(flash) = Flash::find(&params.shape, &[params.q, params.k, params.v, params.o]) {
         let shared = checked.shared_bf16(FLASH_ROWS as usize + 2 * flash.forward_step);
         return cuda.driver().launch(

@@ -7,6 +7,7 @@
 mod attention;
 mod buffer;
 mod cross_entropy;
+mod decode_attention;
 mod driver;
 mod elementwise;
 mod linear;

@@ -77,6 +77,13 @@ kernels! {
     FLASH_ATTENTION_BACKWARD_KV_96: "flash_attention_backward_kv_96" takes AttentionBackwardParams;
     FLASH_ATTENTION_BACKWARD_KV_128: "flash_attention_backward_kv_128" takes AttentionBackwardParams;
     FLASH_ATTENTION_BACKWARD_KV_256: "flash_attention_backward_kv_256" takes AttentionBackwardParams;
+    DECODE_ATTENTION_BF16_1: "decode_attention_bf16_1" takes DecodeAttentionParams;
+    DECODE_ATTENTION_BF16_4: "decode_attention_bf16_4" takes DecodeAttentionParams;
+    DECODE_ATTENTION_BF16_8: "decode_attention_bf16_8" takes DecodeAttentionParams;
+    DECODE_ATTENTION_F32_1: "decode_attention_f32_1" takes DecodeAttentionParams;
+    DECODE_ATTENTION_F32_4: "decode_attention_f32_4" takes DecodeAttentionParams;
+    DECODE_ATTENTION_F32_8: "decode_attention_f32_8" takes DecodeAttentionParams;
+    DECODE_ATTENTION_COMBINE: "decode_attention_combine" takes DecodeAttentionParams;
     CROSS_ENTROPY: "cross_entropy" takes CrossEntropyParams;
     SQUARED_NORM: "squared_norm" takes SquaredNormParams;
     ADAMW: "adamw" takes AdamWParams;

@@ -91,6 +91,23 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// One query a sequence, as in generation: keys at the ends of parts and blocks, heads in groups, sequences
+/// without queries.
+fn decode_cases() -> Vec<Case> {
+    let lens = [(1, 1), (1, 600), (0, 5), (1, 63), (1, 130)];
+    vec![
+        Case::new((1, 1, 16), &[(1, 600)], None, None),
+        Case::new((3, 3, 64), &lens, None, None),
+        Case::new((6, 2, 80), &lens, None, None),
+        Case::new((8, 1, 128), &lens, None, None),
+        Case::new((3, 1, 256), &lens, Some(100), None),
+        Case::new((8, 1, 64), &lens, Some(65), Some(3.0)),
+        Case::new((2, 2, 80), &[(1, 64), (1, 65), (1, 128)], Some(1_000), Some(5.0)),
+        Case::new((18, 2, 8), &[(1, 257), (1, 2)], Some(3), None),
+        Case::new((64, 64, 24), &[(1, 129), (1, 20), (1, 70)], None, None),
+    ]
+}
+
 pub(crate) struct Operands {
     pub(crate) q: Host,
     pub(crate) k: Host,
@@ -170,9 +187,24 @@ pub(crate) fn check_attention<K: Backend>(k: &K, dtype: DType) {
     }
 }
 
+pub(crate) fn check_decode_attention<K: Backend>(k: &K, dtype: DType) {
+    for case in decode_cases() {
+        check_output(k, &case, &Operands::new(&case, dtype), dtype);
+    }
+}
+
 /// A query or key of no value shows in the outputs that depend on it, and in no others.
 pub(crate) fn check_attention_of_nan<K: Backend>(k: &K, dtype: DType) {
-    for case in cases().into_iter().filter(|case| case.q_tokens() > 2) {
+    check_nan(k, cases(), dtype);
+}
+
+/// The same of single queries.
+pub(crate) fn check_decode_attention_of_nan<K: Backend>(k: &K, dtype: DType) {
+    check_nan(k, decode_cases(), dtype);
+}
+
+fn check_nan<K: Backend>(k: &K, cases: Vec<Case>, dtype: DType) {
+    for case in cases.into_iter().filter(|case| case.q_tokens() > 2) {
         let poisoned = |dtype, values: Vec<f32>, at: usize| {
             let nan = |(i, x)| if i == at { f32::NAN } else { x };
             Host::new(dtype, values.into_iter().enumerate().map(nan).collect())
