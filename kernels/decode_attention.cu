@@ -31,14 +31,14 @@ __device__ __forceinline__ float rescale(float from, float to) {
 // Softmax so far of kQueries queries, and this lane's eight elements of the weighted sums of values.
 template <int kQueries>
 struct State {
-    float most[kQueries], total[kQueries], sum[kQueries][kEach];
+    float most[kQueries], total[kQueries], sum[kQueries][kVector];
 
     __device__ __forceinline__ State() {
 #pragma unroll
         for (int g = 0; g < kQueries; ++g) {
             most[g] = -CUDART_INF_F, total[g] = 0.0f;
 #pragma unroll
-            for (uint32_t i = 0; i < kEach; ++i) sum[g][i] = 0.0f;
+            for (uint32_t i = 0; i < kVector; ++i) sum[g][i] = 0.0f;
         }
     }
 
@@ -47,7 +47,7 @@ struct State {
         most[g] = to;
         total[g] *= factor;
 #pragma unroll
-        for (uint32_t i = 0; i < kEach; ++i) sum[g][i] *= factor;
+        for (uint32_t i = 0; i < kVector; ++i) sum[g][i] *= factor;
     }
 
     // Adds what the lane has that differs in bit `step`.
@@ -58,7 +58,7 @@ struct State {
             raise(g, fmaxf(most[g], other));
             total[g] += __shfl_xor_sync(0xffffffffu, total[g], step);
 #pragma unroll
-            for (uint32_t i = 0; i < kEach; ++i) sum[g][i] += __shfl_xor_sync(0xffffffffu, sum[g][i], step);
+            for (uint32_t i = 0; i < kVector; ++i) sum[g][i] += __shfl_xor_sync(0xffffffffu, sum[g][i], step);
         }
     }
 };
@@ -80,9 +80,9 @@ struct Place {
         begin = at.q_len == 0 ? at.k_len : first_key(s, at.k_len - 1) + blockIdx.z * p.split_keys;
         end = min(begin + p.split_keys, at.k_len);
         lanes = 1;
-        while (lanes * kEach < s.head_dim) lanes *= 2;
+        while (lanes * kVector < s.head_dim) lanes *= 2;
         vector = threadIdx.x % lanes;
-        whole = vector * kEach < s.head_dim;
+        whole = vector * kVector < s.head_dim;
     }
 };
 
@@ -91,11 +91,11 @@ __device__ __forceinline__ void accumulate(State<kQueries>& state, const Attenti
     constexpr int kAhead = kType == DTYPE_BF16 ? 4 : 2;
     const AttentionShape& s = p.shape;
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32, keys = 32 / place.lanes;
-    float query[kQueries][kEach] = {};
+    float query[kQueries][kVector] = {};
 #pragma unroll
     for (uint32_t g = 0; g < kQueries; ++g) {
         const uint64_t row = query_row(s, place.at.q_first, place.head + g);
-        if (place.whole && g < place.queries) load_eight(query[g], p.q, row + place.vector * kEach);
+        if (place.whole && g < place.queries) load_eight(query[g], p.q, row + place.vector * kVector);
     }
     for (uint32_t base = place.begin + warp * keys * kAhead; base < place.end; base += kWarps * keys * kAhead) {
         Eight<kType> key[kAhead], value[kAhead];
@@ -104,19 +104,19 @@ __device__ __forceinline__ void accumulate(State<kQueries>& state, const Attenti
         for (int u = 0; u < kAhead; ++u) {
             const uint32_t j = base + u * keys + lane / place.lanes;
             present[u] = j < place.end;
-            const uint64_t at = key_row(s, place.at.k_first + j, place.kv_head) + place.vector * kEach;
+            const uint64_t at = key_row(s, place.at.k_first + j, place.kv_head) + place.vector * kVector;
             if (present[u] && place.whole) key[u].fetch(p.k, at), value[u].fetch(p.v, at);
         }
         float weights[kAhead][kQueries];
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
-            float x[kEach];
+            float x[kVector];
             key[u].get(x);
 #pragma unroll
             for (int g = 0; g < kQueries; ++g) {
                 float product = 0.0f;
 #pragma unroll
-                for (uint32_t i = 0; i < kEach; ++i) product += query[g][i] * x[i];
+                for (uint32_t i = 0; i < kVector; ++i) product += query[g][i] * x[i];
                 weights[u][g] = product;
             }
         }
@@ -144,12 +144,12 @@ __device__ __forceinline__ void accumulate(State<kQueries>& state, const Attenti
         }
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
-            float x[kEach];
+            float x[kVector];
             value[u].get(x);
 #pragma unroll
             for (int g = 0; g < kQueries; ++g) {
 #pragma unroll
-                for (uint32_t i = 0; i < kEach; ++i) state.sum[g][i] += weights[u][g] * x[i];
+                for (uint32_t i = 0; i < kVector; ++i) state.sum[g][i] += weights[u][g] * x[i];
             }
         }
     }
@@ -196,7 +196,7 @@ __device__ __forceinline__ void decode_attention(const DecodeAttentionParams& p)
         for (int g = 0; g < kQueries; ++g) {
             const uint32_t part = warp * kQueries + g;
             const float* sum = state.sum[g];
-            float4* to = reinterpret_cast<float4*>(shared + part * s.head_dim + place.vector * kEach);
+            float4* to = reinterpret_cast<float4*>(shared + part * s.head_dim + place.vector * kVector);
             to[0] = make_float4(sum[0], sum[1], sum[2], sum[3]), to[1] = make_float4(sum[4], sum[5], sum[6], sum[7]);
             if (place.vector == 0) totals[part] = make_float2(state.most[g], state.total[g]);
         }

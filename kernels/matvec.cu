@@ -22,7 +22,7 @@ struct Weights {
     Eight<kType> eight;
 
     __device__ __forceinline__ void fetch(const MatvecParams& p, uint64_t at) { eight.fetch(p.weight, at); }
-    __device__ __forceinline__ void get(float (&to)[kEach], float) const { eight.get(to); }
+    __device__ __forceinline__ void get(float (&to)[kVector], float) const { eight.get(to); }
 };
 
 template <>
@@ -31,13 +31,13 @@ struct Weights<DTYPE_4BIT> {
     float scale = 0.0f;
 
     __device__ __forceinline__ void fetch(const MatvecParams& p, uint64_t at) {
-        codes = __ldcs(pointer<const uint32_t>(p.weight.data) + at / kEach);
+        codes = __ldcs(pointer<const uint32_t>(p.weight.data) + at / kVector);
         scale = block_absmax(p.scales, at >> p.scales.log2_block);
     }
     // `code` is that of number lane % 16; all lanes look up together.
-    __device__ __forceinline__ void get(float (&to)[kEach], float code) const {
+    __device__ __forceinline__ void get(float (&to)[kVector], float code) const {
 #pragma unroll
-        for (uint32_t i = 0; i < kEach; ++i) {
+        for (uint32_t i = 0; i < kVector; ++i) {
             const uint32_t shift = i / 2 * 8 + (i % 2 ? 0 : 4); // the first of a byte is its high half
             to[i] = __fmul_rn(__shfl_sync(0xffffffffu, code, codes >> shift, 16), scale);
         }
@@ -49,8 +49,8 @@ template <int kType, int kRows>
 __device__ __forceinline__ void multiply(float (&sum)[MATVEC_ROWS][kRows], const MatvecParams& p, uint32_t row) {
     const uint32_t lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const float code = p.scales.codebook[lane % 16];
-    for (uint32_t base = warp * 32 * kEach; base < p.k; base += blockDim.x * kEach) {
-        const uint32_t col = base + lane * kEach;
+    for (uint32_t base = warp * 32 * kVector; base < p.k; base += blockDim.x * kVector) {
+        const uint32_t col = base + lane * kVector;
         const bool present = col < p.k;
         Weights<kType> fetched[kRows];
 #pragma unroll
@@ -58,18 +58,18 @@ __device__ __forceinline__ void multiply(float (&sum)[MATVEC_ROWS][kRows], const
             // Rows past the end repeat the last: they give results that are not stored.
             if (present) fetched[r].fetch(p, uint64_t(min(row + r, p.n - 1)) * p.k + col);
         }
-        float weights[kRows][kEach];
+        float weights[kRows][kVector];
 #pragma unroll
         for (uint32_t r = 0; r < kRows; ++r) fetched[r].get(weights[r], code);
 #pragma unroll
         for (uint32_t m = 0; m < MATVEC_ROWS; ++m) {
             if (m >= p.m) break;
-            float x[kEach] = {};
+            float x[kVector] = {};
             if (present) load_eight(x, p.x, uint64_t(m) * p.k + col);
 #pragma unroll
             for (uint32_t r = 0; r < kRows; ++r) {
 #pragma unroll
-                for (uint32_t i = 0; i < kEach; ++i) sum[m][r] += x[i] * weights[r][i];
+                for (uint32_t i = 0; i < kVector; ++i) sum[m][r] += x[i] * weights[r][i];
             }
         }
     }

@@ -29,7 +29,19 @@ __device__ __forceinline__ uint32_t pack_bf16(float first, float second) {
     return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-constexpr int kVector = 8; // elements that a thread moves at a time
+constexpr uint32_t kVector = 8; // elements that a thread moves at a time
+
+__device__ __forceinline__ void widen(float* to, uint32_t pair) {
+    to[0] = __uint_as_float(pair << 16), to[1] = __uint_as_float(pair & 0xffff0000u);
+}
+
+__device__ __forceinline__ void widen(float (&to)[kVector], const uint4& x) {
+    widen(to, x.x), widen(to + 2, x.y), widen(to + 4, x.z), widen(to + 6, x.w);
+}
+
+__device__ __forceinline__ void widen(float (&to)[kVector], const float4& a, const float4& b) {
+    to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w, to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
+}
 
 // Up to eight neighbours from `i` on. Eight go in 16 bytes each where `i` is a multiple of eight; `whole` says that
 // it is, and that there are eight.
@@ -38,14 +50,10 @@ __device__ __forceinline__ void load_vector(float (&to)[kVector], const Tensor& 
 #pragma unroll
         for (int e = 0; e < kVector; ++e) to[e] = e < count ? load(x, i + e) : 0.0f;
     } else if (x.dtype == DTYPE_BF16) {
-        const uint4 words = *reinterpret_cast<const uint4*>(pointer<const __nv_bfloat16>(x.data) + i);
-        const uint32_t pairs[] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-        for (int e = 0; e < kVector; ++e) to[e] = __uint_as_float(e % 2 ? pairs[e / 2] & 0xffff0000u : pairs[e / 2] << 16);
+        widen(to, *reinterpret_cast<const uint4*>(pointer<const __nv_bfloat16>(x.data) + i));
     } else {
         const float4* from = reinterpret_cast<const float4*>(pointer<const float>(x.data) + i);
-        const float4 a = from[0], b = from[1];
-        to[0] = a.x, to[1] = a.y, to[2] = a.z, to[3] = a.w, to[4] = b.x, to[5] = b.y, to[6] = b.z, to[7] = b.w;
+        widen(to, from[0], from[1]);
     }
 }
 
