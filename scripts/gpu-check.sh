@@ -27,7 +27,8 @@ make_binaries() {
     CUDA_HOME=$(scripts/setup-cuda.sh)
     export CUDA_HOME
     cargo build --release --features cuda --bin qlora-train
-    cp "${CARGO_TARGET_DIR:-target}/release/qlora-train" "$1/"
+    cargo build --release --features cuda -p trainer --example step
+    cp "${CARGO_TARGET_DIR:-target}"/release/{qlora-train,examples/step} "$1/"
     local ops
     ops=$(cargo test --release -p kernels --features cuda --test ops --no-run --message-format=json |
         sed -n 's/.*"executable":"\([^"]*\/ops-[^"]*\)".*/\1/p')
@@ -85,7 +86,23 @@ for device in cuda cpu; do
     trained+=", \"$device\": {\"tokens_per_second\": ${speed:-null}, \"peak_gb\": ${peak:-null}, \"first_losses\": [$losses]}"
 done
 
+echo "== steps of random weights"
+shapes="llama-3.2-1b llama-3.1-8b" batch=4x1024 steps=3
+[ -z "$small" ] || { shapes=tiny batch=1x16 steps=1; }
+costs=
+for shape in $shapes; do
+    for recompute in "" --recompute; do
+        # What a card has no room for is no failure.
+        cost=$(timeout 120 "$binaries/step" "$shape" cuda $batch $steps $recompute 2>"$work/step.txt") || {
+            grep -q 'out of memory' "$work/step.txt" || { status=failed; cat "$work/step.txt" >&2; }
+            cost="{\"shape\": \"$shape\", \"recompute\": $([ -n "$recompute" ] && echo true || echo false), \"tokens_per_second\": null}"
+        }
+        echo "$cost"
+        costs+="${costs:+, }$cost"
+    done
+done
+
 escaped=$(sed -n 's/^cuda:0 *//p' "$work/device" | sed 's/["\\]/\\&/g')
-printf '{"device": "%s", "status": "%s", "kernels": {%s}%s}\n' "$escaped" "$status" "$counts" "$trained" >gpu-check.json
+printf '{"device": "%s", "status": "%s", "kernels": {%s}%s, "steps": [%s]}\n' "$escaped" "$status" "$counts" "$trained" "$costs" >gpu-check.json
 echo "== $status; gpu-check.json"
 [ $status = passed ]
