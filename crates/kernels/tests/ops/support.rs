@@ -67,8 +67,9 @@ pub(crate) fn output<K: Backend>(k: &K, dtype: DType, len: usize) -> K::Buffer {
 const FLOOR: f64 = 8.0 / 16_777_216.0;
 
 /// The same where bf16 activations meet f32 factors: tensor cores take these as sums of two bf16
-/// values, which hold 2^-17 of them, while an activation itself is known to 2^-9.
-const FLOOR_OF_BF16: f64 = 1.0 / 131_072.0;
+/// values, which miss 2^-18 of them - of every term, so more of a sum that cancels - while an
+/// activation itself is known to 2^-9.
+const FLOOR_OF_BF16: f64 = 1.0 / 65_536.0;
 
 /// A backend may be three times as far from the truth as the naive implementation of the same
 /// dtype, in the largest deviation of any element.
