@@ -152,6 +152,13 @@ enum {
     DENSE_MATMUL_SHARED_64 = 73728
 };
 
+/* out bf16 [len] = a 4-bit weight; len is a multiple of 8. */
+typedef struct {
+    uint64_t packed, out;
+    BlockScales scales;
+    uint64_t len;
+} DequantizeParams;
+
 /* An adapter's product with bf16 `x` [m, k], k a multiple of 8. lora_shrink: out[m, j] = alpha . sum over i of
  * x[m, i] . factor(j, i), f32 [m, rank]. lora_gradient: out(j, i) += alpha . sum over m of factor[m, j] . x[m, i],
  * with `factor` [m, rank]. Element (j, i) lies rank_step * j + k_step * i elements into its tensor. `masked` drops

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::support::{Workspace, run, stdout};
+use crate::support::{Workspace, run, run_with, stdout};
 
 const ARCHITECTURES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 
@@ -79,6 +79,31 @@ fn answers_are_those_of_the_processor() {
         stdout(&run(&[&args[..], &more].concat()))
     };
     assert_eq!(answer("cuda"), answer("cpu"));
+}
+
+#[test]
+fn what_autotune_measures_is_kept_and_changes_no_result() {
+    let w = Workspace::new();
+    let cache = w.arg("cache");
+    let kept = [("XDG_CACHE_HOME", cache.as_str())];
+    let adapter = |output: &str| {
+        stdout(&w.train_with(output, &["--device", "cuda", "--set", "train.max_steps=2"], &kept));
+        fs::read(w.path(output).join("adapter/adapter_model.safetensors")).unwrap()
+    };
+    let before = adapter("before");
+    let tune = ["autotune", "--model", &w.arg("model"), "--max-tokens", "32", "--device", "cuda"];
+    let text = stdout(&run_with(&tune, &kept));
+    let path = text.lines().last().unwrap().strip_prefix("kept in ").unwrap();
+    let routes = fs::read_to_string(path).unwrap();
+    assert!(routes.contains("\"n\": 128") && routes.contains("\"rows\": 32"), "{routes}");
+    fs::write(path, routes.replace("fused", "dequantized")).unwrap();
+    assert!(adapter("after") == before);
+
+    fs::write(path, "{").unwrap();
+    let damaged =
+        w.train_with("damaged", &["--device", "cuda", "--set", "train.max_steps=1"], &kept);
+    let warning = String::from_utf8_lossy(&damaged.stderr).into_owned();
+    assert!(damaged.status.success() && warning.contains("autotune"), "{warning}");
 }
 
 #[test]

@@ -25,7 +25,9 @@ pub use backend::Backend;
 pub use buffer::{Buffer, DType, HostSlice};
 pub use cpu::{Cpu, CpuBuffer, CpuQuantizedWeight};
 #[cfg(feature = "cuda")]
-pub use cuda::{Cuda, CudaBuffer, CudaQuantizedWeight, DeviceInfo};
+pub use cuda::{
+    Cuda, CudaBuffer, CudaQuantizedWeight, DeviceInfo, Route, RouteEntry, RouteTiming, Routes,
+};
 pub use error::{Error, Result};
 pub use memory::{MemoryKind, MemoryLedger, MemoryUsage};
 pub use philox::Philox;

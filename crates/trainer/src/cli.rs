@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{demo_data, device, eval, generate, inspect, quantize, train};
+use crate::commands::{autotune, demo_data, device, eval, generate, inspect, quantize, train};
 
 /// Fine-tune 4-bit language models with LoRA: one native binary, no Python.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Say what this binary can run on.
     Device(device::Args),
+    /// Measure on a card how to multiply by a model's 4-bit weights fastest, and keep to it from then on.
+    Autotune(autotune::Args),
     /// Write the demonstration data set.
     DemoData(demo_data::Args),
 }
@@ -57,6 +59,7 @@ impl Cli {
             Command::Eval(args) => eval::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Device(args) => device::run(&args),
+            Command::Autotune(args) => autotune::run(&args),
             Command::DemoData(args) => demo_data::run(&args),
         }
     }

@@ -74,7 +74,9 @@ impl Device {
 
 #[cfg(feature = "cuda")]
 fn on_cuda<T: Task>(number: usize, task: T) -> Result<T::Output> {
-    task.run(&kernels::Cuda::new(number)?)
+    let cuda = kernels::Cuda::new(number)?;
+    let routes = crate::tuning::read(&cuda.info()?.name);
+    task.run(&cuda.with_routes(routes))
 }
 
 #[cfg(not(feature = "cuda"))]

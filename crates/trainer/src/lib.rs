@@ -13,6 +13,8 @@ mod progress;
 pub mod recipe;
 pub mod schedule;
 pub mod sft;
+#[cfg(feature = "cuda")]
+pub mod tuning;
 
 pub use cli::Cli;
 pub use error::{UsageError, describe, exit_code, is_broken_pipe};

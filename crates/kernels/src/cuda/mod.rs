@@ -17,6 +17,7 @@ mod matvec;
 mod memory;
 mod optimizer;
 mod params;
+mod routes;
 mod rows;
 mod tile_matmul;
 mod weight;
@@ -33,12 +34,14 @@ use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
 
 pub use self::buffer::CudaBuffer;
 pub use self::driver::DeviceInfo;
+pub use self::routes::{Route, RouteEntry, RouteTiming, Routes};
 pub use self::weight::CudaQuantizedWeight;
 
 /// A card. Clones share its stream, memory and ledger.
 #[derive(Debug, Clone)]
 pub struct Cuda {
     memory: Arc<Memory>,
+    routes: Arc<Routes>,
 }
 
 impl Cuda {
@@ -46,7 +49,14 @@ impl Cuda {
     ///
     /// Errors when there is no driver, no such device, or one that is too old.
     pub fn new(ordinal: usize) -> Result<Self> {
-        Ok(Self { memory: Arc::new(Memory::new(Driver::new(ordinal)?)) })
+        let memory = Arc::new(Memory::new(Driver::new(ordinal)?));
+        Ok(Self { memory, routes: Arc::default() })
+    }
+
+    /// The same device, with products of 4-bit weights as `routes` says. Results do not depend on them.
+    #[must_use]
+    pub fn with_routes(self, routes: Routes) -> Self {
+        Self { routes: Arc::new(routes), ..self }
     }
 
     /// Number of devices that the driver shows.

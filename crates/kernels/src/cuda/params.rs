@@ -54,6 +54,7 @@ kernels! {
     DENSE_MATMUL_128: "dense_matmul_128" takes TileMatmulParams;
     DENSE_MATMUL_BACKWARD_64: "dense_matmul_backward_64" takes TileMatmulParams;
     DENSE_MATMUL_BACKWARD_128: "dense_matmul_backward_128" takes TileMatmulParams;
+    DEQUANTIZE: "dequantize" takes DequantizeParams;
     LORA_SHRINK_16: "lora_shrink_16" takes LoraParams;
     LORA_SHRINK_32: "lora_shrink_32" takes LoraParams;
     LORA_SHRINK_64: "lora_shrink_64" takes LoraParams;

@@ -2,12 +2,12 @@
 
 use super::params::{
     DENSE_MATMUL_64, DENSE_MATMUL_128, DENSE_MATMUL_BACKWARD_64, DENSE_MATMUL_BACKWARD_128,
-    DENSE_MATMUL_SHARED_64, DENSE_MATMUL_SHARED_128, DTYPE_4BIT, DTYPE_BF16, Factor, Kernel,
-    MASK_EXTRA, MASK_NONE, MatmulParams, NF4_MATMUL_64, NF4_MATMUL_128, NF4_MATMUL_BACKWARD_64,
-    NF4_MATMUL_BACKWARD_128, NF4_MATMUL_SHARED_64, NF4_MATMUL_SHARED_128, SPLIT, SplitFactor,
-    SplitParams, TILE_MATMUL_COLS, TileMatmulParams,
+    DENSE_MATMUL_SHARED_64, DENSE_MATMUL_SHARED_128, DEQUANTIZE, DTYPE_4BIT, DTYPE_BF16,
+    DequantizeParams, Factor, Kernel, MASK_EXTRA, MASK_NONE, MatmulParams, NF4_MATMUL_64,
+    NF4_MATMUL_128, NF4_MATMUL_BACKWARD_64, NF4_MATMUL_BACKWARD_128, NF4_MATMUL_SHARED_64,
+    NF4_MATMUL_SHARED_128, SPLIT, SplitFactor, SplitParams, TILE_MATMUL_COLS, TileMatmulParams,
 };
-use super::{Cuda, CudaBuffer};
+use super::{Cuda, CudaBuffer, Route, elementwise};
 use crate::{Backend, DType, MemoryKind, Result};
 
 const THREADS: u32 = 256;
@@ -17,6 +17,9 @@ const STEP: usize = 16;
 const CHUNK: u64 = 8;
 /// Largest grid of `split`, whose blocks go on where the grid ends.
 const SPLIT_BLOCKS: usize = 1024;
+
+/// Most bytes of a weight in bf16, for which there is memory for a moment: an MLP's of a 30B model.
+const DEQUANTIZED: u64 = 320 << 20;
 
 /// The kernels for one kind of weight; pairs are forward and backward.
 struct Family {
@@ -78,14 +81,57 @@ fn forward(product: &MatmulParams) -> bool {
     product.b.row == 1
 }
 
+/// Rows and columns of the weight.
+fn weight_shape(product: &MatmulParams) -> (u64, u64) {
+    if forward(product) { (product.n, product.k) } else { (product.k, product.n) }
+}
+
 /// Runs `product` if it is one for the tensor-core kernels; says whether it was.
 ///
 /// Where rows of `a` are longer than the reduction, the elements up to its next multiple of 8 are zeros.
 pub(super) fn run(cuda: &Cuda, product: &MatmulParams) -> Result<bool> {
+    let (n, k) = weight_shape(product);
+    let m = product.m as usize;
+    run_by(cuda, product, cuda.routes.route(n as usize, k as usize, !forward(product), m))
+}
+
+/// Whether there is memory for the weight in bf16.
+pub(super) fn can_dequantize(product: &MatmulParams) -> bool {
+    2 * product.n * product.k <= DEQUANTIZED
+}
+
+/// [`run`], a 4-bit weight on `route` if it can be.
+pub(super) fn run_by(cuda: &Cuda, product: &MatmulParams, route: Route) -> Result<bool> {
     let Some(family) = family(product) else { return Ok(false) };
-    let forward = forward(product);
-    let (columns, reduction) = (product.n, product.k);
-    let (n, k) = if forward { (columns, reduction) } else { (reduction, columns) };
+    let packed = product.b.tensor.dtype == DTYPE_4BIT;
+    if !packed || route == Route::Fused || !can_dequantize(product) {
+        launch(cuda, family, product)?;
+        return Ok(true);
+    }
+    // Held until the product is submitted.
+    let weight = dequantize(cuda, product)?;
+    let b = Factor { tensor: weight.tensor(), ..product.b };
+    launch(cuda, &DENSE, &MatmulParams { b, ..*product })?;
+    Ok(true)
+}
+
+/// The 4-bit weight of `product` in bf16.
+fn dequantize(cuda: &Cuda, product: &MatmulParams) -> Result<CudaBuffer> {
+    let len = (product.n * product.k) as usize;
+    let weight = cuda.alloc(DType::Bf16, len, MemoryKind::Scratch)?;
+    let params = DequantizeParams {
+        packed: product.b.tensor.data,
+        out: weight.address(),
+        scales: product.scales,
+        len: len as u64,
+    };
+    cuda.driver().launch(&DEQUANTIZE, &params, elementwise::grid(len), THREADS, 0)?;
+    Ok(weight)
+}
+
+fn launch(cuda: &Cuda, family: &Family, product: &MatmulParams) -> Result<()> {
+    let (forward, columns) = (forward(product), product.n);
+    let (n, k) = weight_shape(product);
     let mut params = TileMatmulParams {
         x: product.a.tensor.data,
         weight: product.b.tensor.data,
@@ -120,7 +166,7 @@ pub(super) fn run(cuda: &Cuda, product: &MatmulParams) -> Result<bool> {
         let (grid, shared) = ([tiles + halved, 1, 1], family.shared_whole as usize);
         driver.launch(&family.whole[direction], &params, grid, THREADS, shared)?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// How many of the last tiles are done as two halves each: those of a last wave that leaves half of

@@ -12,6 +12,8 @@ mod memory;
 mod optimizer;
 mod rms_norm;
 mod rope;
+#[cfg(feature = "cuda")]
+mod routes;
 mod support;
 mod threads;
 

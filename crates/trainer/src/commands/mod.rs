@@ -1,5 +1,6 @@
 //! One module per subcommand.
 
+pub mod autotune;
 pub mod demo_data;
 pub mod device;
 pub mod eval;
