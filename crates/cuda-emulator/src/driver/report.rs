@@ -299,7 +299,7 @@ fn settings_json(settings: &Settings) -> Value {
         "fail": settings
             .fail
             .iter()
-            .map(|f| format!("{}:{}:{}", f.function, f.call, f.code))
+            .map(ToString::to_string)
             .collect::<Vec<_>>(),
     })
 }

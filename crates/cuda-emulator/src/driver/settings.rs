@@ -11,13 +11,13 @@
 //! | `CUDA_EMULATOR_STREAMS` | `eager`: at once; `lazy`: as late and as reordered as CUDA allows | `eager` |
 //! | `CUDA_EMULATOR_CHECKS` | `all`, `none`, or names; `-name` takes one away | `all` |
 //! | `CUDA_EMULATOR_MATRIX_ORDER` | `sequential`, `truncated` | `sequential` |
-//! | `CUDA_EMULATOR_FAIL` | `cuMemAllocAsync:17:2`: the 17th call returns error 2; several with commas | |
+//! | `CUDA_EMULATOR_FAIL` | `cuMemAllocAsync:17:2`: the 17th call returns error 2; `17-`: it and all later ones; several with commas | |
 //! | `CUDA_EMULATOR_REPORT` | path of a JSON report | |
 //! | `CUDA_EMULATOR_TABLE` | `1`: print a table of kernels at exit | `0` |
 //! | `CUDA_EMULATOR_LOG` | `1`: print every call | `0` |
 //! | `CUDA_EMULATOR_EXIT_CODE` | exit code of the process if there were findings | |
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use crate::{
     exec::{self, CheckSet, MatrixOrder},
@@ -32,8 +32,24 @@ pub(crate) struct Failure {
     pub(crate) function: String,
     /// Which of its calls, from 1.
     pub(crate) call: u64,
+    /// Whether all later ones fail too.
+    pub(crate) onwards: bool,
     /// What it returns.
     pub(crate) code: u32,
+}
+
+impl Failure {
+    /// Whether this call of that function fails.
+    pub(crate) fn hits(&self, function: &str, call: u64) -> bool {
+        self.function == function && (call == self.call || self.onwards && call > self.call)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { function, call, onwards, code } = self;
+        write!(f, "{function}:{call}{}:{code}", if *onwards { "-" } else { "" })
+    }
 }
 
 /// Everything that the environment sets.
@@ -138,7 +154,7 @@ impl Settings {
                     .split(',')
                     .map(parse_failure)
                     .collect::<Option<_>>()
-                    .ok_or("name:call:code, calls counted from 1")?;
+                    .ok_or("name:call:code or name:call-:code, calls counted from 1")?;
             }
             "REPORT" if value.is_empty() => return Err("a path".into()),
             "REPORT" => self.report = Some(PathBuf::from(value)),
@@ -187,9 +203,12 @@ fn parse_version(value: &str) -> Option<u32> {
 
 fn parse_failure(text: &str) -> Option<Failure> {
     let mut parts = text.trim().split(':');
+    let function = parts.next().filter(|name| name.starts_with("cu"))?.to_owned();
+    let call = parts.next()?;
     let failure = Failure {
-        function: parts.next().filter(|name| name.starts_with("cu"))?.to_owned(),
-        call: parts.next()?.parse().ok().filter(|&call| call > 0)?,
+        function,
+        call: call.strip_suffix('-').unwrap_or(call).parse().ok().filter(|&call| call > 0)?,
+        onwards: call.ends_with('-'),
         code: parts.next()?.parse().ok().filter(|&code| code > 0)?,
     };
     parts.next().is_none().then_some(failure)
@@ -235,7 +254,7 @@ mod tests {
             ("BUDGET", "1000"),
             ("STREAMS", "lazy"),
             ("MATRIX_ORDER", "truncated"),
-            ("FAIL", "cuMemAllocAsync:17:2,cuLaunchKernel:1:719"),
+            ("FAIL", "cuMemAllocAsync:17:2,cuLaunchKernel:3-:719"),
             ("REPORT", "/tmp/report.json"),
             ("LOG", "1"),
             ("EXIT_CODE", "3"),
@@ -250,10 +269,14 @@ mod tests {
         assert!(settings.lazy && settings.log && !settings.table);
         assert_eq!(settings.run.matrix_order, MatrixOrder::Truncated);
         assert_eq!(settings.fail.len(), 2);
-        assert_eq!(
-            settings.fail[0],
-            Failure { function: "cuMemAllocAsync".into(), call: 17, code: 2 }
-        );
+        let [once, onwards] = &settings.fail[..] else { panic!("two failures") };
+        let hit = |failure: &Failure, name: &str| {
+            (1..20).filter(|&call| failure.hits(name, call)).collect::<Vec<_>>()
+        };
+        assert_eq!((hit(once, "cuMemAllocAsync"), once.code), (vec![17], 2));
+        assert_eq!(hit(onwards, "cuLaunchKernel"), (3..20).collect::<Vec<_>>());
+        assert_eq!((hit(onwards, "cuMemAllocAsync"), onwards.code), (vec![], 719));
+        assert_eq!(onwards.to_string(), "cuLaunchKernel:3-:719");
         assert_eq!(settings.exit_code, Some(3));
         assert_eq!(settings.unknown, ["CUDA_EMULATOR_COLOUR"]);
     }
@@ -275,6 +298,7 @@ mod tests {
             ("CHECKS", "all,-leaks", "leak"),
             ("FAIL", "cuMemAlloc_v2:0:2", "from 1"),
             ("FAIL", "cuMemAlloc_v2:1", "name:call:code"),
+            ("FAIL", "cuMemAlloc_v2:-:2", "name:call-:code"),
             ("DRIVER", "12", "12.8"),
             ("EXIT_CODE", "0", "1 to 255"),
             ("LOG", "yes", "0 or 1"),

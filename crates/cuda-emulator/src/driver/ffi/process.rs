@@ -63,7 +63,7 @@ pub(super) fn enter(name: &'static str, body: impl FnOnce(&mut State) -> Status)
 
 fn run(state: &mut State, name: &'static str, body: impl FnOnce(&mut State) -> Status) -> Status {
     let call = state.journal.call(name);
-    let failure = state.settings.fail.iter().find(|f| f.function == name && f.call == call);
+    let failure = state.settings.fail.iter().find(|f| f.hits(name, call));
     if let Some(failure) = failure {
         eprintln!("cuda-emulator: {name}, call {call}: returns {} as set", failure.code);
         return Err(Code(failure.code));
