@@ -51,6 +51,52 @@ impl InstructionClass {
     ];
 }
 
+/// A way to reach shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum SharedAccess {
+    Load,
+    Store,
+    Atomic,
+    /// What `cp.async` writes.
+    AsyncCopy,
+    /// `ldmatrix` and `stmatrix`.
+    Matrix,
+}
+
+impl SharedAccess {
+    /// Number of ways.
+    pub const COUNT: usize = 5;
+    /// Every way, in the order of [`Counters::shared`].
+    pub const ALL: [SharedAccess; Self::COUNT] = [
+        SharedAccess::Load,
+        SharedAccess::Store,
+        SharedAccess::Atomic,
+        SharedAccess::AsyncCopy,
+        SharedAccess::Matrix,
+    ];
+}
+
+/// Accesses to shared memory, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SharedCounters {
+    /// Warp-wide accesses.
+    pub requests: u64,
+    /// Passes over the 32 banks that these take.
+    pub wavefronts: u64,
+    /// Passes they would take without bank conflicts.
+    pub ideal_wavefronts: u64,
+}
+
+impl SharedCounters {
+    fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.wavefronts += other.wavefronts;
+        self.ideal_wavefronts += other.ideal_wavefronts;
+    }
+}
+
 /// Totals of one or more launches of a kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -64,12 +110,8 @@ pub struct Counters {
     pub global_store_bytes: u64,
     /// Distinct 32-byte sectors of each warp-wide global access, summed.
     pub global_sectors: u64,
-    /// Warp-wide accesses to shared memory.
-    pub shared_requests: u64,
-    /// Passes over the 32 banks that these take.
-    pub shared_wavefronts: u64,
-    /// Passes they would take without bank conflicts.
-    pub shared_ideal_wavefronts: u64,
+    /// Accesses to shared memory, by [`SharedAccess`].
+    pub shared: [SharedCounters; SharedAccess::COUNT],
     /// Matrix instructions.
     pub mma: u64,
     /// Their floating point operations, two for a multiply-add.
@@ -88,6 +130,13 @@ impl Counters {
         self.instructions.iter().sum()
     }
 
+    /// Accesses to shared memory of all kinds.
+    pub fn total_shared(&self) -> SharedCounters {
+        let mut total = SharedCounters::default();
+        self.shared.into_iter().for_each(|kind| total.add(kind));
+        total
+    }
+
     /// Adds another launch, or another worker's share of one.
     pub fn merge(&mut self, other: &Self) {
         for (a, b) in self.instructions.iter_mut().zip(&other.instructions) {
@@ -97,9 +146,9 @@ impl Counters {
         self.global_load_bytes += other.global_load_bytes;
         self.global_store_bytes += other.global_store_bytes;
         self.global_sectors += other.global_sectors;
-        self.shared_requests += other.shared_requests;
-        self.shared_wavefronts += other.shared_wavefronts;
-        self.shared_ideal_wavefronts += other.shared_ideal_wavefronts;
+        for (a, b) in self.shared.iter_mut().zip(other.shared) {
+            a.add(b);
+        }
         self.mma += other.mma;
         self.mma_flops += other.mma_flops;
         self.barriers += other.barriers;

@@ -11,7 +11,7 @@ use std::{
 use serde_json::{Map, Value, json};
 
 use crate::{
-    counters::{Counters, InstructionClass},
+    counters::{Counters, InstructionClass, SharedAccess},
     driver::{
         roofline::{Bound, LABEL},
         settings::Settings,
@@ -213,7 +213,8 @@ impl Journal {
         for (name, totals) in &self.kernels {
             let c = &totals.counters;
             let (by, seconds) = Bound::new(c, profile).limit();
-            let conflicts = c.shared_wavefronts.saturating_sub(c.shared_ideal_wavefronts);
+            let shared = c.total_shared();
+            let conflicts = shared.wavefronts.saturating_sub(shared.ideal_wavefronts);
             let instructions = c.total_instructions();
             rows.push([
                 name.clone(),
@@ -221,7 +222,7 @@ impl Journal {
                 instructions.to_string(),
                 format!("{:.1}", c.active_lanes as f64 / instructions.max(1) as f64),
                 c.global_sectors.to_string(),
-                c.shared_wavefronts.to_string(),
+                shared.wavefronts.to_string(),
                 conflicts.to_string(),
                 c.mma.to_string(),
                 format!("{:.2}", seconds * 1e6),
@@ -258,6 +259,12 @@ fn kernel_json(totals: &KernelTotals, profile: &Profile) -> Value {
         .filter(|(_, count)| *count > 0)
         .filter_map(|(class, count)| Some((json!(class).as_str()?.to_owned(), count.into())))
         .collect();
+    let shared: Map<String, Value> = SharedAccess::ALL
+        .iter()
+        .zip(c.shared)
+        .filter(|(_, count)| count.requests > 0)
+        .filter_map(|(kind, count)| Some((json!(kind).as_str()?.to_owned(), json!(count))))
+        .collect();
     let bound = Bound::new(c, profile);
     let (by, seconds) = bound.limit();
     json!({
@@ -269,9 +276,7 @@ fn kernel_json(totals: &KernelTotals, profile: &Profile) -> Value {
         "global_load_bytes": c.global_load_bytes,
         "global_store_bytes": c.global_store_bytes,
         "global_sectors": c.global_sectors,
-        "shared_requests": c.shared_requests,
-        "shared_wavefronts": c.shared_wavefronts,
-        "shared_ideal_wavefronts": c.shared_ideal_wavefronts,
+        "shared": shared,
         "mma": c.mma,
         "mma_flops": c.mma_flops,
         "barriers": c.barriers,
@@ -316,6 +321,8 @@ mod tests {
         journal.host(Check::DoubleFree, "cuMemFree_v2", Some(256), "0x100 was freed before".into());
         let mut counters = Counters { global_sectors: 10, active_lanes: 32, ..Counters::default() };
         counters.instructions[0] = 2;
+        counters.shared[SharedAccess::AsyncCopy as usize].wavefronts = 7;
+        counters.shared[SharedAccess::AsyncCopy as usize].requests = 1;
         journal.launch("scale", &counters, Duration::from_millis(5));
         journal.launch("scale", &counters, Duration::from_millis(5));
         journal.call("cuInit");
@@ -332,6 +339,8 @@ mod tests {
         assert_eq!(kernel["launches"], 2);
         assert_eq!(kernel["global_sectors"], 20);
         assert_eq!(kernel["instructions"]["integer"], 4);
+        assert_eq!(kernel["shared"]["async-copy"]["wavefronts"], 14);
+        assert!(kernel["shared"].get("load").is_none());
         assert_eq!(kernel["bound"]["label"], "bound from counts, not a time");
         assert_eq!(kernel["bound"]["by"], "memory");
         assert_eq!(json["calls"]["cuInit"], 1);

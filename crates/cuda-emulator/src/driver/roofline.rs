@@ -44,7 +44,7 @@ impl Bound {
             memory: counters.global_sectors as f64 * SECTOR / profile.peak_bandwidth,
             matrix: counters.mma_flops as f64 / profile.peak_matrix_flops,
             float32: float32 as f64 * WARP * 2.0 / profile.peak_f32_flops,
-            shared: counters.shared_wavefronts as f64 / clocks,
+            shared: counters.total_shared().wavefronts as f64 / clocks,
             issue: counters.total_instructions() as f64 / (ISSUE_PER_CLOCK * clocks),
         }
     }
@@ -65,6 +65,7 @@ impl Bound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counters::SharedAccess;
     use crate::profile::{A100, RTX_3090};
 
     #[test]
@@ -74,11 +75,11 @@ mod tests {
         for (name, expected, counters) in [
             ("memory", 32e6 / 936e9, Counters { global_sectors: 1_000_000, ..Counters::default() }),
             ("matrix", 1.0, Counters { mma_flops: 71_000_000_000_000, ..Counters::default() }),
-            (
-                "shared",
-                1e6 / clocks,
-                Counters { shared_wavefronts: 1_000_000, ..Counters::default() },
-            ),
+            ("shared", 1e6 / clocks, {
+                let mut counters = Counters::default();
+                counters.shared[SharedAccess::Load as usize].wavefronts = 1_000_000;
+                counters
+            }),
             ("issue", 1e6 / (4.0 * clocks), {
                 let mut counters = Counters::default();
                 counters.instructions[InstructionClass::Integer as usize] = 1_000_000;

@@ -4,28 +4,33 @@
 //! Lanes that ask for the same word share it. Source: NVIDIA, "CUDA C++ Programming Guide", shared
 //! memory of compute capability 5 and later.
 
-use crate::{alu::WARP, counters::Counters};
+use crate::{alu::WARP, counters::SharedCounters};
 
 /// Counts one request of the lanes of `active`, `bytes` each.
 #[inline(always)]
-pub(super) fn count(counters: &mut Counters, addresses: &[u64; WARP], active: u32, bytes: usize) {
+pub(super) fn count(
+    counters: &mut SharedCounters,
+    addresses: &[u64; WARP],
+    active: u32,
+    bytes: usize,
+) {
     let lanes = if bytes <= 4 { WARP } else { 128 / bytes };
-    counters.shared_requests += 1;
+    counters.requests += 1;
     let mut start = 0;
     while start < WARP {
         let mask = (active >> start) & (u32::MAX >> (WARP - lanes));
         if mask != 0 {
-            counters.shared_ideal_wavefronts += 1;
-            counters.shared_wavefronts += wavefronts(&addresses[start..start + lanes], mask, bytes);
+            counters.ideal_wavefronts += 1;
+            counters.wavefronts += wavefronts(&addresses[start..start + lanes], mask, bytes);
         }
         start += lanes;
     }
 }
 
 /// Counts the reading of one 8 x 8 matrix: eight rows of 16 bytes.
-pub(super) fn count_rows(counters: &mut Counters, rows: &[u64]) {
-    counters.shared_ideal_wavefronts += 1;
-    counters.shared_wavefronts += wavefronts(rows, (1 << rows.len()) - 1, 16);
+pub(super) fn count_rows(counters: &mut SharedCounters, rows: &[u64]) {
+    counters.ideal_wavefronts += 1;
+    counters.wavefronts += wavefronts(rows, (1 << rows.len()) - 1, 16);
 }
 
 #[inline(always)]
@@ -73,10 +78,10 @@ mod tests {
     use super::*;
 
     fn of(bytes: usize, address: impl Fn(usize) -> usize) -> (u64, u64) {
-        let mut counters = Counters::default();
+        let mut counters = SharedCounters::default();
         let addresses = std::array::from_fn(|lane| address(lane) as u64);
         count(&mut counters, &addresses, u32::MAX, bytes);
-        (counters.shared_wavefronts, counters.shared_ideal_wavefronts)
+        (counters.wavefronts, counters.ideal_wavefronts)
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     alu::{Operands, WARP, matrix},
+    counters::SharedAccess,
     findings::Check,
     memory::Kind,
 };
@@ -40,7 +41,8 @@ impl Warp {
         let from = self.addresses(registers[1], copy.global);
         Self::check_shared(block, &to, active, bytes)?;
         if worker.settings().counters {
-            banks::count(&mut worker.counters, &to, active, bytes);
+            let counters = &mut worker.counters.shared[SharedAccess::AsyncCopy as usize];
+            banks::count(counters, &to, active, bytes);
         }
         let sizes = self.sizes(registers, bytes, active)?;
         let first = self.flights.len();
@@ -183,10 +185,11 @@ impl Warp {
         let rows = self.addresses(register, access.address);
         let used = FULL >> (WARP - ROWS * usize::from(access.count));
         Self::check_shared(block, &rows, used, ROW_BYTES)?;
-        worker.counters.shared_requests += 1;
         if worker.settings().counters {
+            let counters = &mut worker.counters.shared[SharedAccess::Matrix as usize];
+            counters.requests += 1;
             for tile in rows.chunks(ROWS).take(access.count.into()) {
-                banks::count_rows(&mut worker.counters, tile);
+                banks::count_rows(counters, tile);
             }
         }
         Ok(rows)

@@ -3,6 +3,7 @@
 use super::{Request, by_width};
 use crate::{
     alu::WARP,
+    counters::SharedAccess,
     exec::{
         banks,
         block::BlockState,
@@ -50,7 +51,8 @@ impl Warp {
         let &Request { access, addresses, lanes: active, .. } = request;
         let (element, used) = (usize::from(access.bytes), u32::from(access.used));
         if worker.settings().counters {
-            banks::count(&mut worker.counters, addresses, active, access.total());
+            let counters = &mut worker.counters.shared[SharedAccess::Load as usize];
+            banks::count(counters, addresses, active, access.total());
         }
         lanes(active, |lane| {
             for item in 0..usize::from(access.count) {
@@ -123,7 +125,12 @@ impl Warp {
         (bytes, what): (usize, Use),
     ) {
         if worker.settings().counters {
-            banks::count(&mut worker.counters, addresses, active, bytes);
+            let kind = match what {
+                Use::Read => SharedAccess::Load,
+                Use::Write => SharedAccess::Store,
+                Use::Atomic => SharedAccess::Atomic,
+            };
+            banks::count(&mut worker.counters.shared[kind as usize], addresses, active, bytes);
         }
         let (mut first, mut rest) = (None, active);
         while rest != 0 {
