@@ -2,6 +2,8 @@
 //! against finite differences.
 
 mod attention;
+#[cfg(feature = "cuda")]
+mod child;
 mod cross_entropy;
 mod elementwise;
 mod errors;
@@ -10,6 +12,9 @@ mod gradients;
 mod linear;
 mod memory;
 mod optimizer;
+#[cfg(feature = "cuda")]
+mod orders;
+mod results;
 mod rms_norm;
 mod rope;
 #[cfg(feature = "cuda")]
