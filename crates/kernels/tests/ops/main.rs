@@ -4,6 +4,8 @@
 mod attention;
 #[cfg(feature = "cuda")]
 mod child;
+#[cfg(feature = "cuda")]
+mod counters;
 mod cross_entropy;
 mod elementwise;
 mod errors;
