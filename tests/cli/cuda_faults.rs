@@ -1,7 +1,9 @@
 //! Failures of the device, which the emulated driver makes at will: each ends in one clear error, with
 //! what was there before untouched.
 
-use std::fs;
+use std::{fs, thread};
+
+use serde_json::Value;
 
 use crate::support::{Workspace, error, stdout};
 
@@ -47,6 +49,58 @@ fn one_allocation_that_fails_is_asked_for_again() {
         let path = w.path(&output).join("adapter/adapter_model.safetensors");
         assert!(fs::read(path).unwrap() == adapter, "call {call}");
     }
+}
+
+/// Memory that is full from any allocation of a step on: an error that says what was asked for and what
+/// is held, no adapter, and the one that the run went on from as it was.
+#[test]
+fn memory_may_run_out_at_every_allocation() {
+    if !emulated() {
+        return;
+    }
+    let (w, adapter) = workspace();
+    let adapter_from = format!("[model]\nadapter = {:?}\n", w.arg("out/adapter"));
+    w.write("recipe.toml", &format!("{adapter_from}[train]\nbatch_size = 2\n"));
+    for (allocations, least) in [("separate", 100), ("shared", 1)] {
+        let how = ("QLORA_CUDA_ALLOCATIONS", allocations);
+        let calls = allocations_of_a_step(&w, how);
+        assert!(calls >= least, "{calls} allocations, {allocations}");
+        thread::scope(|scope| {
+            for first in 1..=2 {
+                let (w, adapter) = (&w, &adapter);
+                scope.spawn(move || {
+                    for call in (first..=calls).step_by(2) {
+                        check_full_from(w, how, call, adapter);
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// How often a whole run asks the driver for memory.
+fn allocations_of_a_step(w: &Workspace, how: (&str, &str)) -> u64 {
+    let report = w.arg("report.json");
+    stdout(&w.train_with(how.1, &STEP, &[how, ("CUDA_EMULATOR_REPORT", &report)]));
+    let report: Value = serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap();
+    report["calls"]["cuMemAlloc_v2"].as_u64().unwrap()
+}
+
+/// A run in which allocation `call` and all later ones fail.
+fn check_full_from(w: &Workspace, how: (&str, &str), call: u64, earlier: &[u8]) {
+    let (output, fail) = (format!("{}{call}", how.1), format!("cuMemAlloc_v2:{call}-:2"));
+    let result = w.train_with(&output, &STEP, &[how, ("CUDA_EMULATOR_FAIL", &fail)]);
+    let message = error(&result, 1);
+    // Before the first there is nothing to hold.
+    let held = if call == 1 { "" } else { "; held are " };
+    for part in ["out of memory: ", " bytes for ", held, "train.gradient_checkpointing"] {
+        assert!(message.contains(part), "{call}: {message}");
+    }
+    for adapter in ["adapter", "adapter-last"] {
+        assert!(!w.path(&output).join(adapter).exists(), "{call}: {adapter}");
+    }
+    let kept = fs::read(w.path("out/adapter/adapter_model.safetensors")).unwrap();
+    assert!(kept == earlier, "{call}: a damaged adapter");
 }
 
 #[test]
