@@ -13,6 +13,7 @@ mod cuda {
     use std::env;
     use std::fmt::Write as _;
     use std::fs;
+    use std::panic;
     use std::path::{Path, PathBuf};
     use std::process::Command;
     use std::thread;
@@ -22,8 +23,13 @@ mod cuda {
     /// nvcc writes the newest PTX version, which only the newest drivers take; the kernels need no
     /// more than this one (drivers from 545 on).
     const PTX_VERSION: &str = ".version 8.3";
+    /// What scripts/setup-cuda.sh installs.
+    const LOCAL: &str = ".cuda/toolkit/nvidia/cu13";
     const HELP: &str = "the `cuda` feature needs nvcc (CUDA 12.4 or newer): run scripts/setup-cuda.sh, which fetches \
                         one into .cuda/, or put nvcc on PATH, or set CUDA_HOME; or build without the feature";
+    const NO_LIBCLANG: &str = "the `cuda` feature needs libclang, which reads a C header: install it (Debian: libclang-dev, \
+                               Fedora: clang-devel), or set LIBCLANG_PATH to its folder, or run scripts/setup-cuda.sh, \
+                               which fetches one into .cuda/";
 
     pub(crate) fn build() {
         for variable in ["CUDA_HOME", "LIBCLANG_PATH", "PATH"] {
@@ -39,7 +45,8 @@ mod cuda {
         let root = Path::new("../..");
         let out = PathBuf::from(env::var("OUT_DIR").map_err(|e| e.to_string())?);
         let toolkit = Toolkit::find(root)?;
-        bind(&root.join("kernels/include/params.h"), &toolkit, &out.join("params.rs"))?;
+        find_libclang(&toolkit, root);
+        bind(&root.join("kernels/include/params.h"), &out.join("params.rs"))?;
         let sources = sources(&root.join("kernels"))?;
         let compiled = thread::scope(|scope| {
             let tasks: Vec<_> = sources
@@ -63,7 +70,7 @@ mod cuda {
 
     impl Toolkit {
         fn find(project: &Path) -> Result<Self, String> {
-            let local = project.join(".cuda/toolkit/nvidia/cu13");
+            let local = project.join(LOCAL);
             let named = env::var_os("CUDA_HOME").map(PathBuf::from);
             for root in named.into_iter().chain([local]) {
                 let nvcc = root.join("bin/nvcc");
@@ -130,15 +137,24 @@ mod cuda {
         Err(format!("nvcc {}: {text}", source.display()))
     }
 
-    #[allow(unsafe_code)] // The environment is how bindgen is told where libclang is.
-    fn bind(header: &Path, toolkit: &Toolkit, to: &Path) -> Result<(), String> {
-        if env::var_os("LIBCLANG_PATH").is_none()
-            && let Some(folder) = toolkit.root.as_ref().map(|root| root.join("lib"))
-            && folder.join("libclang.so").exists()
-        {
+    /// Names the folder of a libclang beside the toolkit, if nobody named another.
+    #[allow(unsafe_code)] // The environment is how bindgen is told.
+    fn find_libclang(toolkit: &Toolkit, project: &Path) {
+        let folders = toolkit.root.iter().cloned().chain([project.join(LOCAL)]);
+        let found =
+            folders.map(|root| root.join("lib")).find(|lib| lib.join("libclang.so").exists());
+        if let (None, Some(folder)) = (env::var_os("LIBCLANG_PATH"), found) {
             // SAFETY: the build script has one thread at this point.
             unsafe { env::set_var("LIBCLANG_PATH", folder) };
         }
+    }
+
+    fn bind(header: &Path, to: &Path) -> Result<(), String> {
+        // bindgen panics where it finds no libclang.
+        panic::set_hook(Box::new(|_| ()));
+        let version = panic::catch_unwind(bindgen::clang_version);
+        let _ = panic::take_hook();
+        version.map_err(|_| NO_LIBCLANG.to_owned())?;
         let bindings = bindgen::Builder::default()
             .header(header.to_string_lossy())
             .allowlist_file(".*params\\.h")
