@@ -87,8 +87,8 @@ for device in cuda cpu; do
 done
 
 echo "== steps of random weights"
-shapes="llama-3.2-1b llama-3.1-8b" batch=4x1024 steps=3
-[ -z "$small" ] || { shapes=tiny batch=1x16 steps=1; }
+shapes="llama-3.2-1b llama-3.1-8b" batch=4x1024 steps=3 products="512 4096"
+[ -z "$small" ] || { shapes=tiny batch=1x16 steps=1 products=64; }
 costs=
 for shape in $shapes; do
     for recompute in "" --recompute; do
@@ -102,7 +102,16 @@ for shape in $shapes; do
     done
 done
 
+echo "== products with 4-bit weights, in both ways"
+timed=
+for tokens in $products; do
+    some=$(timeout 120 "$binaries/step" "${shapes##* }" cuda --products "$tokens") || { status=failed; some=null; }
+    echo "$some"
+    timed+="${timed:+, }$some"
+done
+
 escaped=$(sed -n 's/^cuda:0 *//p' "$work/device" | sed 's/["\\]/\\&/g')
-printf '{"device": "%s", "status": "%s", "kernels": {%s}%s, "steps": [%s]}\n' "$escaped" "$status" "$counts" "$trained" "$costs" >gpu-check.json
+printf '{"device": "%s", "status": "%s", "kernels": {%s}%s, "steps": [%s], "products": [%s]}\n' \
+    "$escaped" "$status" "$counts" "$trained" "$costs" "$timed" >gpu-check.json
 echo "== $status; gpu-check.json"
 [ $status = passed ]

@@ -2,8 +2,10 @@
 //! shape of a known model. Prints one line of JSON.
 //!
 //!     step SHAPE DEVICE TOKENS STEPS [--recompute]
+//!     step SHAPE DEVICE --products TOKENS
 //!
-//! SHAPE is `tiny`, `llama-3.2-1b`, `llama-2-7b` or `llama-3.1-8b`; TOKENS is `rows x length`.
+//! SHAPE is `tiny`, `llama-3.2-1b`, `llama-2-7b` or `llama-3.1-8b`; TOKENS is `rows x length`. The second
+//! times the products with 4-bit weights alone on a card, in both of the ways that they can be done.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -27,6 +29,10 @@ fn main() -> Result<()> {
     let [shape, device, tokens, steps, rest @ ..] = args.as_slice() else {
         bail!("usage: step SHAPE DEVICE ROWSxLENGTH STEPS [--recompute]");
     };
+    if tokens == "--products" {
+        println!("{}", products(shape, device, steps.parse()?)?);
+        return Ok(());
+    }
     let (rows, length) = tokens.split_once('x').context("TOKENS is ROWSxLENGTH")?;
     let device: Device = device.parse().map_err(anyhow::Error::msg)?;
     let cost = Cost {
@@ -38,6 +44,35 @@ fn main() -> Result<()> {
     };
     println!("{}", device.run(cost)?);
     Ok(())
+}
+
+/// Teraflops a second of the products of `tokens` rows with each shape of weight.
+#[cfg(feature = "cuda")]
+fn products(shape: &str, device: &str, tokens: usize) -> Result<serde_json::Value> {
+    let Ok(Device::Cuda(number)) = device.parse() else { bail!("{device} is no card") };
+    let mut weights: Vec<(usize, usize)> = config(shape)?
+        .linears()
+        .iter()
+        .map(|linear| (linear.out_features, linear.in_features))
+        .collect();
+    weights.sort_unstable();
+    weights.dedup();
+    let mut rows = Vec::new();
+    kernels::Routes::measure(&kernels::Cuda::new(number)?, &weights, &[tokens], |timing| {
+        let kernels::RouteEntry { n, k, backward, rows: m, .. } = timing.entry;
+        let [fused, dequantized] =
+            [timing.fused, timing.dequantized].map(|s| 2e-12 * (m * n * k) as f64 / s);
+        rows.push(serde_json::json!({
+            "n": n, "k": k, "backward": backward, "tokens": m,
+            "fused_tflops": fused, "dequantized_tflops": dequantized,
+        }));
+    })?;
+    Ok(rows.into())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn products(_: &str, _: &str, _: usize) -> Result<serde_json::Value> {
+    bail!("this binary was built without CUDA");
 }
 
 /// What to measure.
