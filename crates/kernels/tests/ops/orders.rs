@@ -10,20 +10,32 @@ use crate::{attention, child, linear, results};
 
 /// Results of each family of kernels on ragged shapes, a line each.
 fn all<K: Backend>(k: &K) -> String {
-    let nf4 = linear::nf4(64, true);
+    let (nf4, dense) = (linear::nf4(64, true), linear::Stored::Dense);
     let linears = [
-        ((130, 200, 192), nf4, 16),
-        ((63, 136, 128), nf4, 8),
-        ((37, 70, 45), nf4, 3),
-        ((37, 70, 45), linear::Stored::Dense(DType::F32), 3),
+        ((130, 200, 192), nf4, (16, 0.1)),
+        ((63, 136, 128), nf4, (8, 0.1)),
+        ((130, 72, 136), dense(DType::Bf16), (33, 0.1)),
+        ((5, 136, 192), nf4, (8, 0.0)),
+        ((3, 70, 200), dense(DType::Bf16), (3, 0.0)),
+        ((37, 70, 45), nf4, (3, 0.1)),
+        ((37, 70, 45), dense(DType::F32), (3, 0.1)),
     ]
-    .map(|(shape, stored, r)| {
-        let case = linear::Case { shape, stored, bias: true, lora: Some((r, 0.1)) };
+    .map(|(shape, stored, lora)| {
+        let case = linear::Case { shape, stored, bias: true, lora: Some(lora) };
         results::of_linear(k, case, DType::Bf16)
     });
-    let lens = [(65, 130), (1, 1), (63, 63)];
-    let attentions = [(2, 1, 64), (3, 1, 96), (2, 2, 128), (2, 1, 256), (4, 2, 10)].map(|heads| {
-        let case = attention::Case::new(heads, &lens, Some(40), None);
+    let prefill: &[_] = &[(65, 130), (1, 1), (63, 63)];
+    let decode: &[_] = &[(1, 300), (1, 1), (1, 77)];
+    let attentions = [
+        ((2, 1, 64), prefill),
+        ((3, 1, 96), prefill),
+        ((2, 2, 128), prefill),
+        ((2, 1, 256), prefill),
+        ((4, 2, 10), prefill),
+        ((6, 2, 64), decode),
+    ]
+    .map(|(heads, lens)| {
+        let case = attention::Case::new(heads, lens, Some(40), None);
         results::of_attention(k, &case, DType::Bf16)
     });
     let rest = [
@@ -64,7 +76,7 @@ fn no_order_changes_a_result() {
         child.results
     };
     let expected = run("0", "eager");
-    assert!(expected.lines().count() > 50, "{expected}");
+    assert!(expected.lines().count() > 60, "{expected}");
     for (seed, streams) in [("1", "eager"), ("2", "eager"), ("0", "lazy"), ("3", "lazy")] {
         assert_eq!(run(seed, streams), expected, "seed {seed}, {streams}");
     }
