@@ -20,6 +20,7 @@ mod memory;
 pub mod ops;
 mod philox;
 pub mod reference;
+pub mod trace;
 
 pub use backend::Backend;
 pub use buffer::{Buffer, DType, HostSlice};

@@ -61,6 +61,12 @@ fn require_driver() -> Result<()> {
     })
 }
 
+/// Whether the library for a profiler's ranges is there.
+pub(crate) fn has_nvtx() -> bool {
+    // SAFETY: opens and closes the library, nothing else.
+    unsafe { cudarc::nvtx::sys::is_culib_present() }
+}
+
 /// Number of devices.
 pub(super) fn count() -> Result<usize> {
     require_driver()?;

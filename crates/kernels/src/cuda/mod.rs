@@ -30,7 +30,10 @@ use crate::ops::{
     Activation, AdamW, AdamWTensor, Attention, AttentionGrads, Linear, LinearCrossEntropy,
     LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
+use crate::trace::span;
 use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
+
+pub(crate) use self::driver::has_nvtx;
 
 pub use self::buffer::CudaBuffer;
 pub use self::driver::DeviceInfo;
@@ -106,6 +109,7 @@ impl Backend for Cuda {
     }
 
     fn download(&self, buffer: &CudaBuffer) -> Result<Vec<f32>> {
+        let _span = span(|| "download");
         rows::download(self, buffer)
     }
 
@@ -127,18 +131,22 @@ impl Backend for Cuda {
         cols: usize,
         out: &mut CudaBuffer,
     ) -> Result<()> {
+        let _span = span(|| "gather_rows");
         rows::gather(self, table, ids, cols, out)
     }
 
     fn add(&self, x: &CudaBuffer, y: &CudaBuffer, out: &mut CudaBuffer) -> Result<()> {
+        let _span = span(|| "add");
         elementwise::add(self, x, y, out)
     }
 
     fn add_assign(&self, acc: &mut CudaBuffer, x: &CudaBuffer) -> Result<()> {
+        let _span = span(|| "add_assign");
         elementwise::add_assign(self, acc, x)
     }
 
     fn scale(&self, x: &mut CudaBuffer, factor: f32) -> Result<()> {
+        let _span = span(|| "scale");
         elementwise::scale(self, x, factor)
     }
 
@@ -150,6 +158,7 @@ impl Backend for Cuda {
         y: &mut CudaBuffer,
         inv_rms: &mut CudaBuffer,
     ) -> Result<()> {
+        let _span = span(|| "rms_norm");
         rows::rms_norm(self, op, x, weight, y, inv_rms)
     }
 
@@ -163,6 +172,7 @@ impl Backend for Cuda {
         dx: &mut CudaBuffer,
         accumulate: bool,
     ) -> Result<()> {
+        let _span = span(|| "rms_norm_backward");
         rows::rms_norm_backward(self, op, [x, weight, inv_rms, dy], dx, accumulate)
     }
 
@@ -173,6 +183,7 @@ impl Backend for Cuda {
         y: &mut CudaBuffer,
         xa: Option<&mut CudaBuffer>,
     ) -> Result<()> {
+        let _span = span(|| "linear");
         linear::forward(self, op, x, y, xa)
     }
 
@@ -184,6 +195,7 @@ impl Backend for Cuda {
         dy: &CudaBuffer,
         grads: LinearGrads<'_, Self>,
     ) -> Result<()> {
+        let _span = span(|| "linear_backward");
         linear::backward(self, op, x, xa, dy, grads)
     }
 
@@ -195,6 +207,7 @@ impl Backend for Cuda {
         x: &CudaBuffer,
         out: &mut CudaBuffer,
     ) -> Result<()> {
+        let _span = span(|| "rope");
         rows::rope(self, op, table, positions, x, out)
     }
 
@@ -208,6 +221,7 @@ impl Backend for Cuda {
         o: &mut CudaBuffer,
         lse: &mut CudaBuffer,
     ) -> Result<()> {
+        let _span = span(|| "attention");
         attention::forward(self, op, sequences, [q, k, v], o, lse)
     }
 
@@ -217,6 +231,7 @@ impl Backend for Cuda {
         sequences: &Sequences<Self>,
         grads: AttentionGrads<'_, Self>,
     ) -> Result<()> {
+        let _span = span(|| "attention_backward");
         attention::backward(self, op, sequences, &grads)
     }
 
@@ -227,6 +242,7 @@ impl Backend for Cuda {
         up: &CudaBuffer,
         out: &mut CudaBuffer,
     ) -> Result<()> {
+        let _span = span(|| "gated");
         elementwise::gated(self, act, gate, up, out)
     }
 
@@ -239,6 +255,7 @@ impl Backend for Cuda {
         d_gate: &mut CudaBuffer,
         d_up: &mut CudaBuffer,
     ) -> Result<()> {
+        let _span = span(|| "gated_backward");
         elementwise::gated_backward(self, act, [gate, up, d_out], d_gate, d_up)
     }
 
@@ -250,14 +267,17 @@ impl Backend for Cuda {
         token_loss: &mut CudaBuffer,
         dx: Option<&mut CudaBuffer>,
     ) -> Result<()> {
+        let _span = span(|| "linear_cross_entropy");
         cross_entropy::run(self, op, x, labels, token_loss, dx)
     }
 
     fn squared_norm(&self, buffers: &[&CudaBuffer]) -> Result<f64> {
+        let _span = span(|| "squared_norm");
         optimizer::squared_norm(self, buffers)
     }
 
     fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
+        let _span = span(|| "adamw");
         optimizer::adamw(self, op, tensors)
     }
 }

@@ -2,6 +2,7 @@
 
 use autograd::{Params, Tape, Tensor, TokenLosses, Var};
 use kernels::ops::{Activation, Attention, Dropout};
+use kernels::trace::span;
 use kernels::{Backend, DType, MemoryKind};
 
 use super::{Adapter, Decoder, Inputs, Layer, Projection};
@@ -121,6 +122,7 @@ impl<K: Backend> Decoder<K> {
         pass: &Pass<'m, K>,
         cache: Option<&mut LayerCache<K>>,
     ) -> autograd::Result<Var<K>> {
+        let _span = span(|| format!("layer {index}"));
         let (layer, eps) = (&self.layers[index], self.config.rms_norm_eps);
         let project = |tape: &mut Tape<'m, K>, x: &Var<K>, p| {
             let (adapter, dropout) = pass.adapter_of(index, p);

@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use autograd::{AdamW, AdamWConfig, ParamGrads, Precision, Tape, clip_factor};
 use data::Window;
 use kernels::Backend;
+use kernels::trace::span;
 use models::decoder::{Adapter, Decoder, ForwardOptions, Recompute};
 
 use crate::recipe::TrainSection;
@@ -87,6 +88,7 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
     /// Takes one step on `window`. A loss or gradient that is not finite ends the run before the
     /// adapter is touched.
     pub fn step(&mut self, window: &Window) -> Result<StepOutcome> {
+        let _span = span(|| format!("step {}", self.steps + 1));
         let backend = self.decoder.backend();
         let (loss, grads) = self.gradients(window)?;
         let grad_norm = grads.global_norm(backend)?;
@@ -99,6 +101,7 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
                 self.steps
             );
         }
+        let _span = span(|| "optimizer");
         let clip = clip_factor(grad_norm, self.settings.max_grad_norm);
         self.optimizer.step(backend, self.adapter.params_mut(), &grads, lr as f32, clip)?;
         let tokens = window.micro_batches.iter().map(data::Batch::tokens).sum();
@@ -120,12 +123,15 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
                 pass: self.passes,
             };
             self.passes += 1;
+            let forward = span(|| "forward");
             let mut tape = Tape::training(backend, self.settings.precision);
             let hidden = self.decoder.hidden(&mut tape, &inputs, Some(&self.adapter), options)?;
             let losses =
                 self.decoder.losses(&mut tape, &hidden, &batch.labels, (1.0 / trained) as f32)?;
             drop(hidden);
             loss += losses.sum();
+            drop(forward);
+            let _backward = span(|| "backward");
             tape.backward(&mut grads)?;
         }
         Ok((loss / trained, grads))
