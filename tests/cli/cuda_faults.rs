@@ -126,7 +126,7 @@ fn too_little_memory_is_an_error_at_every_size() {
         assert!(message.contains("out of memory"), "{bytes}: {message}");
         assert!(message.contains("train.gradient_checkpointing"), "{bytes}: {message}");
         let kept = fs::read(w.path("out/adapter/adapter_model.safetensors"));
-        assert!(kept.is_err() || kept.unwrap() == adapter, "{bytes}: a damaged adapter");
+        assert!(kept.unwrap() == adapter, "{bytes}: a damaged adapter");
     }
     assert!(fits && failures > 5, "{failures} sizes failed");
 }

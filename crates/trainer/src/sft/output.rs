@@ -42,20 +42,25 @@ impl Output {
         Ok(output)
     }
 
-    /// Makes the directory, removes what an earlier run left, and writes the resolved recipe.
+    /// Makes the directory and writes the resolved recipe.
     pub fn start(&self, recipe: &Recipe) -> Result<()> {
-        let shown = |path: &Path| path.display().to_string();
-        fs::create_dir_all(&self.dir).with_context(|| shown(&self.dir))?;
+        fs::create_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
+        let path = self.dir.join("recipe.toml");
+        Ok(models::weights::write_bytes(&path, recipe.to_toml().as_bytes())?)
+    }
+
+    /// Removes the adapters of an earlier run: once a step was taken, as a run that does not get so far
+    /// should not cost them.
+    pub fn remove_adapters(&self) -> Result<()> {
         for adapter in [self.adapter(), self.last_adapter()] {
             match fs::remove_dir_all(&adapter) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(error).with_context(|| shown(&adapter));
+                    return Err(error).with_context(|| adapter.display().to_string());
                 }
                 _ => {}
             }
         }
-        let path = self.dir.join("recipe.toml");
-        Ok(models::weights::write_bytes(&path, recipe.to_toml().as_bytes())?)
+        Ok(())
     }
 
     /// The adapter to use: the best by evaluation loss, or the last one where there is no evaluation.
@@ -100,7 +105,10 @@ mod tests {
         let error = Output::check(&recipe).unwrap_err().to_string();
         assert!(error.contains("go on from"), "{error}");
         recipe.model.adapter = None;
-        Output::check(&recipe).unwrap().start(&recipe).unwrap();
+        let output = Output::check(&recipe).unwrap();
+        output.start(&recipe).unwrap();
+        assert!(output.adapter().exists(), "no step was taken");
+        output.remove_adapters().unwrap();
         assert!(!output.adapter().exists());
     }
 }

@@ -84,6 +84,9 @@ impl<K: Backend> Run<'_, K> {
             let start = Instant::now();
             let outcome = self.trainer.step(&window)?;
             let took = start.elapsed();
+            if done == 1 {
+                self.output.remove_adapters()?;
+            }
             self.record(plan, done, outcome, window.trained_tokens, took)?;
             losses.push(outcome.loss);
             tokens += outcome.tokens;
