@@ -1,4 +1,4 @@
-//! Blockwise 8-bit quantisation with the signed dynamic map (arXiv:2110.02861).
+//! Blockwise 8-bit quantisation with the dynamic maps (arXiv:2110.02861).
 
 use std::sync::LazyLock;
 
@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 const BINS: usize = 1 << 16;
 
 /// Smallest divisor, so that tiny values go to zero instead of NaN.
-const MIN_ABSMAX: f32 = 1e-38;
+pub(crate) const MIN_ABSMAX: f32 = 1e-38;
 
 /// How a value is taken to one of the 256 codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,22 +57,34 @@ pub fn map() -> &'static [f32; 256] {
     &MAP
 }
 
+/// The 256 values of the unsigned dynamic map, ascending, from 0 to 1: twice as many intervals a
+/// decade, whose centres are taken with one sign.
+pub fn unsigned_map() -> &'static [f32; 256] {
+    &UNSIGNED_MAP
+}
+
 static MAP: LazyLock<[f32; 256]> = LazyLock::new(|| {
+    complete((0..7).flat_map(|i| centres(i, 1 << i)).flat_map(|centre| [centre, -centre]))
+});
+
+static UNSIGNED_MAP: LazyLock<[f32; 256]> =
+    LazyLock::new(|| complete((0..7).flat_map(|i| centres(i, 2 << i))));
+
+/// A map from its other 254 values.
+fn complete(values: impl Iterator<Item = f32>) -> [f32; 256] {
     let mut map = [0.0; 256];
-    let mut next = 2;
     map[0] = 1.0;
-    for i in 0..7 {
-        let scale = 10.0_f64.powi(i - 6) as f32;
-        for pair in linspace(1 << i).windows(2) {
-            let value = scale * f32::midpoint(pair[0], pair[1]);
-            map[next] = value;
-            map[next + 1] = -value;
-            next += 2;
-        }
-    }
+    map[2..].iter_mut().zip(values).for_each(|(to, value)| *to = value);
     map.sort_by(f32::total_cmp);
     map
-});
+}
+
+/// The centres of decade `i` cut into `intervals`.
+fn centres(i: i32, intervals: usize) -> Vec<f32> {
+    let scale = 10.0_f64.powi(i - 6) as f32;
+    let steps = linspace(intervals);
+    steps.windows(2).map(|pair| scale * f32::midpoint(pair[0], pair[1])).collect()
+}
 
 /// `intervals + 1` even steps from 0.1 to 1, in f32, fused and from both ends as torch takes them.
 fn linspace(intervals: usize) -> Vec<f32> {

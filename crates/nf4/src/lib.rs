@@ -4,7 +4,8 @@
 //! Each block keeps one f32 `absmax` and a 4-bit code per element ([`QuantType`]); two codes share
 //! a byte, the first in the high nibble. Double quantisation stores the `absmax` values themselves
 //! as 8-bit codes ([`NestedAbsmax`]). The rule is that of bitsandbytes' CPU backend, checked byte
-//! for byte; [`state`] reads and writes its checkpoint keys.
+//! for byte; [`state`] reads and writes its checkpoint keys. [`moment8`] is the 8-bit format of an
+//! optimizer's state.
 //!
 //! ```
 //! let weight: Vec<f32> = (0..128).map(|i| (i as f32).sin()).collect();
@@ -22,6 +23,7 @@ mod dequantize;
 pub mod dynamic8;
 mod element;
 mod error;
+pub mod moment8;
 mod nested;
 mod quantize;
 pub mod state;

@@ -124,6 +124,7 @@ fn tables_are_bit_exact() {
     check("nf4", QuantType::Nf4.values());
     check("fp4", QuantType::Fp4.values());
     check("dynamic_signed_256", dynamic8::map());
+    check("dynamic_unsigned_256", dynamic8::unsigned_map());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use half::bf16;
 use nf4::dynamic8::{self, Rounding};
+use nf4::moment8::{self, MomentMap};
 use nf4::{Absmax, BLOCKSIZES, Element, Error, QuantConfig, QuantType, QuantizedTensor, state};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -65,6 +66,14 @@ fn codes(tensor: &QuantizedTensor) -> Vec<u8> {
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Codes, absmax and restored values of one block.
+fn through(map: &MomentMap, block: &[f32]) -> (Vec<u8>, f32, Vec<f32>) {
+    let (mut codes, mut restored) = (vec![0; block.len()], vec![f32::NAN; block.len()]);
+    let absmax = map.quantize(block, &mut codes);
+    map.dequantize(&codes, absmax, &mut restored);
+    (codes, absmax, restored)
 }
 
 fn pool(threads: usize) -> rayon::ThreadPool {
@@ -181,6 +190,39 @@ proptest! {
     }
 
     #[test]
+    fn moments_come_back_close_and_with_their_sign(data in weights()) {
+        let squares: Vec<f32> = data.iter().map(|x| x * x).collect();
+        // Half the widest gap of each map, and two roundings.
+        for (map, data, half_gap) in [(moment8::first(), &data, 0.00704), (moment8::second(), &squares, 0.00353)] {
+            for block in data.chunks(moment8::BLOCK) {
+                let (codes, absmax, restored) = through(map, block);
+                prop_assert_eq!(absmax, block.iter().fold(1e-38, |max: f32, x| max.max(x.abs())));
+                for ((x, y), code) in block.iter().zip(&restored).zip(&codes) {
+                    prop_assert!((x - y).abs() <= half_gap * absmax, "{x} -> {y}, absmax {absmax}");
+                    prop_assert_eq!(*x < 0.0, *y < 0.0, "{} -> {}", x, y);
+                    if *x != 0.0 {
+                        let nearest = dynamic8::quantize(&[*x, absmax], 2, Rounding::Nearest).codes[0];
+                        let expected = if *x < 0.0 { nearest.min(126) } else { nearest };
+                        prop_assert!(map.values()[0] == 0.0 || *code == expected, "{x} / {absmax}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Where the largest magnitude is positive: there is no code for -absmax.
+    #[test]
+    fn quantising_restored_moments_changes_nothing(data in vec(element(), 1..=moment8::BLOCK)) {
+        let mut data = data;
+        data[0] = 1.0;
+        for (map, data) in [(moment8::first(), data.clone()), (moment8::second(), data.iter().map(|x| x.abs()).collect())] {
+            let (codes, absmax, restored) = through(map, &data);
+            let (again, absmax_again, _) = through(map, &restored);
+            prop_assert_eq!((again, absmax_again), (codes, absmax));
+        }
+    }
+
+    #[test]
     fn bf16_rounds_to_nearest_even(x: u32) {
         let x = f32::from_bits(x);
         let (ours, reference) = (<bf16 as Element>::from_f32(x), bf16::from_f32(x));
@@ -276,6 +318,30 @@ fn overflowing_double_quantisation_is_an_error() {
     let data = [3.4e38_f32; 128];
     let error = nf4::quantize("w", &data, &[128], &QuantConfig::default());
     assert!(matches!(error, Err(Error::OffsetOverflow { name }) if name == "w"));
+}
+
+#[test]
+fn every_value_of_a_moment_map_has_its_code() {
+    for map in [moment8::first(), moment8::second()] {
+        let codes: Vec<u8> = map.values().iter().map(|x| map.code(*x)).collect();
+        assert_eq!(codes, (0..=255).collect::<Vec<u8>>());
+    }
+    let zero = moment8::first().code(0.0);
+    assert_eq!((zero, moment8::second().code(0.0)), (127, 0));
+    let least = f32::from_bits(1);
+    assert_eq!(moment8::first().code(least), zero);
+    assert_eq!(moment8::first().code(-0.0), zero);
+    assert_eq!(moment8::first().code(-least), zero - 1, "the sign is kept");
+}
+
+#[test]
+fn moments_of_nothing_are_zero() {
+    for map in [moment8::first(), moment8::second()] {
+        for block in [&[0.0; 3][..], &[]] {
+            let (_, absmax, restored) = through(map, block);
+            assert_eq!((absmax, restored), (1e-38, block.to_vec()));
+        }
+    }
 }
 
 #[test]
