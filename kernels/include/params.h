@@ -267,6 +267,12 @@ typedef struct {
 enum { ADAMW_TENSORS = 32 };
 
 typedef struct {
+    float beta1, beta2, eps, grad_scale;
+    float decay, step_size, v_root_correction;
+    uint32_t reserved;
+} AdamWFactors;
+
+typedef struct {
     uint64_t param, grad, m, v;
     uint64_t len;
 } AdamWEntry;
@@ -274,9 +280,27 @@ typedef struct {
 /* The blocks of the grid's x go over a tensor, its y over the tensors. */
 typedef struct {
     AdamWEntry tensors[ADAMW_TENSORS];
-    float beta1, beta2, eps, grad_scale;
-    float decay, step_size, v_root_correction;
-    uint32_t reserved;
+    AdamWFactors factors;
 } AdamWParams;
+
+enum { MOMENT8_BLOCK = 256 };
+
+/* Value i is map[codes[i]] * absmax[i / MOMENT8_BLOCK]. */
+typedef struct {
+    uint64_t codes, absmax;
+} Moment8;
+
+typedef struct {
+    uint64_t param, grad;
+    Moment8 m, v;
+    uint64_t len;
+} AdamW8bitEntry;
+
+/* `maps`: of m and then of v, 256 values by code and 256 nodes of the search tree of nf4::moment8, f32. */
+typedef struct {
+    AdamW8bitEntry tensors[ADAMW_TENSORS];
+    AdamWFactors factors;
+    uint64_t maps;
+} AdamW8bitParams;
 
 #endif

@@ -1,8 +1,8 @@
 //! The boundary between the numbers and everything above them.
 
 use crate::ops::{
-    Activation, AdamW, AdamWTensor, Attention, AttentionGrads, Linear, LinearCrossEntropy,
-    LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
+    Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
+    LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
 use crate::{Buffer, DType, HostSlice, MemoryKind, MemoryUsage, Result};
 
@@ -32,7 +32,7 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn upload(&self, data: HostSlice<'_>, kind: MemoryKind) -> Result<Self::Buffer>;
     /// Takes a quantised weight over.
     fn upload_quantized(&self, weight: nf4::QuantizedTensor) -> Result<Self::QuantizedWeight>;
-    /// Copies a float buffer to the host, widened to f32.
+    /// Copies a buffer of floats or of codes to the host, widened to f32.
     fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
     /// `dst[dst_start..dst_start + len] = src[src_start..src_start + len]`, same element type.
     fn copy(
@@ -172,4 +172,8 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn squared_norm(&self, buffers: &[&Self::Buffer]) -> Result<f64>;
     /// One optimizer step over all tensors.
     fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()>;
+    /// The same over tensors with 8-bit moments: restored, updated in f32, and taken to codes again.
+    /// Where a gradient is not finite the moments become zero and the parameter stays. All backends
+    /// give the same bits.
+    fn adamw_8bit(&self, op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Self>]) -> Result<()>;
 }

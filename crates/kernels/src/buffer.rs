@@ -11,6 +11,8 @@ pub enum DType {
     Bf16,
     /// Unsigned 32-bit: token ids, positions, sequence bounds.
     U32,
+    /// Unsigned 8-bit: codes of optimizer state.
+    U8,
 }
 
 impl DType {
@@ -19,6 +21,7 @@ impl DType {
         match self {
             Self::F32 | Self::U32 => 4,
             Self::Bf16 => 2,
+            Self::U8 => 1,
         }
     }
 }
@@ -29,6 +32,7 @@ impl std::fmt::Display for DType {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
             Self::U32 => "u32",
+            Self::U8 => "u8",
         })
     }
 }
@@ -42,6 +46,8 @@ pub enum HostSlice<'a> {
     Bf16(&'a [bf16]),
     /// Ids, positions, bounds.
     U32(&'a [u32]),
+    /// Codes.
+    U8(&'a [u8]),
 }
 
 impl HostSlice<'_> {
@@ -51,6 +57,7 @@ impl HostSlice<'_> {
             Self::F32(x) => x.len(),
             Self::Bf16(x) => x.len(),
             Self::U32(x) => x.len(),
+            Self::U8(x) => x.len(),
         }
     }
 
@@ -65,6 +72,7 @@ impl HostSlice<'_> {
             Self::F32(_) => DType::F32,
             Self::Bf16(_) => DType::Bf16,
             Self::U32(_) => DType::U32,
+            Self::U8(_) => DType::U8,
         }
     }
 }

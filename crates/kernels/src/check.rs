@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::ops::{Attention, Dropout, Rope};
+use crate::ops::{AdamW, AdamWFactors, Attention, Dropout, Rope};
 use crate::{Buffer, Error, Result};
 
 /// Name of an operation, to check its operands under.
@@ -78,6 +78,12 @@ impl Op {
         self.require(head_dim > 0, || "head_dim is 0".into())?;
         self.require(op.window != Some(0), || "a window of 0 keys hides every key".into())?;
         self.require(op.softcap.is_none_or(|cap| cap > 0.0), || "softcap is not positive".into())
+    }
+
+    /// The step's factors, once its number is known to make sense.
+    pub(crate) fn adamw(self, op: AdamW) -> Result<AdamWFactors> {
+        self.require(op.step > 0, || "steps are counted from 1".into())?;
+        Ok(op.factors())
     }
 
     /// The sequences, once their bounds are known to make sense.

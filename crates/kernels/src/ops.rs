@@ -243,6 +243,28 @@ pub struct AdamW {
     pub grad_scale: f32,
 }
 
+/// What is the same for all elements of a step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AdamWFactors {
+    /// Multiplies the parameter.
+    pub(crate) decay: f32,
+    /// The learning rate over the first moment's bias correction.
+    pub(crate) step_size: f32,
+    /// Root of the second moment's bias correction.
+    pub(crate) v_root_correction: f32,
+}
+
+impl AdamW {
+    pub(crate) fn factors(self) -> AdamWFactors {
+        let correction = |beta: f32| 1.0 - f64::from(beta).powf(self.step as f64);
+        AdamWFactors {
+            decay: (1.0 - f64::from(self.lr) * f64::from(self.weight_decay)) as f32,
+            step_size: (f64::from(self.lr) / correction(self.beta1)) as f32,
+            v_root_correction: correction(self.beta2).sqrt() as f32,
+        }
+    }
+}
+
 /// One tensor of a multi-tensor `AdamW` step; all f32, same length.
 #[derive(Debug)]
 pub struct AdamWTensor<'a, K: Backend> {
@@ -254,4 +276,27 @@ pub struct AdamWTensor<'a, K: Backend> {
     pub m: &'a mut K::Buffer,
     /// Second moment, updated.
     pub v: &'a mut K::Buffer,
+}
+
+/// A moment as [`nf4::moment8`] holds it.
+#[derive(Debug)]
+pub struct Moment8<'a, K: Backend> {
+    /// u8 codes, as many as parameters.
+    pub codes: &'a mut K::Buffer,
+    /// f32, one for each block of 256 codes; zero at first.
+    pub absmax: &'a mut K::Buffer,
+}
+
+/// One tensor of a multi-tensor `AdamW` step with 8-bit moments, of bitsandbytes' `AdamW8bit` (Dettmers et al.
+/// 2021). Decay comes first, as in its processor's kernel; on a card it decays after the update.
+#[derive(Debug)]
+pub struct AdamW8bitTensor<'a, K: Backend> {
+    /// f32 parameter, updated.
+    pub param: &'a mut K::Buffer,
+    /// f32 gradient.
+    pub grad: &'a K::Buffer,
+    /// First moment, updated.
+    pub m: Moment8<'a, K>,
+    /// Second moment, updated.
+    pub v: Moment8<'a, K>,
 }

@@ -15,6 +15,7 @@ pub(super) enum Storage {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
     U32(Vec<u32>),
+    U8(Vec<u8>),
 }
 
 impl Storage {
@@ -25,6 +26,7 @@ impl Storage {
             DType::F32 => Self::F32(zeros(capacity)?),
             DType::Bf16 => Self::Bf16(zeros(capacity)?),
             DType::U32 => Self::U32(zeros(capacity)?),
+            DType::U8 => Self::U8(zeros(capacity)?),
         };
         storage.resize(len);
         Some(storage)
@@ -35,6 +37,7 @@ impl Storage {
             HostSlice::F32(x) => Self::F32(copy(x)?),
             HostSlice::Bf16(x) => Self::Bf16(copy(x)?),
             HostSlice::U32(x) => Self::U32(copy(x)?),
+            HostSlice::U8(x) => Self::U8(copy(x)?),
         })
     }
 
@@ -43,6 +46,7 @@ impl Storage {
             Self::F32(_) => DType::F32,
             Self::Bf16(_) => DType::Bf16,
             Self::U32(_) => DType::U32,
+            Self::U8(_) => DType::U8,
         }
     }
 
@@ -51,6 +55,7 @@ impl Storage {
             Self::F32(x) => x.len(),
             Self::Bf16(x) => x.len(),
             Self::U32(x) => x.len(),
+            Self::U8(x) => x.len(),
         }
     }
 
@@ -63,6 +68,7 @@ impl Storage {
             Self::F32(x) => x.capacity(),
             Self::Bf16(x) => x.capacity(),
             Self::U32(x) => x.capacity(),
+            Self::U8(x) => x.capacity(),
         }
     }
 
@@ -76,6 +82,7 @@ impl Storage {
             Self::F32(x) => x.resize(len, 0.0),
             Self::Bf16(x) => x.resize(len, bf16::ZERO),
             Self::U32(x) => x.resize(len, 0),
+            Self::U8(x) => x.resize(len, 0),
         }
     }
 
@@ -84,6 +91,7 @@ impl Storage {
             Self::F32(x) => x.fill(0.0),
             Self::Bf16(x) => x.fill(bf16::ZERO),
             Self::U32(x) => x.fill(0),
+            Self::U8(x) => x.fill(0),
         }
     }
 }
@@ -198,6 +206,14 @@ impl CpuBuffer {
     pub fn as_u32(&self) -> Option<&[u32]> {
         match &self.storage {
             Storage::U32(x) => Some(x),
+            _ => None,
+        }
+    }
+
+    /// The elements, if they are u8.
+    pub fn as_u8(&self) -> Option<&[u8]> {
+        match &self.storage {
+            Storage::U8(x) => Some(x),
             _ => None,
         }
     }

@@ -17,7 +17,7 @@ impl Op {
         match buffer.storage() {
             Storage::F32(x) => Ok(FloatRef::F32(x)),
             Storage::Bf16(x) => Ok(FloatRef::Bf16(x)),
-            Storage::U32(_) => Err(self.dtype(operand, buffer)),
+            Storage::U32(_) | Storage::U8(_) => Err(self.dtype(operand, buffer)),
         }
     }
 
@@ -31,7 +31,7 @@ impl Op {
         match buffer.storage_mut() {
             Storage::F32(x) => Ok(FloatMut::F32(x)),
             Storage::Bf16(x) => Ok(FloatMut::Bf16(x)),
-            Storage::U32(_) => unreachable!("checked above"),
+            Storage::U32(_) | Storage::U8(_) => unreachable!("checked above"),
         }
     }
 
@@ -66,5 +66,19 @@ impl Op {
     ) -> Result<&'a [u32]> {
         self.len(operand, buffer.len(), len)?;
         buffer.as_u32().ok_or_else(|| self.dtype(operand, buffer))
+    }
+
+    pub(super) fn u8_mut<'a>(
+        self,
+        operand: &'static str,
+        buffer: &'a mut CpuBuffer,
+        len: usize,
+    ) -> Result<&'a mut [u8]> {
+        self.len(operand, buffer.len(), len)?;
+        let error = self.dtype(operand, buffer);
+        match buffer.storage_mut() {
+            Storage::U8(x) => Ok(x),
+            _ => Err(error),
+        }
     }
 }

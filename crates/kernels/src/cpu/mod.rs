@@ -27,8 +27,8 @@ use std::sync::Arc;
 
 use self::buffer::{Shared, Storage};
 use crate::ops::{
-    Activation, AdamW, AdamWTensor, Attention, AttentionGrads, Linear, LinearCrossEntropy,
-    LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
+    Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
+    LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
 use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
 
@@ -252,5 +252,9 @@ impl Backend for Cpu {
 
     fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
         optimizer::adamw(op, tensors)
+    }
+
+    fn adamw_8bit(&self, op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Self>]) -> Result<()> {
+        optimizer::adamw_8bit(op, tensors)
     }
 }

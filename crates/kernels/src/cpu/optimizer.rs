@@ -1,5 +1,6 @@
 //! `AdamW` and the norm that clipping needs.
 
+use nf4::moment8::{self, BLOCK};
 use rayon::prelude::*;
 
 use super::Cpu;
@@ -8,7 +9,7 @@ use super::check::Op;
 use super::elementwise::CHUNK;
 use super::simd::simd;
 use super::view::FloatRef;
-use crate::ops::{AdamW, AdamWTensor};
+use crate::ops::{AdamW, AdamW8bitTensor, AdamWFactors, AdamWTensor, Moment8};
 use crate::{Buffer, Result};
 
 /// Partial sums of a chunk, added in a fixed order.
@@ -39,31 +40,9 @@ fn squares(x: FloatRef<'_>, scratch: &mut Vec<f32>) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
-/// Factors of one step, with the bias corrections worked in.
-#[derive(Clone, Copy)]
-struct Factors {
-    op: AdamW,
-    decay: f32,
-    step_size: f32,
-    v_root_correction: f32,
-}
-
-impl Factors {
-    fn new(op: AdamW) -> Self {
-        let correction = |beta: f32| 1.0 - f64::from(beta).powf(op.step as f64);
-        Self {
-            op,
-            decay: (1.0 - f64::from(op.lr) * f64::from(op.weight_decay)) as f32,
-            step_size: (f64::from(op.lr) / correction(op.beta1)) as f32,
-            v_root_correction: correction(op.beta2).sqrt() as f32,
-        }
-    }
-}
-
 pub(super) fn adamw(op: AdamW, tensors: &mut [AdamWTensor<'_, Cpu>]) -> Result<()> {
     let name = Op("adamw");
-    name.require(op.step > 0, || "steps are counted from 1".into())?;
-    let factors = Factors::new(op);
+    let step = Step { op, factors: name.adamw(op)? };
     for tensor in tensors {
         let len = tensor.param.len();
         let param = name.f32_mut("param", tensor.param, len)?.par_chunks_mut(CHUNK);
@@ -71,19 +50,100 @@ pub(super) fn adamw(op: AdamW, tensors: &mut [AdamWTensor<'_, Cpu>]) -> Result<(
         let m = name.f32_mut("m", tensor.m, len)?.par_chunks_mut(CHUNK);
         let v = name.f32_mut("v", tensor.v, len)?.par_chunks_mut(CHUNK);
         let tasks = param.zip(grad).zip(m.zip(v));
-        tasks.for_each(|((param, grad), (m, v))| update(factors, param, grad, m, v));
+        tasks.for_each(|((param, grad), (m, v))| step.all(param, grad, m, v));
     }
     Ok(())
 }
 
-fn update(factors: Factors, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
-    let AdamW { beta1, beta2, eps, grad_scale, .. } = factors.op;
-    let state = m.iter_mut().zip(v);
-    simd!(for ((param, grad), (m, v)) in param.iter_mut().zip(grad).zip(state) {
+pub(super) fn adamw_8bit(op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Cpu>]) -> Result<()> {
+    let name = Op("adamw_8bit");
+    let step = Step { op, factors: name.adamw(op)? };
+    for tensor in tensors {
+        let len = tensor.param.len();
+        let param = name.f32_mut("param", tensor.param, len)?.par_chunks_mut(CHUNK);
+        let grad = name.f32("grad", tensor.grad, len)?.par_chunks(CHUNK);
+        let m = name.moment(["m.codes", "m.absmax"], &mut tensor.m, len)?;
+        let v = name.moment(["v.codes", "v.absmax"], &mut tensor.v, len)?;
+        let tasks = param.zip(grad).zip(m.chunks().zip(v.chunks()));
+        tasks.for_each(|((param, grad), (m, v))| step.all_8bit(param, grad, m, v));
+    }
+    Ok(())
+}
+
+/// Codes and absmax of consecutive blocks.
+struct Blocks<'a> {
+    codes: &'a mut [u8],
+    absmax: &'a mut [f32],
+}
+
+impl Op {
+    fn moment<'a>(
+        self,
+        [codes, absmax]: [&'static str; 2],
+        moment: &'a mut Moment8<'_, Cpu>,
+        len: usize,
+    ) -> Result<Blocks<'a>> {
+        Ok(Blocks {
+            codes: self.u8_mut(codes, moment.codes, len)?,
+            absmax: self.f32_mut(absmax, moment.absmax, len.div_ceil(BLOCK))?,
+        })
+    }
+}
+
+impl<'a> Blocks<'a> {
+    fn chunks(self) -> impl IndexedParallelIterator<Item = Blocks<'a>> {
+        let absmax = self.absmax.par_chunks_mut(CHUNK / BLOCK);
+        let chunks = self.codes.par_chunks_mut(CHUNK).zip(absmax);
+        chunks.map(|(codes, absmax)| Blocks { codes, absmax })
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = (&mut [u8], &mut f32)> {
+        self.codes.chunks_mut(BLOCK).zip(self.absmax.iter_mut())
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Step {
+    op: AdamW,
+    factors: AdamWFactors,
+}
+
+impl Step {
+    /// `(param, m, v)` of one element. Each operation rounds by itself, as on a card.
+    #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+    #[inline(always)]
+    fn element(&self, param: f32, grad: f32, m: f32, v: f32) -> (f32, f32, f32) {
+        let AdamW { beta1, beta2, eps, grad_scale, .. } = self.op;
+        let AdamWFactors { decay, step_size, v_root_correction } = self.factors;
         let grad = grad * grad_scale;
-        *m += (grad - *m) * (1.0 - beta1);
-        *v = *v * beta2 + grad * grad * (1.0 - beta2);
-        let denominator = v.sqrt() / factors.v_root_correction + eps;
-        *param = *param * factors.decay - factors.step_size * (*m / denominator);
-    });
+        let m = m + (grad - m) * (1.0 - beta1);
+        let v = v * beta2 + grad * grad * (1.0 - beta2);
+        let denominator = v.sqrt() / v_root_correction + eps;
+        (param * decay - step_size * (m / denominator), m, v)
+    }
+
+    fn all(&self, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
+        let state = m.iter_mut().zip(v);
+        simd!(for ((param, grad), (m, v)) in param.iter_mut().zip(grad).zip(state) {
+            (*param, *m, *v) = self.element(*param, *grad, *m, *v);
+        });
+    }
+
+    fn all_8bit(&self, param: &mut [f32], grad: &[f32], mut m: Blocks<'_>, mut v: Blocks<'_>) {
+        let (first, second) = (moment8::first(), moment8::second());
+        let mut moments = [[0.0; BLOCK]; 2];
+        let blocks = param.chunks_mut(BLOCK).zip(grad.chunks(BLOCK));
+        simd!(for ((param, grad), (m8, v8)) in blocks.zip(m.iter_mut().zip(v.iter_mut())) {
+            let [m, v] = moments.each_mut().map(|x| &mut x[..grad.len()]);
+            first.dequantize(m8.0, *m8.1, m);
+            second.dequantize(v8.0, *v8.1, v);
+            let state = m.iter_mut().zip(v.iter_mut());
+            for ((param, grad), (m, v)) in param.iter_mut().zip(grad).zip(state) {
+                let stepped = self.element(*param, *grad, *m, *v);
+                (*param, *m, *v) = if grad.is_finite() { stepped } else { (*param, 0.0, 0.0) };
+            }
+            *m8.1 = first.quantize(m, m8.0);
+            *v8.1 = second.quantize(v, v8.0);
+        });
+    }
 }

@@ -11,6 +11,9 @@ use crate::{Buffer, Error, Result};
 const ROWS: usize = 64;
 
 pub(super) fn download(buffer: &CpuBuffer) -> Result<Vec<f32>> {
+    if let Some(codes) = buffer.as_u8() {
+        return Ok(codes.iter().map(|&code| code.into()).collect());
+    }
     let x = Op("download").float("buffer", buffer, buffer.len())?;
     let mut out = vec![0.0; x.len()];
     x.widen_into(&mut out);
@@ -31,6 +34,7 @@ pub(super) fn copy(
         (Storage::F32(src), Storage::F32(dst)) => dst[to].copy_from_slice(&src[from]),
         (Storage::Bf16(src), Storage::Bf16(dst)) => dst[to].copy_from_slice(&src[from]),
         (Storage::U32(src), Storage::U32(dst)) => dst[to].copy_from_slice(&src[from]),
+        (Storage::U8(src), Storage::U8(dst)) => dst[to].copy_from_slice(&src[from]),
         (_, dst) => {
             return Err(Error::DType { op: name.0, operand: "dst", actual: dst.dtype() });
         }

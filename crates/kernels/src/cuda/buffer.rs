@@ -41,6 +41,7 @@ impl CudaBuffer {
             HostSlice::F32(x) => Region::upload(memory, x, kind)?,
             HostSlice::Bf16(x) => Region::upload(memory, x, kind)?,
             HostSlice::U32(x) => Region::upload(memory, x, kind)?,
+            HostSlice::U8(x) => Region::upload(memory, x, kind)?,
         };
         let host = match data {
             HostSlice::U32(x) => Some(x.into()),
@@ -105,7 +106,7 @@ impl Op {
         self.len(operand, buffer.len, len)?;
         match buffer.dtype {
             DType::F32 | DType::Bf16 => Ok(buffer.tensor()),
-            DType::U32 => Err(self.dtype(operand, buffer)),
+            DType::U32 | DType::U8 => Err(self.dtype(operand, buffer)),
         }
     }
 
@@ -116,11 +117,22 @@ impl Op {
         buffer: &CudaBuffer,
         len: usize,
     ) -> Result<u64> {
+        self.address(DType::F32, operand, buffer, len)
+    }
+
+    /// The address of an operand of `len` elements of one type.
+    pub(super) fn address(
+        self,
+        dtype: DType,
+        operand: &'static str,
+        buffer: &CudaBuffer,
+        len: usize,
+    ) -> Result<u64> {
         self.len(operand, buffer.len, len)?;
-        match buffer.dtype {
-            DType::F32 => Ok(buffer.address()),
-            _ => Err(self.dtype(operand, buffer)),
+        if buffer.dtype == dtype {
+            return Ok(buffer.address());
         }
+        Err(self.dtype(operand, buffer))
     }
 
     /// The values of a u32 operand of `len` elements.

@@ -27,8 +27,8 @@ use std::sync::Arc;
 use self::driver::Driver;
 use self::memory::Memory;
 use crate::ops::{
-    Activation, AdamW, AdamWTensor, Attention, AttentionGrads, Linear, LinearCrossEntropy,
-    LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
+    Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
+    LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
 use crate::trace::span;
 use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
@@ -279,5 +279,9 @@ impl Backend for Cuda {
     fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
         let _span = span(|| "adamw");
         optimizer::adamw(self, op, tensors)
+    }
+
+    fn adamw_8bit(&self, op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Self>]) -> Result<()> {
+        optimizer::adamw_8bit(self, op, tensors)
     }
 }

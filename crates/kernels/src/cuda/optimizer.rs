@@ -1,13 +1,16 @@
 //! `AdamW` and the norm that clipping needs.
 
+use nf4::moment8;
+
 use super::memory::Region;
 use super::params::{
-    ADAMW, ADAMW_TENSORS, AdamWEntry, AdamWParams, SQUARED_NORM, SquaredNormParams,
+    self, ADAMW, ADAMW_8BIT, ADAMW_TENSORS, AdamW8bitEntry, AdamW8bitParams, AdamWEntry,
+    AdamWParams, SQUARED_NORM, SquaredNormParams,
 };
 use super::{Cuda, CudaBuffer};
 use crate::check::Op;
-use crate::ops::{AdamW, AdamWTensor};
-use crate::{Buffer, MemoryKind, Result};
+use crate::ops::{AdamW, AdamW8bitTensor, AdamWFactors, AdamWTensor, Moment8};
+use crate::{Buffer, DType, MemoryKind, Result};
 
 const THREADS: u32 = 256;
 /// Elements of a partial sum, and most partial sums of a buffer.
@@ -43,20 +46,29 @@ pub(super) fn squared_norm(cuda: &Cuda, buffers: &[&CudaBuffer]) -> Result<f64> 
     Ok(sums.iter().sum())
 }
 
-pub(super) fn adamw(cuda: &Cuda, op: AdamW, tensors: &mut [AdamWTensor<'_, Cuda>]) -> Result<()> {
-    let name = Op("adamw");
-    name.require(op.step > 0, || "steps are counted from 1".into())?;
-    let correction = |beta: f32| 1.0 - f64::from(beta).powf(op.step as f64);
-    let common = AdamWParams {
+fn factors(op: AdamW, factors: AdamWFactors) -> params::AdamWFactors {
+    params::AdamWFactors {
         beta1: op.beta1,
         beta2: op.beta2,
         eps: op.eps,
         grad_scale: op.grad_scale,
-        decay: (1.0 - f64::from(op.lr) * f64::from(op.weight_decay)) as f32,
-        step_size: (f64::from(op.lr) / correction(op.beta1)) as f32,
-        v_root_correction: correction(op.beta2).sqrt() as f32,
-        ..AdamWParams::default()
-    };
+        decay: factors.decay,
+        step_size: factors.step_size,
+        v_root_correction: factors.v_root_correction,
+        reserved: 0,
+    }
+}
+
+/// Blocks and tensors, for the longest.
+fn grid(lens: impl ExactSizeIterator<Item = u64>) -> [usize; 3] {
+    let tensors = lens.len();
+    let longest = lens.max().unwrap_or(0) as usize;
+    [longest.div_ceil(BLOCK).min(BLOCKS), tensors, 1]
+}
+
+pub(super) fn adamw(cuda: &Cuda, op: AdamW, tensors: &mut [AdamWTensor<'_, Cuda>]) -> Result<()> {
+    let name = Op("adamw");
+    let factors = factors(op, name.adamw(op)?);
     let entry = |tensor: &AdamWTensor<'_, Cuda>| {
         let len = tensor.param.len();
         Ok(AdamWEntry {
@@ -69,11 +81,53 @@ pub(super) fn adamw(cuda: &Cuda, op: AdamW, tensors: &mut [AdamWTensor<'_, Cuda>
     };
     let entries = tensors.iter().map(entry).collect::<Result<Vec<_>>>()?;
     for chunk in entries.chunks(ADAMW_TENSORS as usize) {
-        let mut params = common;
+        let mut params = AdamWParams { factors, ..AdamWParams::default() };
         params.tensors[..chunk.len()].copy_from_slice(chunk);
-        let longest = chunk.iter().map(|entry| entry.len as usize).max().unwrap_or(0);
-        let blocks = longest.div_ceil(BLOCK).min(BLOCKS);
-        cuda.driver().launch(&ADAMW, &params, [blocks, chunk.len(), 1], THREADS, 0)?;
+        let grid = grid(chunk.iter().map(|entry| entry.len));
+        cuda.driver().launch(&ADAMW, &params, grid, THREADS, 0)?;
+    }
+    Ok(())
+}
+
+/// Codes and absmax, and how they are called.
+fn moment(
+    name: Op,
+    [codes, absmax]: [&'static str; 2],
+    moment: &Moment8<'_, Cuda>,
+    len: usize,
+) -> Result<params::Moment8> {
+    Ok(params::Moment8 {
+        codes: name.address(DType::U8, codes, moment.codes, len)?,
+        absmax: name.single(absmax, moment.absmax, len.div_ceil(moment8::BLOCK))?,
+    })
+}
+
+pub(super) fn adamw_8bit(
+    cuda: &Cuda,
+    op: AdamW,
+    tensors: &mut [AdamW8bitTensor<'_, Cuda>],
+) -> Result<()> {
+    let name = Op("adamw_8bit");
+    let factors = factors(op, name.adamw(op)?);
+    let entry = |tensor: &AdamW8bitTensor<'_, Cuda>| {
+        let len = tensor.param.len();
+        Ok(AdamW8bitEntry {
+            param: name.single("param", tensor.param, len)?,
+            grad: name.single("grad", tensor.grad, len)?,
+            m: moment(name, ["m.codes", "m.absmax"], &tensor.m, len)?,
+            v: moment(name, ["v.codes", "v.absmax"], &tensor.v, len)?,
+            len: len as u64,
+        })
+    };
+    let entries = tensors.iter().map(entry).collect::<Result<Vec<_>>>()?;
+    let maps = [moment8::first(), moment8::second()].map(|map| [*map.values(), *map.tree()]);
+    let maps = Region::upload(&cuda.memory, &maps, MemoryKind::Scratch)?;
+    for chunk in entries.chunks(ADAMW_TENSORS as usize) {
+        let mut params =
+            AdamW8bitParams { factors, maps: maps.address, ..AdamW8bitParams::default() };
+        params.tensors[..chunk.len()].copy_from_slice(chunk);
+        let grid = grid(chunk.iter().map(|entry| entry.len));
+        cuda.driver().launch(&ADAMW_8BIT, &params, grid, THREADS, 0)?;
     }
     Ok(())
 }

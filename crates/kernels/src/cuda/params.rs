@@ -88,4 +88,5 @@ kernels! {
     CROSS_ENTROPY: "cross_entropy" takes CrossEntropyParams;
     SQUARED_NORM: "squared_norm" takes SquaredNormParams;
     ADAMW: "adamw" takes AdamWParams;
+    ADAMW_8BIT: "adamw_8bit" takes AdamW8bitParams;
 }

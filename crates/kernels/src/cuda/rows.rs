@@ -8,7 +8,7 @@ use super::params::{
 use super::{Cuda, CudaBuffer, elementwise};
 use crate::check::Op;
 use crate::ops::{RmsNorm, Rope, RopeTable};
-use crate::{Backend, Buffer, Error, HostSlice, MemoryKind, Result};
+use crate::{Backend, Buffer, DType, Error, HostSlice, MemoryKind, Result};
 
 /// Threads that work on a row, and rows of a block where a warp works on each.
 const THREADS: u32 = 256;
@@ -17,6 +17,11 @@ const SHORT_ROWS: usize = 8;
 const SHORT: usize = 512;
 
 pub(super) fn download(cuda: &Cuda, buffer: &CudaBuffer) -> Result<Vec<f32>> {
+    if buffer.dtype() == DType::U8 {
+        let mut codes = vec![0_u8; buffer.len()];
+        cuda.driver().copy_out(buffer.address(), &mut codes)?;
+        return Ok(codes.into_iter().map(f32::from).collect());
+    }
     let tensor = Op("download").tensor("buffer", buffer, buffer.len())?;
     let mut out = vec![0.0; buffer.len()];
     if tensor.dtype == DTYPE_F32 {

@@ -1,8 +1,9 @@
 //! Wrong operands give errors that name the operation and the operand.
 
 use kernels::ops::{
-    Activation, AdamW, AdamWTensor, Attention, AttentionGrads, Dropout, IGNORE, Linear,
-    LinearCrossEntropy, LinearGrads, Lora, RmsNorm, Rope, RopeTable, Sequences, Weight,
+    Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Dropout, IGNORE,
+    Linear, LinearCrossEntropy, LinearGrads, Lora, Moment8, RmsNorm, Rope, RopeTable, Sequences,
+    Weight,
 };
 use kernels::{Backend, Cpu, CpuBuffer, DType, Error, MemoryKind, Result};
 
@@ -52,7 +53,7 @@ fn messages_say_what_is_wrong() {
 #[test]
 fn buffers_larger_than_memory() {
     let cpu = Cpu::new();
-    for dtype in [DType::F32, DType::Bf16, DType::U32] {
+    for dtype in [DType::F32, DType::Bf16, DType::U32, DType::U8] {
         for len in [usize::MAX, usize::MAX / 4, 1 << 50] {
             for result in [
                 cpu.alloc(dtype, len, MemoryKind::KvCache),
@@ -238,5 +239,22 @@ fn cross_entropy_and_optimizer() {
     let narrow = cpu.zeros(DType::Bf16, 2, MemoryKind::Gradients).unwrap();
     dtype(step(op, &narrow), ("adamw", "grad"));
     parameter(step(AdamW { step: 0, ..op }, &floats(2)), "from 1");
+    let step = |op, codes: DType, absmax: usize| {
+        let zeros = |len| cpu.zeros(codes, len, MemoryKind::Optimizer).unwrap();
+        let (mut param, grad) = (floats(257), floats(257));
+        let (mut m_codes, mut v_codes, mut m, mut v) =
+            (zeros(257), zeros(257), floats(2), floats(absmax));
+        let tensor = AdamW8bitTensor {
+            param: &mut param,
+            grad: &grad,
+            m: Moment8 { codes: &mut m_codes, absmax: &mut m },
+            v: Moment8 { codes: &mut v_codes, absmax: &mut v },
+        };
+        cpu.adamw_8bit(op, &mut [tensor])
+    };
+    step(op, DType::U8, 2).unwrap();
+    dtype(step(op, DType::U32, 2), ("adamw_8bit", "m.codes"));
+    length(step(op, DType::U8, 1), ("adamw_8bit", "v.absmax"));
+    parameter(step(AdamW { step: 0, ..op }, DType::U8, 2), "from 1");
     dtype(cpu.squared_norm(&[&ids(&[1])]).map(drop), ("squared_norm", "buffers"));
 }

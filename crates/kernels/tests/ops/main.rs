@@ -40,7 +40,7 @@ macro_rules! checks {
                 attention::check_attention_backward,
                 attention::check_shared_keys,
                 cross_entropy::check_cross_entropy, cross_entropy::check_cross_entropy_of_nan,
-                optimizer::check_squared_norm, optimizer::check_adamw,
+                optimizer::check_squared_norm, optimizer::check_adamw, optimizer::check_adamw_8bit,
             );
         }
     };

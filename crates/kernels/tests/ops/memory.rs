@@ -48,6 +48,10 @@ fn reused_memory_is_zeroed_where_asked_for() {
     drop(ones);
     let zeros = cpu.zeros(DType::U32, 5, MemoryKind::Data).unwrap();
     assert_eq!(zeros.as_u32(), Some(&[0; 5][..]));
+    let ones = cpu.upload(HostSlice::U8(&[1; 5]), MemoryKind::Data).unwrap();
+    drop(ones);
+    let zeros = cpu.zeros(DType::U8, 5, MemoryKind::Data).unwrap();
+    assert_eq!((zeros.as_u8(), zeros.bytes()), (Some(&[0; 5][..]), 5));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use kernels::ops::{
 use kernels::{Backend, DType};
 
 use crate::support::{Host, output, upload_u32};
-use crate::{attention, cross_entropy, linear, rope};
+use crate::{attention, cross_entropy, linear, optimizer, rope};
 
 /// Bits of results, by name.
 pub(crate) type Bits = Vec<(&'static str, Vec<u32>)>;
@@ -128,5 +128,18 @@ pub(crate) fn of_adamw<K: Backend>(k: &K, len: usize) -> Bits {
         [1, 2, 3, 4].map(|seed| Host::normal(DType::F32, seed, len).upload(k));
     let tensor = AdamWTensor { param: &mut param, grad: &grad, m: &mut m, v: &mut v };
     k.adamw(op, &mut [tensor]).unwrap();
-    vec![("param", bits(k, &param)), ("m", bits(k, &m)), ("v", bits(k, &v))]
+    let eight = optimizer::step_eight(k, op, &[optimizer::Eight::new(5, len)]).remove(0);
+    let [[m_codes, m_absmax], [v_codes, v_absmax]] = &eight.moments;
+    [
+        ("param", &param),
+        ("m", &m),
+        ("v", &v),
+        ("param of 8-bit", &eight.param),
+        ("m's codes", m_codes),
+        ("m's absmax", m_absmax),
+        ("v's codes", v_codes),
+        ("v's absmax", v_absmax),
+    ]
+    .map(|(what, buffer)| (what, bits(k, buffer)))
+    .into()
 }

@@ -48,9 +48,13 @@ pub(crate) fn upload<K: Backend>(k: &K, dtype: DType, values: &[f32]) -> K::Buff
             let narrow: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
             k.upload(HostSlice::Bf16(&narrow), kind)
         }
-        DType::U32 => unreachable!("float data"),
+        DType::U32 | DType::U8 => unreachable!("float data"),
     };
     uploaded.unwrap()
+}
+
+pub(crate) fn upload_u8<K: Backend>(k: &K, values: &[u8]) -> K::Buffer {
+    k.upload(HostSlice::U8(values), MemoryKind::Optimizer).unwrap()
 }
 
 pub(crate) fn upload_u32<K: Backend>(k: &K, values: &[u32]) -> K::Buffer {
