@@ -1,9 +1,9 @@
 //! `AdamW` with decoupled decay, and global-norm clipping.
 
-use kernels::ops::{AdamW as Step, AdamWTensor};
+use kernels::ops::{AdamW as Step, AdamW8bitTensor, AdamWTensor, MOMENT8_BLOCK, Moment8};
 use kernels::{Backend, Buffer, DType, MemoryKind};
 
-use crate::{Error, ParamGrads, Params, Result};
+use crate::{Error, Param, ParamGrads, Params, Result};
 
 /// Constants of [`AdamW`] (Loshchilov and Hutter 2019).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -18,22 +18,64 @@ pub struct AdamWConfig {
     pub weight_decay: f32,
 }
 
-/// Optimizer with f32 moments.
+/// Parameters with fewer elements have f32 moments in an 8-bit optimizer, as in bitsandbytes.
+const LEAST_8BIT: usize = 4096;
+
+/// First and second moment of one parameter.
+#[derive(Debug)]
+enum Moments<K: Backend> {
+    F32([K::Buffer; 2]),
+    /// Codes and absmax of each.
+    Eight([[K::Buffer; 2]; 2]),
+}
+
+/// Optimizer with f32 or 8-bit moments.
 #[derive(Debug)]
 pub struct AdamW<K: Backend> {
     config: AdamWConfig,
-    moments: Vec<[K::Buffer; 2]>,
+    moments: Vec<Moments<K>>,
     step: u64,
 }
 
+impl<K: Backend> Moments<K> {
+    fn f32(backend: &K, len: usize) -> Result<Self> {
+        let zeros = || backend.zeros(DType::F32, len, MemoryKind::Optimizer);
+        Ok(Self::F32([zeros()?, zeros()?]))
+    }
+
+    fn eight(backend: &K, len: usize) -> Result<Self> {
+        let zeros = || -> Result<_> {
+            let blocks = len.div_ceil(MOMENT8_BLOCK);
+            Ok([
+                backend.zeros(DType::U8, len, MemoryKind::Optimizer)?,
+                backend.zeros(DType::F32, blocks, MemoryKind::Optimizer)?,
+            ])
+        };
+        Ok(Self::Eight([zeros()?, zeros()?]))
+    }
+}
+
 impl<K: Backend> AdamW<K> {
-    /// Zero moments for every parameter.
+    /// Zero moments for every parameter, in f32.
     pub fn new(backend: &K, params: &Params<K>, config: AdamWConfig) -> Result<Self> {
-        let zeros = |len| backend.zeros(DType::F32, len, MemoryKind::Optimizer);
-        let moments = params
-            .iter()
-            .map(|p| Ok([zeros(p.value.len())?, zeros(p.value.len())?]))
-            .collect::<Result<_>>()?;
+        Self::with(params, config, |len| Moments::f32(backend, len))
+    }
+
+    /// Zero moments for every parameter, in blocks of 8-bit codes where it has 4096 elements or more:
+    /// a quarter of the memory (Dettmers et al. 2021).
+    pub fn new_8bit(backend: &K, params: &Params<K>, config: AdamWConfig) -> Result<Self> {
+        Self::with(params, config, |len| match len {
+            LEAST_8BIT.. => Moments::eight(backend, len),
+            _ => Moments::f32(backend, len),
+        })
+    }
+
+    fn with(
+        params: &Params<K>,
+        config: AdamWConfig,
+        moments: impl Fn(usize) -> Result<Moments<K>>,
+    ) -> Result<Self> {
+        let moments = params.iter().map(|p| moments(p.value.len())).collect::<Result<_>>()?;
         Ok(Self { config, moments, step: 0 })
     }
 
@@ -57,13 +99,20 @@ impl<K: Backend> AdamW<K> {
         self.step += 1;
         let AdamWConfig { beta1, beta2, eps, weight_decay } = self.config;
         let op = Step { lr, beta1, beta2, eps, weight_decay, step: self.step, grad_scale };
-        let mut tensors: Vec<AdamWTensor<'_, K>> = params
-            .iter_mut()
-            .zip(grads.buffers())
-            .zip(&mut self.moments)
-            .map(|((param, grad), [m, v])| AdamWTensor { param: &mut param.value, grad, m, v })
-            .collect();
-        Ok(backend.adamw(op, &mut tensors)?)
+        let (mut tensors, mut tensors_8bit) = (Vec::new(), Vec::new());
+        let all = params.iter_mut().zip(grads.buffers()).zip(&mut self.moments);
+        for ((Param { value: param, .. }, grad), moments) in all {
+            match moments {
+                Moments::F32([m, v]) => tensors.push(AdamWTensor { param, grad, m, v }),
+                Moments::Eight(moments) => {
+                    let [m, v] =
+                        moments.each_mut().map(|[codes, absmax]| Moment8 { codes, absmax });
+                    tensors_8bit.push(AdamW8bitTensor { param, grad, m, v });
+                }
+            }
+        }
+        backend.adamw(op, &mut tensors)?;
+        Ok(backend.adamw_8bit(op, &mut tensors_8bit)?)
     }
 }
 

@@ -278,12 +278,15 @@ pub struct AdamWTensor<'a, K: Backend> {
     pub v: &'a mut K::Buffer,
 }
 
+/// Elements of a [`Moment8`] that share one absmax.
+pub const MOMENT8_BLOCK: usize = nf4::moment8::BLOCK;
+
 /// A moment as [`nf4::moment8`] holds it.
 #[derive(Debug)]
 pub struct Moment8<'a, K: Backend> {
     /// u8 codes, as many as parameters.
     pub codes: &'a mut K::Buffer,
-    /// f32, one for each block of 256 codes; zero at first.
+    /// f32, one for each block of [`MOMENT8_BLOCK`] codes; zero at first.
     pub absmax: &'a mut K::Buffer,
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use autograd::{ParamGrads, Precision, Tape};
+use half::bf16;
 use kernels::ops::IGNORE;
 use kernels::{Backend, Cpu, HostSlice, MemoryKind};
 use models::adapter::{CONFIG_FILE, WEIGHTS_FILE};
@@ -22,7 +23,7 @@ pub(crate) fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(path)
 }
 
-/// Named tensors of a reference file; integers widened to f64 exactly.
+/// Named tensors of a reference file, widened to f64 exactly.
 pub(crate) struct Reference {
     tensors: BTreeMap<String, (Vec<usize>, Vec<f64>)>,
     pub(crate) json: Value,
@@ -41,6 +42,11 @@ impl Reference {
                     Dtype::F32 => data
                         .chunks_exact(4)
                         .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
+                        .collect(),
+                    Dtype::U8 => data.iter().map(|&b| b.into()).collect(),
+                    Dtype::BF16 => data
+                        .chunks_exact(2)
+                        .map(|b| f64::from(bf16::from_le_bytes(b.try_into().unwrap()).to_f32()))
                         .collect(),
                     Dtype::I64 => data
                         .chunks_exact(8)
