@@ -74,7 +74,7 @@ fn advise(error: anyhow::Error) -> anyhow::Error {
     }
     error.context(
         "the run does not fit the device: train.gradient_checkpointing = true, a smaller train.batch_size \
-         (with more train.gradient_accumulation_steps), a smaller data.max_seq_len or lora.r take less",
+         (with more train.gradient_accumulation_steps), a smaller data.max_seq_len or lora.r, train.optim = \"adamw_8bit\" take less",
     )
 }
 

@@ -199,6 +199,8 @@ pub struct TrainSection {
     pub batch_size: usize,
     /// Passes before one optimizer step. The loss of a step is the mean over all its trained tokens.
     pub gradient_accumulation_steps: usize,
+    /// Optimizer, by the state that it holds.
+    pub optim: Optim,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Course of the learning rate after the warmup.
@@ -237,6 +239,7 @@ impl Default for TrainSection {
             max_steps: None,
             batch_size: 8,
             gradient_accumulation_steps: 1,
+            optim: Optim::AdamW,
             learning_rate: 2e-4,
             lr_scheduler: Scheduler::Linear,
             warmup_steps: 0,
@@ -253,6 +256,19 @@ impl Default for TrainSection {
             logging_steps: 10,
         }
     }
+}
+
+/// Optimizer, by the state that it holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Optim {
+    /// Two f32 moments a parameter.
+    #[default]
+    #[serde(rename = "adamw")]
+    AdamW,
+    /// Two 8-bit moments a parameter, in blocks of 256 as bitsandbytes has them; f32 for adapter
+    /// matrices with fewer than 4096 elements.
+    #[serde(rename = "adamw_8bit")]
+    AdamW8bit,
 }
 
 /// Course of the learning rate after the warmup.

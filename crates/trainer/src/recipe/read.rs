@@ -195,7 +195,7 @@ fn with_defaults(user: Table, origins: &Origins) -> Result<Recipe, RecipeError> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Quantize, Scheduler};
+    use super::super::{Optim, Quantize, Scheduler};
     use super::*;
 
     const MINIMAL: &str = "[model]\npath = 'm'\n[data]\npath = 'd'\n[output]\ndir = 'o'\n";
@@ -226,6 +226,7 @@ mod tests {
     fn overrides_win_and_take_bare_strings() {
         let sets = [
             "train.lr_scheduler=cosine",
+            "train.optim=adamw_8bit",
             "train.max_steps=7",
             "model.quantize=none",
             "data.path=/tmp/a b.jsonl",
@@ -234,6 +235,7 @@ mod tests {
         ];
         let recipe = read(MINIMAL, &sets).unwrap();
         assert_eq!(recipe.train.lr_scheduler, Scheduler::Cosine);
+        assert_eq!(recipe.train.optim, Optim::AdamW8bit);
         assert_eq!(recipe.train.max_steps, Some(7));
         assert_eq!(recipe.model.quantize, Quantize::None);
         assert_eq!(recipe.data.path, Path::new("/tmp/a b.jsonl"));
@@ -242,7 +244,12 @@ mod tests {
 
     #[test]
     fn a_resolved_recipe_reads_back_the_same() {
-        let sets = ["train.learning_rate=3e-5", "data.eval_rows=5", "lora.rank_pattern.q_proj=4"];
+        let sets = [
+            "train.learning_rate=3e-5",
+            "train.optim=adamw_8bit",
+            "data.eval_rows=5",
+            "lora.rank_pattern.q_proj=4",
+        ];
         let recipe = read(MINIMAL, &sets).unwrap();
         assert_eq!(read(&recipe.to_toml(), &[]).unwrap(), recipe);
         let continued = read(MINIMAL, &["model.adapter=a"]).unwrap();
@@ -269,6 +276,9 @@ mod tests {
             "{wrong}"
         );
         assert!(wrong.contains("`constant`") && wrong.contains("`cosine`"), "{wrong}");
+        let wrong = message(MINIMAL, &["train.optim=adam"]);
+        assert!(wrong.starts_with("--set train.optim=adam: `train.optim`:"), "{wrong}");
+        assert!(wrong.contains("`adamw`") && wrong.contains("`adamw_8bit`"), "{wrong}");
         let both = message(&format!("{MINIMAL}[lora]\nr = 4\n"), &["model.adapter=a"]);
         assert!(both.contains("either [lora]"), "{both}");
     }

@@ -7,12 +7,13 @@ use kernels::Backend;
 use kernels::trace::span;
 use models::decoder::{Adapter, Decoder, ForwardOptions, Recompute};
 
-use crate::recipe::TrainSection;
+use crate::recipe::{Optim, TrainSection};
 use crate::schedule::Schedule;
 
 /// How steps are computed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepSettings {
+    optim: Optim,
     optimizer: AdamWConfig,
     precision: Precision,
     recompute: Recompute,
@@ -24,6 +25,7 @@ impl StepSettings {
     /// What `train` asks for on backend `K`.
     pub fn new<K: Backend>(train: &TrainSection) -> Self {
         Self {
+            optim: train.optim,
             optimizer: AdamWConfig {
                 beta1: train.adam_beta1 as f32,
                 beta2: train.adam_beta2 as f32,
@@ -76,7 +78,11 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
         schedule: Schedule,
         settings: StepSettings,
     ) -> Result<Self> {
-        let optimizer = AdamW::new(decoder.backend(), adapter.params(), settings.optimizer)?;
+        let new = match settings.optim {
+            Optim::AdamW => AdamW::new,
+            Optim::AdamW8bit => AdamW::new_8bit,
+        };
+        let optimizer = new(decoder.backend(), adapter.params(), settings.optimizer)?;
         Ok(Self { decoder, adapter, optimizer, schedule, settings, steps: 0, passes: 0 })
     }
 
