@@ -5,8 +5,9 @@
 
 #include <stdint.h>
 
-/* Element types of a tensor. NF4 and FP4 are blocks of 4-bit codes, see BlockScales. */
-enum { DTYPE_F32 = 0, DTYPE_BF16 = 1, DTYPE_4BIT = 2 };
+/* Element types of a tensor. NF4 and FP4 are blocks of 4-bit codes, see BlockScales; f16 is that of weights before
+ * they are quantised, and nothing else takes it. */
+enum { DTYPE_F32 = 0, DTYPE_BF16 = 1, DTYPE_4BIT = 2, DTYPE_F16 = 3 };
 
 typedef struct {
     uint64_t data;
@@ -256,6 +257,17 @@ typedef struct {
     float grad_scale;
     uint32_t reserved;
 } CrossEntropyParams;
+
+/* Packed codes and f32 absmax of blocks of `block` elements. A value in units of absmax gets code r, where r
+ * midpoints are below it and `ascending` has code r in bits 4r to 4r + 3. */
+typedef struct {
+    Tensor x;
+    uint64_t len;
+    uint64_t packed, absmax;
+    uint64_t ascending;
+    float midpoints[15];
+    uint32_t block;
+} QuantizeParams;
 
 /* partial[block] = sum of squares of the block's part. */
 typedef struct {

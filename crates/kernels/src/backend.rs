@@ -32,6 +32,17 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn upload(&self, data: HostSlice<'_>, kind: MemoryKind) -> Result<Self::Buffer>;
     /// Takes a quantised weight over.
     fn upload_quantized(&self, weight: nf4::QuantizedTensor) -> Result<Self::QuantizedWeight>;
+    /// Quantises a weight of `shape` given in row-major order, bit for bit as [`nf4::quantize`] does;
+    /// `name` is used in errors only.
+    fn quantize(
+        &self,
+        name: &str,
+        weight: nf4::Elements<'_>,
+        shape: &[usize],
+        config: &nf4::QuantConfig,
+    ) -> Result<Self::QuantizedWeight> {
+        self.upload_quantized(weight.quantize(name, shape, config)?)
+    }
     /// Copies a buffer of floats or of codes to the host, widened to f32.
     fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
     /// `dst[dst_start..dst_start + len] = src[src_start..src_start + len]`, same element type.

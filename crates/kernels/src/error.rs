@@ -60,6 +60,9 @@ pub enum Error {
         /// The driver's answer, or what is missing.
         message: String,
     },
+    /// A weight cannot be quantised.
+    #[error(transparent)]
+    Quantize(#[from] nf4::Error),
     /// A parameter has a value with no meaning for the operation.
     #[error("{op}: {what}")]
     Parameter {

@@ -24,6 +24,25 @@ impl QuantType {
         &self.book().values
     }
 
+    /// The codes by ascending value. FP4 has two zeros, of which the first is for zero itself.
+    pub fn ascending(self) -> [u8; 16] {
+        let book = self.book();
+        let mut code = book.lowest;
+        let next = |step: &u32| {
+            code = code.wrapping_add(*step);
+            code as u8
+        };
+        let mut codes = [book.lowest as u8; 16];
+        codes[1..].iter_mut().zip(book.steps.iter().map(next)).for_each(|(to, from)| *to = from);
+        codes
+    }
+
+    /// The f32 midpoints between neighbours in that order: a value gets the code that has as many codes
+    /// before it as midpoints are below the value.
+    pub fn midpoints(self) -> &'static [f32; 15] {
+        &self.book().midpoints
+    }
+
     pub(crate) fn book(self) -> &'static CodeBook {
         match self {
             Self::Nf4 => &NF4,

@@ -1,3 +1,4 @@
+use crate::tensor::check_shape;
 use crate::{Error, QuantType};
 
 /// The block sizes bitsandbytes accepts.
@@ -20,6 +21,13 @@ impl QuantConfig {
         check_blocksize(blocksize)?;
         Ok(Self { quant_type, blocksize, double_quant })
     }
+
+    /// Errors when the block size is not in [`BLOCKSIZES`], or `shape` does not hold `numel` elements,
+    /// at least one; `name` is used in errors only.
+    pub fn check(&self, name: &str, shape: &[usize], numel: usize) -> Result<(), Error> {
+        check_blocksize(self.blocksize)?;
+        check_shape(name, shape, numel)
+    }
 }
 
 impl Default for QuantConfig {
@@ -29,6 +37,6 @@ impl Default for QuantConfig {
     }
 }
 
-pub(crate) fn check_blocksize(blocksize: usize) -> Result<(), Error> {
+fn check_blocksize(blocksize: usize) -> Result<(), Error> {
     if BLOCKSIZES.contains(&blocksize) { Ok(()) } else { Err(Error::Blocksize { blocksize }) }
 }

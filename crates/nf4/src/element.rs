@@ -7,6 +7,8 @@ use half::{bf16, f16, slice::HalfFloatSliceExt};
 use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, QuantConfig, QuantizedTensor, quantize};
+
 /// Elements converted at a time; they stay in the L1 cache.
 const BUFFER: usize = 1024;
 
@@ -71,6 +73,47 @@ pub trait Element: Copy + Send + Sync + 'static {
             let buffer = &mut buffer[..out.len()];
             produce(i * BUFFER, buffer);
             Self::write_f32(buffer, out);
+        }
+    }
+}
+
+/// Elements of a weight that is to be quantised, as they come.
+#[derive(Clone, Copy, Debug)]
+pub enum Elements<'a> {
+    /// IEEE single precision.
+    F32(&'a [f32]),
+    /// bfloat16.
+    Bf16(&'a [bf16]),
+    /// IEEE half precision.
+    F16(&'a [f16]),
+}
+
+impl Elements<'_> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(data) => data.len(),
+            Self::Bf16(data) => data.len(),
+            Self::F16(data) => data.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// [`quantize`] of the elements.
+    pub fn quantize(
+        &self,
+        name: &str,
+        shape: &[usize],
+        config: &QuantConfig,
+    ) -> Result<QuantizedTensor, Error> {
+        match self {
+            Self::F32(data) => quantize(name, data, shape, config),
+            Self::Bf16(data) => quantize(name, data, shape, config),
+            Self::F16(data) => quantize(name, data, shape, config),
         }
     }
 }

@@ -33,7 +33,7 @@ mod torch_sum;
 pub use codebook::QuantType;
 pub use config::{BLOCKSIZES, QuantConfig};
 pub use dequantize::dequantize_range;
-pub use element::{Element, SourceDtype};
+pub use element::{Element, Elements, SourceDtype};
 pub use error::Error;
 pub use nested::NestedAbsmax;
 pub use quantize::quantize;

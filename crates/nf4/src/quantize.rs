@@ -7,9 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::codebook::CodeBook;
-use crate::config::check_blocksize;
-use crate::nested::NestedAbsmax;
-use crate::tensor::{Absmax, Parts, check_shape};
+use crate::tensor::{Absmax, Parts};
 use crate::{BLOCKSIZES, Element, Error, QuantConfig, QuantizedTensor};
 
 /// Elements one task works on: a multiple of every block size, small enough to stay in L2.
@@ -36,14 +34,9 @@ pub fn quantize<T: Element>(
     shape: &[usize],
     config: &QuantConfig,
 ) -> Result<QuantizedTensor, Error> {
-    check_blocksize(config.blocksize)?;
-    check_shape(name, shape, data.len())?;
+    config.check(name, shape, data.len())?;
     let (packed, absmax) = quantize_blocks(name, data, config)?;
-    let absmax = if config.double_quant {
-        Absmax::Nested(NestedAbsmax::quantize(name, &absmax)?)
-    } else {
-        Absmax::Plain(absmax)
-    };
+    let absmax = Absmax::new(name, absmax, config.double_quant)?;
     let parts = Parts {
         quant_type: config.quant_type,
         blocksize: config.blocksize,

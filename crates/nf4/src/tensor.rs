@@ -12,6 +12,17 @@ pub enum Absmax {
     Nested(NestedAbsmax),
 }
 
+impl Absmax {
+    /// Of the blocks of tensor `name`, quantised in turn if asked for. Errors when their mean then
+    /// overflows.
+    pub fn new(name: &str, absmax: Vec<f32>, double_quant: bool) -> Result<Self, Error> {
+        if double_quant {
+            return Ok(Self::Nested(NestedAbsmax::quantize(name, &absmax)?));
+        }
+        Ok(Self::Plain(absmax))
+    }
+}
+
 /// What a [`QuantizedTensor`] is made of.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parts {

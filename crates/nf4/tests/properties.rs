@@ -321,6 +321,20 @@ fn overflowing_double_quantisation_is_an_error() {
 }
 
 #[test]
+fn midpoints_lie_between_ascending_values() {
+    for quant_type in [QuantType::Nf4, QuantType::Fp4] {
+        let mut codes = quant_type.ascending();
+        let values = codes.map(|code| quant_type.values()[usize::from(code)]);
+        for (pair, midpoint) in values.windows(2).zip(quant_type.midpoints()) {
+            assert_eq!(*midpoint, f32::midpoint(pair[0], pair[1]));
+            assert!(pair[0] <= pair[1]);
+        }
+        codes.sort_unstable();
+        assert_eq!(codes, std::array::from_fn(|i| i as u8));
+    }
+}
+
+#[test]
 fn every_value_of_a_moment_map_has_its_code() {
     for map in [moment8::first(), moment8::second()] {
         let codes: Vec<u8> = map.values().iter().map(|x| map.code(*x)).collect();

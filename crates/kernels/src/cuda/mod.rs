@@ -1,8 +1,8 @@
 //! The backend for NVIDIA cards of compute capability 8.0 and newer.
 //!
 //! All work goes to one stream, so that a buffer given back may be used again at once: what reads it
-//! was submitted before. Nothing waits for the device but [`download`](Backend::download) and
-//! [`squared_norm`](Backend::squared_norm).
+//! was submitted before. Nothing waits for the device but [`download`](Backend::download),
+//! [`squared_norm`](Backend::squared_norm) and [`quantize`](Backend::quantize).
 
 mod attention;
 mod buffer;
@@ -17,6 +17,7 @@ mod matvec;
 mod memory;
 mod optimizer;
 mod params;
+mod quantize;
 mod routes;
 mod rows;
 mod tile_matmul;
@@ -106,6 +107,17 @@ impl Backend for Cuda {
 
     fn upload_quantized(&self, weight: nf4::QuantizedTensor) -> Result<CudaQuantizedWeight> {
         CudaQuantizedWeight::new(&self.memory, &weight)
+    }
+
+    fn quantize(
+        &self,
+        name: &str,
+        weight: nf4::Elements<'_>,
+        shape: &[usize],
+        config: &nf4::QuantConfig,
+    ) -> Result<CudaQuantizedWeight> {
+        let _span = span(|| "quantize");
+        quantize::quantize(self, name, weight, shape, config)
     }
 
     fn download(&self, buffer: &CudaBuffer) -> Result<Vec<f32>> {
@@ -282,6 +294,7 @@ impl Backend for Cuda {
     }
 
     fn adamw_8bit(&self, op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Self>]) -> Result<()> {
+        let _span = span(|| "adamw_8bit");
         optimizer::adamw_8bit(self, op, tensors)
     }
 }

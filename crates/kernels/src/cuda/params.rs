@@ -86,6 +86,7 @@ kernels! {
     DECODE_ATTENTION_F32_8: "decode_attention_f32_8" takes DecodeAttentionParams;
     DECODE_ATTENTION_COMBINE: "decode_attention_combine" takes DecodeAttentionParams;
     CROSS_ENTROPY: "cross_entropy" takes CrossEntropyParams;
+    QUANTIZE: "quantize" takes QuantizeParams;
     SQUARED_NORM: "squared_norm" takes SquaredNormParams;
     ADAMW: "adamw" takes AdamWParams;
     ADAMW_8BIT: "adamw_8bit" takes AdamW8bitParams;

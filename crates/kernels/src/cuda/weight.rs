@@ -12,25 +12,44 @@ use crate::{MemoryKind, Result};
 /// A 4-bit weight on the device: packed codes and (double-quantised) absmax.
 #[derive(Debug)]
 pub struct CudaQuantizedWeight {
-    packed: Region,
-    /// Held for their lifetime; `scales` has their addresses.
-    _absmax: Region,
-    _nested: Option<[Region; 2]>,
-    scales: BlockScales,
+    pub(super) packed: Region,
+    /// Absmax, and codes and map of nested ones, held for their lifetime: `scales` has their addresses.
+    #[cfg_attr(not(test), expect(dead_code, reason = "held for their lifetime"))]
+    pub(super) held: Vec<Region>,
+    pub(super) scales: BlockScales,
     numel: usize,
 }
 
 impl CudaQuantizedWeight {
     pub(super) fn new(memory: &Arc<Memory>, weight: &nf4::QuantizedTensor) -> Result<Self> {
+        let packed = Region::upload(memory, weight.packed(), MemoryKind::Weights)?;
+        Self::of(
+            memory,
+            packed,
+            weight.absmax(),
+            weight.quant_type(),
+            weight.blocksize(),
+            weight.numel(),
+        )
+    }
+
+    /// Takes packed codes that are on the device already.
+    pub(super) fn of(
+        memory: &Arc<Memory>,
+        packed: Region,
+        absmax: &nf4::Absmax,
+        quant_type: nf4::QuantType,
+        blocksize: usize,
+        numel: usize,
+    ) -> Result<Self> {
         let upload = |bytes: &[u8]| Region::upload(memory, bytes, MemoryKind::Weights);
-        let packed = upload(weight.packed())?;
         let mut scales = BlockScales {
-            log2_block: weight.blocksize().ilog2(),
-            codebook: *weight.quant_type().values(),
+            log2_block: blocksize.ilog2(),
+            codebook: *quant_type.values(),
             ..BlockScales::default()
         };
-        let (absmax, nested) = match weight.absmax() {
-            nf4::Absmax::Plain(absmax) => (upload(bytemuck::cast_slice(absmax))?, None),
+        let held = match absmax {
+            nf4::Absmax::Plain(absmax) => vec![upload(bytemuck::cast_slice(absmax))?],
             nf4::Absmax::Nested(nested) => {
                 let absmax = upload(bytemuck::cast_slice(&nested.absmax))?;
                 let codes = upload(&nested.codes)?;
@@ -38,11 +57,11 @@ impl CudaQuantizedWeight {
                 (scales.codes, scales.map) = (codes.address, map.address);
                 scales.offset = nested.offset;
                 scales.log2_nested = nested.blocksize.ilog2();
-                (absmax, Some([codes, map]))
+                vec![absmax, codes, map]
             }
         };
-        scales.absmax = absmax.address;
-        Ok(Self { packed, _absmax: absmax, _nested: nested, scales, numel: weight.numel() })
+        scales.absmax = held[0].address;
+        Ok(Self { packed, held, scales, numel })
     }
 }
 

@@ -16,6 +16,7 @@ mod memory;
 mod optimizer;
 #[cfg(feature = "cuda")]
 mod orders;
+mod quantize;
 mod results;
 mod rms_norm;
 mod rope;
@@ -41,6 +42,7 @@ macro_rules! checks {
                 attention::check_shared_keys,
                 cross_entropy::check_cross_entropy, cross_entropy::check_cross_entropy_of_nan,
                 optimizer::check_squared_norm, optimizer::check_adamw, optimizer::check_adamw_8bit,
+                quantize::check_quantize,
             );
         }
     };

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use autograd::{FrozenLinear, FrozenWeight};
 use half::bf16;
 use kernels::{Backend, HostSlice, MemoryKind};
-use nf4::QuantConfig;
+use nf4::{Elements, QuantConfig};
 
 use super::{Decoder, Layer, Projection};
 use crate::{Error, HostData, HostTensor, ModelConfig, Result, TensorSource};
@@ -110,18 +110,20 @@ impl<'a, K: Backend> Loader<'a, K> {
         let name = format!("{module}.weight");
         let tensor = self.read(&name, &[out_features, in_features])?;
         let weight = match (tensor.data, &self.options.format) {
-            (HostData::Quantized(q), _) => self.quantized(q)?,
-            (HostData::F32(x), BaseFormat::Quantized(c)) => {
-                self.quantize(&name, &x, &tensor.shape, c)?
-            }
-            (HostData::Bf16(x), BaseFormat::Quantized(c)) => {
-                self.quantize(&name, &x, &tensor.shape, c)?
-            }
-            (HostData::F16(x), BaseFormat::Quantized(c)) => {
-                self.quantize(&name, &x, &tensor.shape, c)?
+            (HostData::Quantized(q), _) => {
+                FrozenWeight::Quantized(self.backend.upload_quantized(q)?)
             }
             (data, BaseFormat::Dense) => {
                 FrozenWeight::Dense(self.dense(&data, MemoryKind::Weights)?)
+            }
+            (HostData::F32(x), BaseFormat::Quantized(c)) => {
+                self.quantize(&name, Elements::F32(&x), &tensor.shape, c)?
+            }
+            (HostData::Bf16(x), BaseFormat::Quantized(c)) => {
+                self.quantize(&name, Elements::Bf16(&x), &tensor.shape, c)?
+            }
+            (HostData::F16(x), BaseFormat::Quantized(c)) => {
+                self.quantize(&name, Elements::F16(&x), &tensor.shape, c)?
             }
         };
         let bias = p
@@ -131,20 +133,18 @@ impl<'a, K: Backend> Loader<'a, K> {
         Ok(FrozenLinear { weight, bias, in_features, out_features })
     }
 
-    fn quantize<T: nf4::Element>(
+    fn quantize(
         &self,
         name: &str,
-        data: &[T],
+        weight: Elements<'_>,
         shape: &[usize],
         config: &QuantConfig,
     ) -> Result<FrozenWeight<K>> {
-        let quantized = nf4::quantize(name, data, shape, config)
-            .map_err(|error| self.error(name, error.to_string()))?;
-        self.quantized(quantized)
-    }
-
-    fn quantized(&self, weight: nf4::QuantizedTensor) -> Result<FrozenWeight<K>> {
-        Ok(FrozenWeight::Quantized(self.backend.upload_quantized(weight)?))
+        match self.backend.quantize(name, weight, shape, config) {
+            Ok(weight) => Ok(FrozenWeight::Quantized(weight)),
+            Err(kernels::Error::Quantize(error)) => Err(self.error(name, error.to_string())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The embedding table or the output head, `[vocab_size, hidden_size]`.
