@@ -28,7 +28,7 @@ pub enum Route {
 }
 
 /// The route for products of a weight from some number of rows on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteEntry {
     /// Out features of the weight.
     pub n: usize,
