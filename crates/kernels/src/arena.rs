@@ -108,6 +108,12 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_rounded_up() {
+        assert_eq!([1, 256, 257].map(rounded), [Some(256), Some(256), Some(512)]);
+        assert_eq!(rounded(usize::MAX), None);
+    }
+
+    #[test]
     fn the_smallest_range_is_cut() {
         let mut arena = arena();
         let [a, b, c] = [8, 2, 4].map(|n| arena.take(n * ALIGN).unwrap());
