@@ -1,5 +1,6 @@
 //! The backend that runs on any processor.
 
+mod amx;
 mod attention;
 mod buffer;
 mod check;
@@ -36,15 +37,35 @@ pub use self::buffer::CpuBuffer;
 pub use self::weight::CpuQuantizedWeight;
 
 /// Host memory and the threads of the current rayon pool. Clones share memory and ledger.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Cpu {
     shared: Arc<Shared>,
+    /// Whether products of bf16 use the matrix unit.
+    amx: bool,
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self { shared: Arc::default(), amx: amx::available() }
+    }
 }
 
 impl Cpu {
-    /// A backend with an empty ledger.
+    /// A backend with an empty ledger, on everything that the processor has. `QLORA_CPU=no-amx` in
+    /// the environment leaves out the matrix unit (AMX) of newer Xeons.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// This backend without the matrix unit, to compare with.
+    #[must_use]
+    pub fn without_amx(self) -> Self {
+        Self { amx: false, ..self }
+    }
+
+    /// Whether bf16 activations are multiplied by 4-bit weights on the matrix unit.
+    pub const fn has_amx(&self) -> bool {
+        self.amx
     }
 
     fn scratch(&self, len: usize) -> Result<F32Scratch> {

@@ -13,7 +13,18 @@ pub(super) struct Tile<'a> {
     segments: Vec<FloatMut<'a>>,
 }
 
-impl Tile<'_> {
+impl<'a> Tile<'a> {
+    /// Its pieces of `rows` rows, the last one maybe of fewer.
+    pub(super) fn split(self, rows: usize) -> Vec<Tile<'a>> {
+        let mut segments = self.segments.into_iter();
+        let pieces = (0..self.rows).step_by(rows).map(|first| {
+            let rows = rows.min(self.rows - first);
+            let segments = segments.by_ref().take(rows).collect();
+            Tile { row: self.row + first, rows, col: self.col, cols: self.cols, segments }
+        });
+        pieces.collect()
+    }
+
     /// Copies the tile to `out` `[rows, cols]` in f32.
     pub(super) fn load(&self, out: &mut [f32]) {
         for (segment, out) in self.segments.iter().zip(out.chunks_mut(self.cols)) {

@@ -254,10 +254,13 @@ pub(crate) fn check_linear<K: Backend>(k: &K, dtype: DType) {
 }
 
 pub(crate) fn check_tiled_linear<K: Backend>(k: &K, dtype: DType) {
-    for case in tiled_cases() {
-        check_forward(k, case, dtype);
-        check_backward(k, case, dtype);
-    }
+    tiled_cases().for_each(|case| check_case(k, case, dtype));
+}
+
+/// Forward and backward of one case.
+pub(crate) fn check_case<K: Backend>(k: &K, case: Case, dtype: DType) {
+    check_forward(k, case, dtype);
+    check_backward(k, case, dtype);
 }
 
 pub(crate) fn check_linear_of_few_rows<K: Backend>(k: &K, dtype: DType) {

@@ -1,6 +1,7 @@
 //! Every operation of every backend and dtype against its reference, and the references' gradients
 //! against finite differences.
 
+mod amx;
 mod attention;
 #[cfg(feature = "cuda")]
 mod child;

@@ -25,6 +25,7 @@ fn linear() {
     let dense = linear::Stored::Dense;
     for (stored, shape, r) in [
         (linear::nf4(64, true), (700, 450, 300), 8),
+        (linear::nf4(64, true), (700, 450, 640), 8),
         (linear::nf4(64, true), (3, 500, 300), 8),
         (linear::nf4(64, true), (40, 1_200, 1_100), 4),
         (dense(DType::F32), (300, 450, 300), 8),

@@ -6,12 +6,13 @@ use super::slab::{Slab, slabs};
 use super::{Adapter, Checked, LORA_ROWS, Scratch, TILE_COLS, TILE_ROWS};
 use crate::Result;
 use crate::cpu::Cpu;
+use crate::cpu::amx::{self, Side};
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
 use crate::cpu::gemm::{Mat, gemm};
 use crate::cpu::panel::Matrix;
 use crate::cpu::simd::simd;
-use crate::cpu::tiles::tiles;
+use crate::cpu::tiles::{Tile, tiles};
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Linear, LinearGrads};
 
@@ -140,7 +141,37 @@ fn input_gradient(
     mut dx: FloatMut<'_>,
     accumulate: bool,
 ) -> Result<()> {
-    let &Checked { n, k, .. } = checked;
+    let &Checked { m, n, k, .. } = checked;
+    let finish = |scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>| {
+        if let Some((adapter, dyb)) = lora {
+            let r = adapter.r;
+            let dyb = Mat::new(&dyb[tile.row * r..], tile.rows, r);
+            let a = Mat::strided(&adapter.a[tile.col..], r, tile.cols, k);
+            if let Some(mask) = adapter.mask {
+                let delta = sized(scratch, tile.rows * tile.cols);
+                gemm(delta, false, adapter.scale, dyb, a);
+                for (i, row) in delta.chunks_mut(tile.cols).enumerate() {
+                    mask.apply((tile.row + i) * k + tile.col, row);
+                }
+                add_assign(out, delta);
+            } else {
+                gemm(out, true, adapter.scale, dyb, a);
+            }
+        }
+        tile.store(out);
+    };
+    let weight = (checked.weight, Side::Straight);
+    let done = amx::multiply(cpu, dy, weight, &mut dx, (m, n, k), |scratch, out, tile| {
+        if accumulate {
+            let before = sized(scratch, out.len());
+            tile.load(before);
+            add_assign(out, before);
+        }
+        finish(scratch, out, tile);
+    })?;
+    if done {
+        return Ok(());
+    }
     let dy = Matrix { data: dy, width: n };
     for cols in slabs(k, n) {
         let (slab, stride) = Slab::of_cols(cpu, checked.weight, (n, k), cols.clone())?;
@@ -154,22 +185,7 @@ fn input_gradient(
             let first = (tile.col - cols.start).min(slab.len());
             let w = Mat::strided(&slab[first..], n, tile.cols, stride);
             gemm(out, accumulate, 1.0, dy, w);
-            if let Some((adapter, dyb)) = lora {
-                let r = adapter.r;
-                let dyb = Mat::new(&dyb[tile.row * r..], tile.rows, r);
-                let a = Mat::strided(&adapter.a[tile.col..], r, tile.cols, k);
-                if let Some(mask) = adapter.mask {
-                    let delta = sized(&mut scratch.delta, tile.rows * tile.cols);
-                    gemm(delta, false, adapter.scale, dyb, a);
-                    for (i, row) in delta.chunks_mut(tile.cols).enumerate() {
-                        mask.apply((tile.row + i) * k + tile.col, row);
-                    }
-                    add_assign(out, delta);
-                } else {
-                    gemm(out, true, adapter.scale, dyb, a);
-                }
-            }
-            tile.store(out);
+            finish(&mut scratch.delta, out, &mut tile);
         });
     }
     Ok(())

@@ -2,7 +2,8 @@
 //!
 //! Slabs of the weight are widened to f32 scratch of a bounded size, then tiles of the output are
 //! computed from them in parallel. Slabs and tiles depend on the shapes alone and every output
-//! element is summed within one task, so the number of threads changes no bit.
+//! element is summed within one task, so the number of threads changes no bit. Where the processor has
+//! a matrix unit for bf16, it takes over the products of bf16 and 4 bits.
 
 mod backward;
 mod slab;
@@ -13,13 +14,14 @@ use rayon::prelude::*;
 
 use self::slab::{Slab, slabs};
 use super::Cpu;
+use super::amx::{self, Side};
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::dropout::Mask;
 use super::gemm::{Mat, gemm};
 use super::panel::Matrix;
 use super::simd::simd;
-use super::tiles::tiles;
+use super::tiles::{Tile, tiles};
 use super::view::{FloatRef, sized};
 use super::weight::{WeightRef, to_f32};
 use crate::Result;
@@ -113,6 +115,22 @@ pub(super) fn forward(
         }
         _ => None,
     };
+    let finish = |out: &mut [f32], tile: &mut Tile<'_>| {
+        if let Some((adapter, xa)) = lora {
+            let r = adapter.r;
+            let xa = Mat::new(&xa[tile.row * r..], tile.rows, r);
+            let b = Mat::new(&adapter.b[tile.col * r..], tile.cols, r);
+            gemm(out, true, adapter.scale, xa, b.t());
+        }
+        if let Some(bias) = &bias {
+            add_to_rows(out, &bias[tile.col..tile.col + tile.cols]);
+        }
+        tile.store(out);
+    };
+    let weight = (checked.weight, Side::Transposed);
+    if amx::multiply(cpu, x, weight, &mut y, (m, n, k), |_, out, tile| finish(out, tile))? {
+        return Ok(());
+    }
     let rows = Matrix { data: x, width: k };
     for cols in slabs(n, k) {
         let slab = Slab::of_rows(cpu, checked.weight, cols.clone(), k)?;
@@ -122,16 +140,7 @@ pub(super) fn forward(
             let w = Mat::new(&slab[(tile.col - cols.start) * k..], tile.cols, k);
             let out = sized(&mut scratch.tile, tile.rows * tile.cols);
             gemm(out, false, 1.0, x, w.t());
-            if let Some((adapter, xa)) = lora {
-                let r = adapter.r;
-                let xa = Mat::new(&xa[tile.row * r..], tile.rows, r);
-                let b = Mat::new(&adapter.b[tile.col * r..], tile.cols, r);
-                gemm(out, true, adapter.scale, xa, b.t());
-            }
-            if let Some(bias) = &bias {
-                add_to_rows(out, &bias[tile.col..tile.col + tile.cols]);
-            }
-            tile.store(out);
+            finish(out, &mut tile);
         });
     }
     Ok(())

@@ -1,0 +1,61 @@
+//! Products of bf16 activations and frozen weights on the matrix unit of newer Xeons (AMX).
+//!
+//! A panel of the weight is expanded to bf16 tiles that stay in the L2 cache, 4-bit weights straight
+//! from their packed codes, and the rows of the activations pass by it: `tdpbf16ps` adds products of
+//! bf16 pairs to f32 sums, which leave the tiles only between parts of the depth and at the end.
+//! Every output element is summed in the order of the depth, however the work is cut.
+//!
+//! `QLORA_CPU=no-amx` in the environment turns it off, for comparison.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod detect;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod fill;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod product;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod rows;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod tile;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod weight;
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(super) use self::{detect::available, product::multiply};
+
+/// How a weight `[n, k]` is multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// `x [m, k] . W^T`
+    Transposed,
+    /// `x [m, n] . W`
+    Straight,
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub(super) use self::missing::{available, multiply};
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod missing {
+    use super::Side;
+    use crate::Result;
+    use crate::cpu::Cpu;
+    use crate::cpu::tiles::Tile;
+    use crate::cpu::view::{FloatMut, FloatRef};
+    use crate::cpu::weight::WeightRef;
+
+    pub(in crate::cpu) const fn available() -> bool {
+        false
+    }
+
+    pub(in crate::cpu) fn multiply(
+        _: &Cpu,
+        _: FloatRef<'_>,
+        _: (WeightRef<'_>, Side),
+        _: &mut FloatMut<'_>,
+        _: (usize, usize, usize),
+        _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
+    ) -> Result<bool> {
+        Ok(false)
+    }
+}

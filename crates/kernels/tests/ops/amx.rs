@@ -1,0 +1,44 @@
+//! The matrix unit of the processor, where there is one.
+
+use kernels::{Cpu, DType};
+
+use crate::linear::{self, Case, Stored, fp4, nf4};
+
+/// Many parts of the depth, tasks of rows and columns, rows that collide in the cache; the last row
+/// block and column pair whole and not, up to 16 rows and more.
+const CASES: [(Case, &str); 5] = [
+    (case((530, 700, 1216), nf4(64, true)), "tasks of rows and columns"),
+    (case((256, 64, 2048), nf4(256, false)), "colliding rows of X"),
+    (case((257, 2048, 64), fp4(64, true)), "colliding rows of dY"),
+    (case((48, 1187, 640), nf4(4096, true)), "odd depth of the gradient"),
+    (case((13, 610, 1280), nf4(128, true)), "few rows"),
+];
+
+const fn case(shape: (usize, usize, usize), stored: Stored) -> Case {
+    Case { shape, stored, bias: true, lora: Some((4, 0.1)) }
+}
+
+#[test]
+fn products_of_large_shapes() {
+    let cpu = Cpu::new();
+    for (case, _) in CASES {
+        linear::check_case(&cpu, case, DType::Bf16);
+    }
+}
+
+#[test]
+fn it_is_used_and_can_be_left_out() {
+    let (with, without) = (Cpu::new(), Cpu::new().without_amx());
+    assert!(!without.has_amx());
+    if !with.has_amx() {
+        return;
+    }
+    // Weights rounded to bf16 move some sum of each result across a rounding.
+    for (case, what) in CASES {
+        let [with, without] =
+            [&with, &without].map(|cpu| crate::results::of_linear(cpu, case, DType::Bf16));
+        for i in [0, 2, 3] {
+            assert!(with[i].1 != without[i].1, "{} of {what} is the same to the bit", with[i].0);
+        }
+    }
+}
