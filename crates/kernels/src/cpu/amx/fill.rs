@@ -18,6 +18,8 @@ use std::ops::Range;
 use super::tile::STEP;
 use super::weight::{FourBit, RUN};
 
+/// Rows between what is expanded and what is fetched for later.
+const AHEAD: usize = 16;
 /// Registers of a tile: its rows.
 const TILE: usize = 16;
 
@@ -221,11 +223,13 @@ fn fill_straight(w: &FourBit<'_>, panel: &mut [__m512i], cols: Range<usize>, ste
     let second = _mm512_set1_epi32(0x0010_0000);
     let bytes = [0, 1, 2, 3].map(|i| load(&STRAIGHT[i]));
     let pair = steps.len() * 2 * TILE;
-    let runs_of_columns = panel.chunks_exact_mut(2 * pair);
-    for (col, panel) in cols.step_by(RUN).zip(runs_of_columns) {
-        for step in 0..steps.len() {
-            for i in 0..TILE {
-                let row = (steps.start + step) * STEP + 2 * i;
+    // Row by row, for neighbouring runs share cache lines.
+    for (step, first) in steps.map(|step| step * STEP).enumerate() {
+        for i in 0..TILE {
+            let row = first + 2 * i;
+            w.prefetch(row + AHEAD, cols.clone());
+            w.prefetch(row + AHEAD + 1, cols.clone());
+            for (col, panel) in cols.clone().step_by(RUN).zip(panel.chunks_exact_mut(2 * pair)) {
                 let runs = runs(w.run(row, col), w.run(row + 1, col), w.codebook());
                 for (quarter, bytes) in bytes.iter().enumerate() {
                     let at = quarter / 2 * pair + (2 * step + quarter % 2) * TILE + i;

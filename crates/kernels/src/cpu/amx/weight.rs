@@ -1,6 +1,9 @@
 //! 4-bit weights as panels are filled from them.
 
-use std::ops::Deref;
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::ops::{Deref, Range};
 
 use rayon::prelude::*;
 
@@ -76,6 +79,16 @@ impl<'a> FourBit<'a> {
         let first = row * self.k + col;
         let packed = self.packed[first / 2..].first_chunk().expect("a row is made of whole runs");
         (packed, self.absmax[first >> self.shift])
+    }
+
+    /// Fetches codes of a row that will be needed soon; none beyond the last row.
+    #[inline]
+    pub(super) fn prefetch(&self, row: usize, cols: Range<usize>) {
+        let codes = (row * self.k + cols.start) / 2..(row * self.k + cols.end) / 2;
+        for line in self.packed.get(codes).unwrap_or(&[]).chunks(64) {
+            // SAFETY: a hint about bytes that are borrowed.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        }
     }
 }
 
