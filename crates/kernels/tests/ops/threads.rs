@@ -30,6 +30,7 @@ fn linear() {
         (linear::nf4(64, true), (40, 1_200, 1_100), 4),
         (dense(DType::F32), (300, 450, 300), 8),
         (dense(DType::Bf16), (300, 450, 300), 8),
+        (dense(DType::Bf16), (700, 450, 640), 8),
     ] {
         let case = linear::Case { shape, stored, bias: true, lora: Some((r, 0.1)) };
         check(|cpu, dtype| results::of_linear(cpu, case, dtype));

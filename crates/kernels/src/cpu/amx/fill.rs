@@ -21,7 +21,7 @@ use super::weight::{FourBit, RUN};
 /// Rows between what is expanded and what is fetched for later.
 const AHEAD: usize = 16;
 /// Registers of a tile: its rows.
-const TILE: usize = 16;
+pub(super) const TILE: usize = 16;
 
 /// Something that panels of a right operand `[depth, cols]` are filled from.
 pub(super) trait Source: Sync {

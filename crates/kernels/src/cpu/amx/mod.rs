@@ -8,6 +8,8 @@
 //! `QLORA_CPU=no-amx` in the environment turns it off, for comparison.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod dense;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod detect;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod fill;

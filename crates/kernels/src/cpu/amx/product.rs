@@ -9,10 +9,11 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::Side;
+use super::dense::{self, Dense};
 use super::fill::{Source, Straight, Transposed};
 use super::rows::Rows;
 use super::tile::{self, BLOCK, STEP, Sums, Tiles};
-use super::weight::FourBit;
+use super::weight::{FourBit, RUN};
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::tiles::{Tile, tiles};
@@ -46,9 +47,9 @@ thread_local! {
 }
 
 /// `out = finish(x . W^T)` or `finish(x . W)` for a weight `[n, k]`, where `finish` is given scratch,
-/// the f32 sums of some rows and columns and the tile to store them to. False, and nothing done,
-/// unless activations and output are bf16 and the weight is of 4 bits in rows of whole runs of 64:
-/// with anything wider the rounding of the weight to bf16 would show.
+/// the f32 sums of some rows and columns and the tile to store them to. False, and nothing done, unless
+/// the activations are bf16, `k` is a multiple of 64 and the weight is bf16, or of 4 bits in blocks of
+/// at least 64 with a bf16 output: in an f32 output its rounding to bf16 would show.
 pub(in crate::cpu) fn multiply(
     cpu: &Cpu,
     x: FloatRef<'_>,
@@ -57,20 +58,37 @@ pub(in crate::cpu) fn multiply(
     (m, n, k): (usize, usize, usize),
     finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
 ) -> Result<bool> {
-    let (FloatRef::Bf16(x), FloatMut::Bf16(_), WeightRef::Quantized(weight)) = (x, &*out, weight)
-    else {
+    let FloatRef::Bf16(x) = x else {
         return Ok(false);
     };
-    if !cpu.amx || m * n * k == 0 {
+    if !cpu.amx || m * n * k == 0 || !k.is_multiple_of(RUN) {
         return Ok(false);
     }
-    let Some(weight) = FourBit::new(cpu, weight, n, k)? else {
-        return Ok(false);
-    };
-    let out = out.reborrow();
-    match side {
-        Side::Transposed => product(cpu, x, &Transposed(&weight), out, (m, n), finish)?,
-        Side::Straight => product(cpu, x, &Straight(&weight), out, (m, k), finish)?,
+    match (weight, &*out) {
+        (WeightRef::Dense(FloatRef::Bf16(values)), _) => {
+            let weight = Dense { values, n, k };
+            let out = out.reborrow();
+            match side {
+                Side::Transposed => {
+                    product(cpu, x, &dense::Transposed(weight), out, (m, n), finish)?
+                }
+                Side::Straight => {
+                    let source = dense::Straight { weight, copies: 1 };
+                    product(cpu, x, &source, out, (m, k), finish)?;
+                }
+            }
+        }
+        (WeightRef::Quantized(weight), FloatMut::Bf16(_)) => {
+            let Some(weight) = FourBit::new(cpu, weight, n, k)? else {
+                return Ok(false);
+            };
+            let out = out.reborrow();
+            match side {
+                Side::Transposed => product(cpu, x, &Transposed(&weight), out, (m, n), finish)?,
+                Side::Straight => product(cpu, x, &Straight(&weight), out, (m, k), finish)?,
+            }
+        }
+        _ => return Ok(false),
     }
     Ok(true)
 }

@@ -1,0 +1,140 @@
+//! Puts dense bf16 weights into the tiles of a panel, exactly.
+
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m512i, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_permutex2var_epi16,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+};
+use std::mem::transmute;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::fill::{Source, TILE};
+use super::tile::STEP;
+
+/// Rows `[n, k]` of a bf16 weight; `k` is a multiple of 64.
+#[derive(Clone, Copy)]
+pub(super) struct Dense<'a> {
+    pub(super) values: &'a [bf16],
+    pub(super) n: usize,
+    pub(super) k: usize,
+}
+
+impl Dense<'_> {
+    /// `N` elements of a row; zeros beyond the last row.
+    #[inline]
+    fn get<const N: usize>(&self, row: usize, col: usize) -> [bf16; N] {
+        if row >= self.n {
+            return [bf16::ZERO; N];
+        }
+        let values = self.values[row * self.k + col..].first_chunk();
+        *values.expect("rows are made of whole steps")
+    }
+}
+
+/// `W^T`: depth runs along the rows of the weight.
+pub(super) struct Transposed<'a>(pub(super) Dense<'a>);
+
+/// `W`, `copies` times one below the other: depth runs over the rows of the weight, each copy padded
+/// to whole steps.
+pub(super) struct Straight<'a> {
+    pub(super) weight: Dense<'a>,
+    pub(super) copies: usize,
+}
+
+impl Source for Transposed<'_> {
+    fn depth(&self) -> usize {
+        self.0.k
+    }
+
+    fn fill(&self, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
+        assert!(super::available());
+        // SAFETY: a processor with the tiles that were asked for has all features that are enabled.
+        unsafe { fill_transposed(self.0, panel, cols.start, steps) }
+    }
+}
+
+impl Source for Straight<'_> {
+    fn depth(&self) -> usize {
+        if self.copies == 1 {
+            return self.weight.n;
+        }
+        self.copies * self.weight.n.next_multiple_of(STEP)
+    }
+
+    fn fill(&self, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
+        assert!(super::available());
+        // SAFETY: as above.
+        unsafe { fill_straight(self.weight, panel, cols, steps) }
+    }
+}
+
+/// 16 x 16 pairs of depths: lanes of four rows each are gathered, then unpacked twice.
+#[target_feature(enable = "avx512f")]
+fn fill_transposed(w: Dense<'_>, panel: &mut [__m512i], col: usize, steps: Range<usize>) {
+    for (pair, panel) in panel.chunks_exact_mut(steps.len() * 2 * TILE).enumerate() {
+        for (tile, panel) in panel.chunks_exact_mut(TILE).enumerate() {
+            let row = col + pair * 32 + tile % 2 * 16;
+            let depth = (steps.start + tile / 2) * STEP;
+            for lane in 0..4 {
+                let rows = [0, 1, 2, 3].map(|i| {
+                    let part = |j| {
+                        let values = w.get::<8>(row + i + j, depth + 8 * lane);
+                        // SAFETY: both are 16 bytes of plain bits.
+                        unsafe { transmute::<[bf16; 8], std::arch::x86_64::__m128i>(values) }
+                    };
+                    let lanes = _mm512_castsi128_si512(part(0));
+                    let lanes = _mm512_inserti32x4::<1>(lanes, part(4));
+                    let lanes = _mm512_inserti32x4::<2>(lanes, part(8));
+                    _mm512_inserti32x4::<3>(lanes, part(12))
+                });
+                let (a, b) = (
+                    _mm512_unpacklo_epi32(rows[0], rows[1]),
+                    _mm512_unpacklo_epi32(rows[2], rows[3]),
+                );
+                let (c, d) = (
+                    _mm512_unpackhi_epi32(rows[0], rows[1]),
+                    _mm512_unpackhi_epi32(rows[2], rows[3]),
+                );
+                panel[4 * lane] = _mm512_unpacklo_epi64(a, b);
+                panel[4 * lane + 1] = _mm512_unpackhi_epi64(a, b);
+                panel[4 * lane + 2] = _mm512_unpacklo_epi64(c, d);
+                panel[4 * lane + 3] = _mm512_unpackhi_epi64(c, d);
+            }
+        }
+    }
+}
+
+/// Words of two rows in turns: the lower 16 columns, then the upper.
+const fn turns() -> [[u16; 32]; 2] {
+    let mut index = [[0; 32]; 2];
+    let mut i = 0;
+    while i < 64 {
+        index[i / 32][i % 32] = (i / 32 * 16 + i % 32 / 2 + i % 2 * 32) as u16;
+        i += 1;
+    }
+    index
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn fill_straight(w: Dense<'_>, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
+    // SAFETY: arrays and vectors of 64 bytes of plain bits.
+    let [lower, upper] = turns().map(|x| unsafe { transmute::<[u16; 32], __m512i>(x) });
+    let copy = w.n.div_ceil(STEP);
+    let pair = steps.len() * 2 * TILE;
+    for (step, whole) in steps.enumerate() {
+        let first = whole % copy * STEP;
+        for i in 0..TILE {
+            let row = first + 2 * i;
+            for (col, panel) in cols.clone().step_by(32).zip(panel.chunks_exact_mut(pair)) {
+                let values = [w.get::<32>(row, col), w.get::<32>(row + 1, col)];
+                // SAFETY: as above.
+                let [a, b] = values.map(|x| unsafe { transmute::<[bf16; 32], __m512i>(x) });
+                panel[2 * step * TILE + i] = _mm512_permutex2var_epi16(a, lower, b);
+                panel[(2 * step + 1) * TILE + i] = _mm512_permutex2var_epi16(a, upper, b);
+            }
+        }
+    }
+}
