@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::amx;
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::exp::exp;
@@ -56,7 +57,7 @@ pub(super) fn run(
             dx[row].store(&zeros);
         }
     }
-    let head = Head { weight, hidden, vocab };
+    let head = Head { weight, amx: amx::Head::new(cpu, x, weight, hidden), hidden, vocab };
     for rows in trained.chunks((LOGITS / vocab).clamp(MIN_TOKENS, MAX_TOKENS)) {
         let labels = rows.iter().map(|&row| labels[row] as usize).collect();
         let x = gather(cpu, x, rows, hidden)?;
@@ -95,6 +96,7 @@ fn gather(cpu: &Cpu, x: FloatRef<'_>, rows: &[usize], cols: usize) -> Result<F32
 #[derive(Clone, Copy)]
 struct Head<'a> {
     weight: WeightRef<'a>,
+    amx: Option<amx::Head<'a>>,
     hidden: usize,
     vocab: usize,
 }
@@ -166,11 +168,16 @@ impl<'a> Chunk<'a> {
     fn new(cpu: &Cpu, head: Head<'a>, x: &[f32], labels: Vec<usize>) -> Result<Self> {
         let tokens = labels.len();
         let mut logits = cpu.scratch(tokens * head.vocab)?;
+        let hidden = head.amx.map(|amx| amx.hidden(cpu, x).map(|x| (amx, x))).transpose()?;
         let tasks = logits.par_chunks_mut(tokens * PANEL).enumerate();
         let panels = tasks.map_init(Widened::default, |scratch, (index, logits)| {
             let panel = head.panel(index);
-            let w = head.rows(&panel, scratch);
-            gemm(logits, false, 1.0, Mat::new(x, tokens, head.hidden), w.t());
+            if let Some((amx, x)) = &hidden {
+                amx.logits(x, (panel.start, panel.len()), logits);
+            } else {
+                let w = head.rows(&panel, scratch);
+                gemm(logits, false, 1.0, Mat::new(x, tokens, head.hidden), w.t());
+            }
             let rows = logits.chunks_mut(panel.len()).zip(&labels);
             rows.map(|(row, label)| softmax_row(row, &panel, *label)).collect()
         });
@@ -188,7 +195,7 @@ impl<'a> Chunk<'a> {
         let mut partial = cpu.scratch(groups * tokens * hidden)?;
         let outputs = partial.par_chunks_mut(tokens * hidden);
         let tasks = outputs.zip(logits.par_chunks_mut(tokens * PANEL * per_group)).enumerate();
-        tasks.for_each_init(Widened::default, |scratch, (group, (out, logits))| {
+        tasks.try_for_each_init(Widened::default, |scratch, (group, (out, logits))| {
             for (i, logits) in logits.chunks_mut(tokens * PANEL).enumerate() {
                 let index = group * per_group + i;
                 let panel = head.panel(index);
@@ -202,10 +209,15 @@ impl<'a> Chunk<'a> {
                         probs[labels[row] - panel.start] -= grad_scale;
                     }
                 }
-                let w = head.rows(&panel, scratch);
-                gemm(out, i > 0, 1.0, Mat::new(logits, tokens, panel.len()), w);
+                if let Some(amx) = head.amx {
+                    amx.gradient(cpu, logits, (panel.start, panel.len()), out, i > 0)?;
+                } else {
+                    let w = head.rows(&panel, scratch);
+                    gemm(out, i > 0, 1.0, Mat::new(logits, tokens, panel.len()), w);
+                }
             }
-        });
+            Ok::<_, Error>(())
+        })?;
         let mut sum = cpu.scratch(tokens * hidden)?;
         let tasks = sum.par_chunks_mut(hidden).enumerate();
         tasks.for_each(|(row, sum)| {

@@ -20,6 +20,7 @@ pub(crate) fn check_cross_entropy<K: Backend>(k: &K, dtype: DType) {
         (400, 9, 1_030),
         (9, 16, 1_023),
         (200, 72, 1_027),
+        (200, 640, 1_027),
     ];
     for (tokens, hidden, vocab) in shapes {
         let heads =

@@ -14,6 +14,8 @@ mod detect;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod fill;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod head;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod product;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod rows;
@@ -23,7 +25,7 @@ mod tile;
 mod weight;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(super) use self::{detect::available, product::multiply};
+pub(super) use self::{detect::available, head::Head, product::multiply};
 
 /// How a weight `[n, k]` is multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +37,13 @@ pub(super) enum Side {
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub(super) use self::missing::{available, multiply};
+pub(super) use self::missing::{Head, available, multiply};
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod missing {
+    use std::convert::Infallible;
+    use std::marker::PhantomData;
+
     use super::Side;
     use crate::Result;
     use crate::cpu::Cpu;
@@ -59,5 +64,42 @@ mod missing {
         _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
     ) -> Result<bool> {
         Ok(false)
+    }
+
+    /// Never made.
+    #[derive(Debug, Clone, Copy)]
+    pub(in crate::cpu) struct Head<'a>(Infallible, PhantomData<&'a ()>);
+
+    #[derive(Debug)]
+    pub(in crate::cpu) enum Hidden {}
+
+    impl Head<'_> {
+        pub(in crate::cpu) const fn new(
+            _: &Cpu,
+            _: FloatRef<'_>,
+            _: WeightRef<'_>,
+            _: usize,
+        ) -> Option<Self> {
+            None
+        }
+
+        pub(in crate::cpu) fn hidden(self, _: &Cpu, _: &[f32]) -> Result<Hidden> {
+            match self.0 {}
+        }
+
+        pub(in crate::cpu) fn logits(self, _: &Hidden, _: (usize, usize), _: &mut [f32]) {
+            match self.0 {}
+        }
+
+        pub(in crate::cpu) fn gradient(
+            self,
+            _: &Cpu,
+            _: &[f32],
+            _: (usize, usize),
+            _: &mut [f32],
+            _: bool,
+        ) -> Result<()> {
+            match self.0 {}
+        }
     }
 }

@@ -16,8 +16,9 @@ use super::tile::{self, BLOCK, STEP, Sums, Tiles};
 use super::weight::{FourBit, RUN};
 use crate::Result;
 use crate::cpu::Cpu;
+use crate::cpu::simd::simd;
 use crate::cpu::tiles::{Tile, tiles};
-use crate::cpu::view::{FloatMut, FloatRef};
+use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::cpu::weight::WeightRef;
 
 /// Most columns of a task.
@@ -70,7 +71,7 @@ pub(in crate::cpu) fn multiply(
             let out = out.reborrow();
             match side {
                 Side::Transposed => {
-                    product(cpu, x, &dense::Transposed(weight), out, (m, n), finish)?
+                    product(cpu, x, &dense::Transposed(weight), out, (m, n), finish)?;
                 }
                 Side::Straight => {
                     let source = dense::Straight { weight, copies: 1 };
@@ -109,6 +110,30 @@ fn product(
         SCRATCH.with_borrow_mut(|scratch| run(scratch, &rows, source, tile, &finish));
     });
     Ok(())
+}
+
+/// `out [+]= rows . source` `[m, cols]`, all of it by this thread.
+pub(super) fn sequential(
+    rows: &Rows<'_>,
+    source: &impl Source,
+    out: FloatMut<'_>,
+    cols: usize,
+    accumulate: bool,
+) {
+    let m = out.len() / cols;
+    let finish = |before: &mut Vec<f32>, sums: &mut [f32], tile: &mut Tile<'_>| {
+        if accumulate {
+            let before = sized(before, sums.len());
+            tile.load(before);
+            simd!(for (sum, before) in sums.iter_mut().zip(&*before) {
+                *sum += before;
+            });
+        }
+        tile.store(sums);
+    };
+    for tile in tiles(out, cols, 0..cols, m, even(cols, COLS, 64)) {
+        SCRATCH.with_borrow_mut(|scratch| run(scratch, rows, source, tile, &finish));
+    }
 }
 
 /// Length of the fewest about equal parts of at most `most`, a multiple of `unit`.

@@ -5,6 +5,8 @@ use rayon::prelude::*;
 
 use super::tile::{BLOCK, Left, STEP};
 use crate::Result;
+use crate::cpu::simd::simd;
+use crate::cpu::view::{FloatMut, sized};
 use crate::cpu::{Cpu, F32Scratch};
 
 /// From this many rows on, rows that collide in the cache are copied: they are read once for every
@@ -15,6 +17,7 @@ const PIECE: usize = BLOCK * STEP;
 
 /// Rows of bf16 `[m, depth]`, read in place as far as that is fast and possible, otherwise from a copy
 /// in the order of the tiles, zeros beyond the edges.
+#[derive(Debug)]
 pub(super) struct Rows<'a> {
     x: &'a [bf16],
     depth: usize,
@@ -52,6 +55,41 @@ impl<'a> Rows<'a> {
             }
         });
         Ok(Self { x, depth, steps, first, copy, offset })
+    }
+
+    /// f32 `[m, depth]` as the sums of `parts` bf16 values, one part of the depth after the other: one
+    /// holds what was bf16, two miss 2^-17 of anything. For a single task.
+    pub(super) fn split(
+        cpu: &Cpu,
+        x: &[f32],
+        (m, depth): (usize, usize),
+        parts: usize,
+    ) -> Result<Rows<'static>> {
+        assert_eq!(x.len(), m * depth, "rows differ from their shape");
+        let per_part = depth.div_ceil(STEP);
+        let steps = parts * per_part;
+        let len = m.div_ceil(BLOCK) * steps * PIECE;
+        let mut copy = cpu.scratch(len / 2 + STEP / 2)?;
+        let values: &mut [bf16] = bytemuck::cast_slice_mut(&mut copy);
+        let offset = values.as_ptr().align_offset(64).min(STEP);
+        values[offset..offset + len].fill(bf16::ZERO);
+        let mut rest = Vec::new();
+        for (i, row) in x.chunks(depth).enumerate() {
+            let rest = sized(&mut rest, depth);
+            rest.copy_from_slice(row);
+            let block = offset + (i / BLOCK * steps * BLOCK + i % BLOCK) * STEP;
+            for part in 0..parts {
+                for (step, rest) in rest.chunks_mut(STEP).enumerate() {
+                    let first = block + (part * per_part + step) * PIECE;
+                    let out = &mut values[first..first + rest.len()];
+                    FloatMut::Bf16(out).store(rest);
+                    simd!(for (rest, out) in rest.iter_mut().zip(&*out) {
+                        *rest -= f32::from_bits(u32::from(out.to_bits()) << 16);
+                    });
+                }
+            }
+        }
+        Ok(Rows { x: &[], depth: steps * STEP, steps, first: 0, copy, offset })
     }
 
     /// Steps of the whole depth.

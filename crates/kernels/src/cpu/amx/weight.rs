@@ -84,7 +84,8 @@ impl<'a> FourBit<'a> {
     /// Fetches codes of a row that will be needed soon; none beyond the last row.
     #[inline]
     pub(super) fn prefetch(&self, row: usize, cols: Range<usize>) {
-        let codes = (row * self.k + cols.start) / 2..(row * self.k + cols.end) / 2;
+        let first = row * self.k / 2;
+        let codes = first + cols.start / 2..first + cols.end / 2;
         for line in self.packed.get(codes).unwrap_or(&[]).chunks(64) {
             // SAFETY: a hint about bytes that are borrowed.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
