@@ -6,6 +6,19 @@
 //! Every output element is summed in the order of the depth, however the work is cut.
 //!
 //! `QLORA_CPU=no-amx` in the environment turns it off, for comparison.
+//!
+//! Measured on two cores of a Xeon (2 MiB of L2 each) that others kept busy (load 4 to 14), the best of
+//! several runs of the example `cpu_linear`, which vary by a factor of two: lower bounds.
+//!
+//! | M, N, K          | forward, TFLOP/s | over f32   | dX, TFLOP/s | over f32   |
+//! |------------------|------------------|------------|-------------|------------|
+//! | 256, 4096, 4096  | 1.2              | 22 to 36 x | 0.9         | 19 to 28 x |
+//! | 1024, 4096, 4096 | 1.2              | 31 to 53 x | 1.4         | 31 to 47 x |
+//! | 1024, 576, 576   | 1.7              | 23 to 28 x | 1.6         | 12 to 22 x |
+//!
+//! A training step of SmolLM2-135M with LoRA (4 x 256 tokens, bf16, NF4, rank 16): 4.6 to 5.3 s against
+//! 16.3 to 16.8 s without, of which the tile loop is 8 %; the adapter's f32 products and attention are
+//! the largest part now.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod dense;
