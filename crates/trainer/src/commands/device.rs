@@ -12,7 +12,8 @@ pub struct Args {}
 pub fn run(_: &Args) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let threads = rayon::current_num_threads();
-    writeln!(out, "cpu     {threads} threads")?;
+    let amx = if kernels::Cpu::new().has_amx() { ", matrix unit (AMX) for bf16" } else { "" };
+    writeln!(out, "cpu     {threads} threads{amx}")?;
     cuda(&mut out)
 }
 

@@ -101,7 +101,7 @@ impl Sums {
 ///
 /// # Safety
 ///
-/// `left` has 16 rows (32 for `ALL`) of `64` readable bytes for each of `steps` steps, `right` is
+/// `steps` is not 0. `left` has 16 rows (32 for `ALL`) of `64` readable bytes for each of `steps` steps, `right` is
 /// valid for reads of `2048 * steps` bytes, and the slices that `from` and `to` were made of are
 /// still borrowed, at least until the call returns.
 pub(super) unsafe fn multiply<const ALL: bool>(
