@@ -2,7 +2,7 @@
 // `lora_shrink` x . F^T [m, rank] (xa of the forward, dy . B of the backward) and `lora_gradient` S^T . x [rank, k]
 // (dA, dB), x dropped out where asked. Bound by the one read of x.
 //
-// f32 factors go into the bf16 products as high + low parts: 2^-17 of a value is lost. A factor that is infinite
+// f32 factors go into the bf16 products as high + low parts: at most 2^-18 of a value is lost. A factor that is infinite
 // gives NaN.
 //
 // Blocks of 256 threads, nothing shared but the last sums: 8 warps take every eighth piece of the reduction and add
