@@ -2,20 +2,19 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytemuck::Zeroable;
-use bytemuck::allocation::try_zeroed_slice_box;
 use half::bf16;
 
+use super::aligned::Aligned;
 use super::pool::{Pool, capacity_for};
 use crate::{Buffer, DType, Error, HostSlice, MemoryKind, MemoryLedger, Result};
 
 /// Elements of a buffer, by type.
 #[derive(Debug)]
 pub(super) enum Storage {
-    F32(Vec<f32>),
-    Bf16(Vec<bf16>),
-    U32(Vec<u32>),
-    U8(Vec<u8>),
+    F32(Aligned<f32>),
+    Bf16(Aligned<bf16>),
+    U32(Aligned<u32>),
+    U8(Aligned<u8>),
 }
 
 impl Storage {
@@ -23,10 +22,10 @@ impl Storage {
     pub(super) fn zeros(dtype: DType, len: usize) -> Option<Self> {
         let capacity = capacity_for(len);
         let mut storage = match dtype {
-            DType::F32 => Self::F32(zeros(capacity)?),
-            DType::Bf16 => Self::Bf16(zeros(capacity)?),
-            DType::U32 => Self::U32(zeros(capacity)?),
-            DType::U8 => Self::U8(zeros(capacity)?),
+            DType::F32 => Self::F32(Aligned::zeros(capacity)?),
+            DType::Bf16 => Self::Bf16(Aligned::zeros(capacity)?),
+            DType::U32 => Self::U32(Aligned::zeros(capacity)?),
+            DType::U8 => Self::U8(Aligned::zeros(capacity)?),
         };
         storage.resize(len);
         Some(storage)
@@ -34,10 +33,10 @@ impl Storage {
 
     fn copy(data: HostSlice<'_>) -> Option<Self> {
         Some(match data {
-            HostSlice::F32(x) => Self::F32(copy(x)?),
-            HostSlice::Bf16(x) => Self::Bf16(copy(x)?),
-            HostSlice::U32(x) => Self::U32(copy(x)?),
-            HostSlice::U8(x) => Self::U8(copy(x)?),
+            HostSlice::F32(x) => Self::F32(Aligned::copy(x)?),
+            HostSlice::Bf16(x) => Self::Bf16(Aligned::copy(x)?),
+            HostSlice::U32(x) => Self::U32(Aligned::copy(x)?),
+            HostSlice::U8(x) => Self::U8(Aligned::copy(x)?),
         })
     }
 
@@ -50,7 +49,7 @@ impl Storage {
         }
     }
 
-    pub(super) const fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::F32(x) => x.len(),
             Self::Bf16(x) => x.len(),
@@ -59,7 +58,7 @@ impl Storage {
         }
     }
 
-    const fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.len() * self.dtype().size()
     }
 
@@ -76,13 +75,13 @@ impl Storage {
         self.capacity() * self.dtype().size()
     }
 
-    /// Changes the length within the capacity; what is new is zero.
+    /// Changes the length within the capacity; what is new is unspecified.
     pub(super) fn resize(&mut self, len: usize) {
         match self {
-            Self::F32(x) => x.resize(len, 0.0),
-            Self::Bf16(x) => x.resize(len, bf16::ZERO),
-            Self::U32(x) => x.resize(len, 0),
-            Self::U8(x) => x.resize(len, 0),
+            Self::F32(x) => x.resize(len),
+            Self::Bf16(x) => x.resize(len),
+            Self::U32(x) => x.resize(len),
+            Self::U8(x) => x.resize(len),
         }
     }
 
@@ -94,18 +93,6 @@ impl Storage {
             Self::U8(x) => x.fill(0),
         }
     }
-}
-
-/// Zeroed by the system, which touches no page before its first use.
-fn zeros<T: Zeroable>(len: usize) -> Option<Vec<T>> {
-    try_zeroed_slice_box(len).ok().map(Vec::from)
-}
-
-fn copy<T: Copy>(data: &[T]) -> Option<Vec<T>> {
-    let mut copy = Vec::new();
-    copy.try_reserve_exact(data.len()).ok()?;
-    copy.extend_from_slice(data);
-    Some(copy)
 }
 
 /// What all clones of a backend and all its buffers share.
@@ -236,7 +223,7 @@ impl Buffer for CpuBuffer {
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
         self.shared.ledger.remove(self.kind, self.storage.bytes());
-        let storage = std::mem::replace(&mut self.storage, Storage::U32(Vec::new()));
+        let storage = std::mem::replace(&mut self.storage, Storage::U32(Aligned::default()));
         self.shared.with_pool(|pool| pool.give_back(storage));
     }
 }

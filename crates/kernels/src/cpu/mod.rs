@@ -1,5 +1,6 @@
 //! The backend that runs on any processor.
 
+mod aligned;
 mod amx;
 mod attention;
 mod buffer;
