@@ -52,15 +52,22 @@ impl Cli {
                 .build_global()
                 .with_context(|| format!("cannot start {threads} threads"))?;
         }
-        match self.command {
-            Command::Train(args) => train::run(args),
-            Command::Quantize(args) => quantize::run(&args),
-            Command::Generate(args) => generate::run(&args),
-            Command::Eval(args) => eval::run(&args),
-            Command::Inspect(args) => inspect::run(&args),
-            Command::Device(args) => device::run(&args),
-            Command::Autotune(args) => autotune::run(&args),
-            Command::DemoData(args) => demo_data::run(&args),
+        // Within the pool: from outside, each operation would put this thread to sleep and wake another.
+        rayon::scope(|_| self.command.run())
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Train(args) => train::run(args),
+            Self::Quantize(args) => quantize::run(&args),
+            Self::Generate(args) => generate::run(&args),
+            Self::Eval(args) => eval::run(&args),
+            Self::Inspect(args) => inspect::run(&args),
+            Self::Device(args) => device::run(&args),
+            Self::Autotune(args) => autotune::run(&args),
+            Self::DemoData(args) => demo_data::run(&args),
         }
     }
 }
