@@ -1,9 +1,15 @@
 //! Build script of `crates/kernels`. With the `cuda` feature it compiles `kernels/*.cu` with nvcc, to
 //! machine code for each supported architecture and to PTX for the others, and binds
-//! `kernels/include/params.h`. Without it there is nothing to do.
+//! `kernels/include/params.h`. In any case it says with `cfg(amx)` whether the target may have the matrix
+//! unit of newer Xeons.
 
 fn main() {
     println!("cargo::rerun-if-changed=../../build.rs");
+    println!("cargo::rustc-check-cfg=cfg(amx)");
+    let target = |what| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
+    if target("ARCH") == "x86_64" && target("OS") == "linux" {
+        println!("cargo::rustc-cfg=amx");
+    }
     #[cfg(feature = "cuda")]
     cuda::build();
 }

@@ -32,6 +32,7 @@ use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
     LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
+use crate::trace::span;
 use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
 
 pub use self::buffer::CpuBuffer;
@@ -121,6 +122,7 @@ impl Backend for Cpu {
     }
 
     fn download(&self, buffer: &CpuBuffer) -> Result<Vec<f32>> {
+        let _span = span(|| "download");
         rows::download(buffer)
     }
 
@@ -142,18 +144,22 @@ impl Backend for Cpu {
         cols: usize,
         out: &mut CpuBuffer,
     ) -> Result<()> {
+        let _span = span(|| "gather_rows");
         rows::gather(table, ids, cols, out)
     }
 
     fn add(&self, x: &CpuBuffer, y: &CpuBuffer, out: &mut CpuBuffer) -> Result<()> {
+        let _span = span(|| "add");
         elementwise::add(x, y, out)
     }
 
     fn add_assign(&self, acc: &mut CpuBuffer, x: &CpuBuffer) -> Result<()> {
+        let _span = span(|| "add_assign");
         elementwise::add_assign(acc, x)
     }
 
     fn scale(&self, x: &mut CpuBuffer, factor: f32) -> Result<()> {
+        let _span = span(|| "scale");
         elementwise::scale(x, factor)
     }
 
@@ -165,6 +171,7 @@ impl Backend for Cpu {
         y: &mut CpuBuffer,
         inv_rms: &mut CpuBuffer,
     ) -> Result<()> {
+        let _span = span(|| "rms_norm");
         rms_norm::forward(op, x, weight, y, inv_rms)
     }
 
@@ -178,6 +185,7 @@ impl Backend for Cpu {
         dx: &mut CpuBuffer,
         accumulate: bool,
     ) -> Result<()> {
+        let _span = span(|| "rms_norm_backward");
         rms_norm::backward(op, x, weight, inv_rms, dy, dx, accumulate)
     }
 
@@ -188,6 +196,7 @@ impl Backend for Cpu {
         y: &mut CpuBuffer,
         xa: Option<&mut CpuBuffer>,
     ) -> Result<()> {
+        let _span = span(|| "linear");
         linear::forward(self, op, x, y, xa)
     }
 
@@ -199,6 +208,7 @@ impl Backend for Cpu {
         dy: &CpuBuffer,
         grads: LinearGrads<'_, Self>,
     ) -> Result<()> {
+        let _span = span(|| "linear_backward");
         linear::backward(self, op, x, xa, dy, grads)
     }
 
@@ -210,6 +220,7 @@ impl Backend for Cpu {
         x: &CpuBuffer,
         out: &mut CpuBuffer,
     ) -> Result<()> {
+        let _span = span(|| "rope");
         rope::rotate(op, table, positions, x, out)
     }
 
@@ -223,7 +234,8 @@ impl Backend for Cpu {
         o: &mut CpuBuffer,
         lse: &mut CpuBuffer,
     ) -> Result<()> {
-        attention::forward(op, sequences, q, k, v, o, lse)
+        let _span = span(|| "attention");
+        attention::forward(self, op, sequences, q, k, v, o, lse)
     }
 
     fn attention_backward(
@@ -232,6 +244,7 @@ impl Backend for Cpu {
         sequences: &Sequences<Self>,
         grads: AttentionGrads<'_, Self>,
     ) -> Result<()> {
+        let _span = span(|| "attention_backward");
         attention::backward(self, op, sequences, grads)
     }
 
@@ -242,6 +255,7 @@ impl Backend for Cpu {
         up: &CpuBuffer,
         out: &mut CpuBuffer,
     ) -> Result<()> {
+        let _span = span(|| "gated");
         gated::forward(act, gate, up, out)
     }
 
@@ -254,6 +268,7 @@ impl Backend for Cpu {
         d_gate: &mut CpuBuffer,
         d_up: &mut CpuBuffer,
     ) -> Result<()> {
+        let _span = span(|| "gated_backward");
         gated::backward(act, gate, up, d_out, d_gate, d_up)
     }
 
@@ -265,18 +280,22 @@ impl Backend for Cpu {
         token_loss: &mut CpuBuffer,
         dx: Option<&mut CpuBuffer>,
     ) -> Result<()> {
+        let _span = span(|| "linear_cross_entropy");
         cross_entropy::run(self, op, x, labels, token_loss, dx)
     }
 
     fn squared_norm(&self, buffers: &[&CpuBuffer]) -> Result<f64> {
+        let _span = span(|| "squared_norm");
         optimizer::squared_norm(buffers)
     }
 
     fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
+        let _span = span(|| "adamw");
         optimizer::adamw(op, tensors)
     }
 
     fn adamw_8bit(&self, op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Self>]) -> Result<()> {
+        let _span = span(|| "adamw_8bit");
         optimizer::adamw_8bit(op, tensors)
     }
 }

@@ -15,7 +15,7 @@ pub(super) struct Tile<'a> {
 
 impl<'a> Tile<'a> {
     /// Its pieces of `rows` rows, the last one maybe of fewer.
-    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    #[cfg(amx)]
     pub(super) fn split(self, rows: usize) -> Vec<Tile<'a>> {
         let mut segments = self.segments.into_iter();
         let pieces = (0..self.rows).step_by(rows).map(|first| {

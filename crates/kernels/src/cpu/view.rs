@@ -165,7 +165,7 @@ fn narrow_slice(x: &[f32], out: &mut [bf16]) {
 /// Nearest even, without branches so that the loop over it vectorises.
 #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
-fn narrow(x: f32) -> bf16 {
+pub(super) fn narrow(x: f32) -> bf16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
     let quiet_nan = bits >> 16 | 0x40;

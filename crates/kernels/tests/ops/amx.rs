@@ -6,17 +6,26 @@ use crate::linear::{self, Case, Stored, fp4, nf4};
 
 /// Many parts of the depth, tasks of rows and columns, rows that collide in the cache; the last row
 /// block and column pair whole and not, up to 16 rows and more.
-const CASES: [(Case, &str); 6] = [
+const CASES: [(Case, &str); 10] = [
     (case((530, 700, 1216), nf4(64, true)), "tasks of rows and columns"),
     (case((256, 64, 2048), nf4(256, false)), "colliding rows of X"),
     (case((257, 2048, 64), fp4(64, true)), "colliding rows of dY"),
     (case((48, 1187, 640), nf4(4096, true)), "odd depth of the gradient"),
     (case((530, 700, 1216), Stored::Dense(DType::Bf16)), "a dense weight"),
     (case((13, 610, 1280), nf4(128, true)), "few rows"),
+    (adapted((530, 704, 1216), 16), "an adapter on whole tiles"),
+    (adapted((300, 701, 192), 40), "an adapter of odd rank and odd outputs"),
+    (adapted((2048, 192, 64), 1), "an adapter of one rank"),
+    (adapted((75, 64, 4160), 130), "an adapter of high rank"),
 ];
 
 const fn case(shape: (usize, usize, usize), stored: Stored) -> Case {
     Case { shape, stored, bias: true, lora: Some((4, 0.1)) }
+}
+
+/// Without dropout, which the products of an adapter on the matrix unit do not know.
+const fn adapted(shape: (usize, usize, usize), r: usize) -> Case {
+    Case { shape, stored: nf4(64, true), bias: true, lora: Some((r, 0.0)) }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512i, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_permutex2var_epi16,
+    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_permutex2var_epi16,
     _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
@@ -14,23 +14,50 @@ use half::bf16;
 use super::fill::{Source, TILE};
 use super::tile::STEP;
 
-/// Rows `[n, k]` of a bf16 weight; `k` is a multiple of 64.
+/// Rows between what is put in place and what is fetched for later.
+const AHEAD: usize = 16;
+
+/// Rows `[n, k]` of a bf16 weight; `k` is a multiple of 32.
 #[derive(Clone, Copy)]
 pub(super) struct Dense<'a> {
-    pub(super) values: &'a [bf16],
-    pub(super) n: usize,
-    pub(super) k: usize,
+    values: &'a [bf16],
+    n: usize,
+    k: usize,
+    /// Elements from row to row.
+    stride: usize,
 }
 
-impl Dense<'_> {
+impl<'a> Dense<'a> {
+    /// The first `n * k` values.
+    pub(super) fn new(values: &'a [bf16], n: usize, k: usize) -> Self {
+        Self::strided(&values[..n * k], n, k, k)
+    }
+
+    /// Rows that lie `stride` values apart.
+    pub(super) fn strided(values: &'a [bf16], n: usize, k: usize, stride: usize) -> Self {
+        assert!(k.is_multiple_of(STEP) && (n == 0 || (n - 1) * stride + k <= values.len()));
+        Self { values, n, k, stride }
+    }
+
     /// `N` elements of a row; zeros beyond the last row.
     #[inline]
     fn get<const N: usize>(&self, row: usize, col: usize) -> [bf16; N] {
         if row >= self.n {
             return [bf16::ZERO; N];
         }
-        let values = self.values[row * self.k + col..].first_chunk();
+        let values = self.values[row * self.stride + col..].first_chunk();
         *values.expect("rows are made of whole steps")
+    }
+
+    /// Fetches part of a row that will be needed soon; nothing beyond the last row.
+    #[inline]
+    fn prefetch(&self, row: usize, cols: Range<usize>) {
+        let first = row * self.stride;
+        let values = self.values.get(first + cols.start..first + cols.end).unwrap_or(&[]);
+        for line in values.chunks(STEP) {
+            // SAFETY: a hint about bytes that are borrowed.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        }
     }
 }
 
@@ -128,6 +155,8 @@ fn fill_straight(w: Dense<'_>, panel: &mut [__m512i], cols: Range<usize>, steps:
         let first = whole % copy * STEP;
         for i in 0..TILE {
             let row = first + 2 * i;
+            w.prefetch(row + AHEAD, cols.clone());
+            w.prefetch(row + AHEAD + 1, cols.clone());
             for (col, panel) in cols.clone().step_by(32).zip(panel.chunks_exact_mut(pair)) {
                 let values = [w.get::<32>(row, col), w.get::<32>(row + 1, col)];
                 // SAFETY: as above.

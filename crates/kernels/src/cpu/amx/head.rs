@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::dense::{Dense, Straight, Transposed};
 use super::fill::Source;
-use super::product;
+use super::product::{self, Operands};
 use super::rows::Rows;
 use super::weight::RUN;
 use crate::Result;
@@ -49,13 +49,13 @@ impl<'a> Head<'a> {
 
     fn rows(self, first: usize, n: usize) -> Dense<'a> {
         let k = self.hidden;
-        Dense { values: &self.values[first * k..(first + n) * k], n, k }
+        Dense::new(&self.values[first * k..], n, k)
     }
 
     /// `out = x . W^T` `[tokens, n]` for rows `first..first + n` of the head.
     pub(in crate::cpu) fn logits(self, x: &Hidden, (first, n): (usize, usize), out: &mut [f32]) {
         let source = Transposed(self.rows(first, n));
-        product::sequential(&x.0, &source, FloatMut::F32(out), n, false);
+        product::sequential(Operands { rows: &x.0, source: &source }, FloatMut::F32(out), n, false);
     }
 
     /// `out [+]= d . W` `[tokens, hidden]` for `d` `[tokens, n]` and rows `first..first + n` of the head.
@@ -70,7 +70,7 @@ impl<'a> Head<'a> {
         let rows = Rows::split(cpu, d, (d.len() / n, n), 2)?;
         let source = Straight { weight: self.rows(first, n), copies: 2 };
         debug_assert_eq!(source.depth(), 2 * n.next_multiple_of(super::tile::STEP));
-        product::sequential(&rows, &source, FloatMut::F32(out), self.hidden, accumulate);
+        product::sequential(Operands { rows: &rows, source: &source }, FloatMut::F32(out), self.hidden, accumulate);
         Ok(())
     }
 }

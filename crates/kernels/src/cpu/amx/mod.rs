@@ -20,25 +20,36 @@
 //! five steps, alternating: 240 and 224 tokens/s against 93 and 87 without. The tile loop is 8 % of a step;
 //! the adapter's f32 products and attention are the largest part now.
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(amx)]
+mod adapter;
+#[cfg(amx)]
 mod dense;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(amx)]
 mod detect;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(amx)]
 mod fill;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(amx)]
 mod head;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(amx)]
 mod product;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(amx)]
 mod rows;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(amx)]
+mod small;
+#[cfg(amx)]
 mod tile;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(amx)]
 mod weight;
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub(super) use self::{detect::available, head::Head, product::multiply};
+#[cfg(amx)]
+pub(super) use self::{
+    adapter::{gradient, shrink},
+    detect::available,
+    head::Head,
+    product::multiply,
+    small::{Lines, Panel, Values, product},
+    tile::BLOCK,
+};
 
 /// How a weight `[n, k]` is multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,15 +60,25 @@ pub(super) enum Side {
     Straight,
 }
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
-pub(super) use self::missing::{Head, available, multiply};
+/// `scale * left [m, r] . F` to be added to a product, where F is a factor `[n, r]` transposed or a
+/// factor `[r, k]`, as the weight of the product is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LowRank<'a> {
+    pub(super) left: &'a [f32],
+    pub(super) factor: &'a [f32],
+    pub(super) r: usize,
+    pub(super) scale: f32,
+}
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[cfg(not(amx))]
+pub(super) use self::missing::{Head, available, gradient, multiply, shrink};
+
+#[cfg(not(amx))]
 mod missing {
     use std::convert::Infallible;
     use std::marker::PhantomData;
 
-    use super::Side;
+    use super::{LowRank, Side};
     use crate::Result;
     use crate::cpu::Cpu;
     use crate::cpu::tiles::Tile;
@@ -72,9 +93,32 @@ mod missing {
         _: &Cpu,
         _: FloatRef<'_>,
         _: (WeightRef<'_>, Side),
+        _: Option<LowRank<'_>>,
         _: &mut FloatMut<'_>,
         _: (usize, usize, usize),
         _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
+    ) -> Result<bool> {
+        Ok(false)
+    }
+
+    pub(in crate::cpu) fn shrink(
+        _: &Cpu,
+        _: FloatRef<'_>,
+        _: (&[f32], Side),
+        _: (usize, usize),
+        _: f32,
+        _: &mut [f32],
+    ) -> Result<bool> {
+        Ok(false)
+    }
+
+    pub(in crate::cpu) fn gradient(
+        _: &Cpu,
+        _: (&[f32], usize),
+        _: FloatRef<'_>,
+        _: (usize, usize),
+        _: f32,
+        _: (&mut FloatMut<'_>, Side),
     ) -> Result<bool> {
         Ok(false)
     }

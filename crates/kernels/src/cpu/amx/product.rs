@@ -2,17 +2,17 @@
 
 #![allow(unsafe_code)]
 
-use std::arch::x86_64::__m512i;
 use std::cell::RefCell;
 
 use half::bf16;
 use rayon::prelude::*;
 
-use super::Side;
+use super::{LowRank, Side};
 use super::dense::{self, Dense};
 use super::fill::{Source, Straight, Transposed};
 use super::rows::Rows;
-use super::tile::{self, BLOCK, STEP, Sums, Tiles};
+use super::small::Lines;
+use super::tile::{self, BLOCK, STEP, Segment, Sums, Tiles};
 use super::weight::{FourBit, RUN};
 use crate::Result;
 use crate::cpu::Cpu;
@@ -22,7 +22,7 @@ use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::cpu::weight::WeightRef;
 
 /// Most columns of a task.
-const COLS: usize = 256;
+pub(super) const COLS: usize = 256;
 /// Most rows of a task where there are many columns: each task fills its panels itself.
 const ROWS: usize = 1024;
 /// Most rows of a task where there are few columns to share out.
@@ -35,91 +35,124 @@ const STEPS: usize = 18;
 /// What a thread keeps from task to task (1.4 MiB at most).
 #[derive(Default)]
 struct Scratch {
-    panel: Vec<__m512i>,
+    panel: Lines,
     /// Sums between parts of the depth: `[row block][column pair][4 tiles]`.
-    carried: Vec<__m512i>,
+    carried: Lines,
     /// Finished rows of one block.
-    strip: Vec<__m512i>,
-    delta: Vec<f32>,
+    strip: Lines,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static DELTA: RefCell<Vec<f32>> = RefCell::default();
 }
 
-/// `out = finish(x . W^T)` or `finish(x . W)` for a weight `[n, k]`, where `finish` is given scratch,
-/// the f32 sums of some rows and columns and the tile to store them to. False, and nothing done, unless
-/// the activations are bf16, `k` is a multiple of 64 and the weight is bf16, or of 4 bits in blocks of
-/// at least 64 with a bf16 output: in an f32 output its rounding to bf16 would show.
+/// Whether products with this activation, whose rows have `k` columns, can run on the tiles.
+pub(super) fn supports<'a>(cpu: &Cpu, x: FloatRef<'a>, k: usize) -> Option<&'a [bf16]> {
+    match x {
+        FloatRef::Bf16(x) if cpu.amx && k.is_multiple_of(RUN) => Some(x),
+        _ => None,
+    }
+}
+
+/// `out = finish(x . W^T + low)` or `finish(x . W + low)` for a weight `[n, k]`, where `finish` is given
+/// scratch, the f32 sums of some rows and columns and the tile to store them to. False, and nothing
+/// done, unless the activations are bf16, `k` is a multiple of 64 and the weight is bf16, or of 4 bits
+/// in blocks of at least 64 with a bf16 output: in an f32 output its rounding to bf16 would show.
 pub(in crate::cpu) fn multiply(
     cpu: &Cpu,
     x: FloatRef<'_>,
     (weight, side): (WeightRef<'_>, Side),
+    low: Option<LowRank<'_>>,
     out: &mut FloatMut<'_>,
     (m, n, k): (usize, usize, usize),
     finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
 ) -> Result<bool> {
-    let FloatRef::Bf16(x) = x else {
+    let Some(x) = supports(cpu, x, k).filter(|_| m * n * k > 0) else {
         return Ok(false);
     };
-    if !cpu.amx || m * n * k == 0 || !k.is_multiple_of(RUN) {
-        return Ok(false);
-    }
+    let cols = match side {
+        Side::Transposed => n,
+        Side::Straight => k,
+    };
+    let product = |source: &dyn Source, out: &mut FloatMut<'_>| -> Result<bool> {
+        let rows = Rows::new(cpu, x, m, source.depth())?;
+        let base = Operands { rows: &rows, source };
+        let (out, dims) = (out.reborrow(), (m, cols));
+        match low {
+            None => parallel(base, None, out, dims, &finish),
+            Some(low) => low.with(cpu, dims, side, |low| {
+                parallel(base, Some(low), out, dims, &finish);
+            })?,
+        }
+        Ok(true)
+    };
     match (weight, &*out) {
         (WeightRef::Dense(FloatRef::Bf16(values)), _) => {
-            let weight = Dense { values, n, k };
-            let out = out.reborrow();
+            let weight = Dense::new(values, n, k);
             match side {
-                Side::Transposed => {
-                    product(cpu, x, &dense::Transposed(weight), out, (m, n), finish)?;
-                }
-                Side::Straight => {
-                    let source = dense::Straight { weight, copies: 1 };
-                    product(cpu, x, &source, out, (m, k), finish)?;
-                }
+                Side::Transposed => product(&dense::Transposed(weight), out),
+                Side::Straight => product(&dense::Straight { weight, copies: 1 }, out),
             }
         }
         (WeightRef::Quantized(weight), FloatMut::Bf16(_)) => {
             let Some(weight) = FourBit::new(cpu, weight, n, k)? else {
                 return Ok(false);
             };
-            let out = out.reborrow();
             match side {
-                Side::Transposed => product(cpu, x, &Transposed(&weight), out, (m, n), finish)?,
-                Side::Straight => product(cpu, x, &Straight(&weight), out, (m, k), finish)?,
+                Side::Transposed => product(&Transposed(&weight), out),
+                Side::Straight => product(&Straight(&weight), out),
             }
         }
-        _ => return Ok(false),
+        _ => Ok(false),
     }
-    Ok(true)
 }
 
-fn product(
-    cpu: &Cpu,
-    x: &[bf16],
-    source: &impl Source,
+/// Both sides of a product.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    pub(super) rows: &'a Rows<'a>,
+    pub(super) source: &'a dyn Source,
+}
+
+/// Part of an output: whole blocks of rows from one on, and some columns.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Area {
+    pub(super) first_block: usize,
+    pub(super) rows: usize,
+    pub(super) col: usize,
+    pub(super) cols: usize,
+}
+
+fn parallel(
+    base: Operands<'_>,
+    low: Option<Operands<'_>>,
     out: FloatMut<'_>,
     (m, cols): (usize, usize),
-    finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
-) -> Result<()> {
-    let rows = Rows::new(cpu, x, m, source.depth())?;
+    finish: &(impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync),
+) {
     let width = even(cols, COLS, 64);
     let most = if cols.div_ceil(width) < ENOUGH { ROWS_OF_FEW_COLS } else { ROWS };
     let tasks = tiles(out, cols, 0..cols, even(m, most, BLOCK), width);
-    tasks.into_par_iter().for_each(|tile| {
-        SCRATCH.with_borrow_mut(|scratch| run(scratch, &rows, source, tile, &finish));
+    tasks.into_par_iter().for_each(|tile| fill_tile(base, low, tile, finish));
+}
+
+fn fill_tile(
+    base: Operands<'_>,
+    low: Option<Operands<'_>>,
+    tile: Tile<'_>,
+    finish: &impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>),
+) {
+    let Tile { row, rows, col, cols, .. } = tile;
+    let area = Area { first_block: row / BLOCK, rows, col, cols };
+    let mut strips = tile.split(BLOCK);
+    DELTA.with_borrow_mut(|delta| {
+        run(base, low, area, |i, sums| finish(delta, sums, &mut strips[i]));
     });
-    Ok(())
 }
 
 /// `out [+]= rows . source` `[m, cols]`, all of it by this thread.
-pub(super) fn sequential(
-    rows: &Rows<'_>,
-    source: &impl Source,
-    out: FloatMut<'_>,
-    cols: usize,
-    accumulate: bool,
-) {
+pub(super) fn sequential(base: Operands<'_>, out: FloatMut<'_>, cols: usize, accumulate: bool) {
     let m = out.len() / cols;
     let finish = |before: &mut Vec<f32>, sums: &mut [f32], tile: &mut Tile<'_>| {
         if accumulate {
@@ -132,60 +165,80 @@ pub(super) fn sequential(
         tile.store(sums);
     };
     for tile in tiles(out, cols, 0..cols, m, even(cols, COLS, 64)) {
-        SCRATCH.with_borrow_mut(|scratch| run(scratch, rows, source, tile, &finish));
+        fill_tile(base, None, tile, &finish);
     }
 }
 
 /// Length of the fewest about equal parts of at most `most`, a multiple of `unit`.
-fn even(len: usize, most: usize, unit: usize) -> usize {
+pub(super) fn even(len: usize, most: usize, unit: usize) -> usize {
     len.div_ceil(len.div_ceil(most)).next_multiple_of(unit)
 }
 
-fn run(
-    scratch: &mut Scratch,
-    rows: &Rows<'_>,
-    source: &impl Source,
-    tile: Tile<'_>,
-    finish: &impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>),
+/// Computes `base [+ low]` for an area and hands each block of its rows to `finish` with the block's
+/// index within the area.
+pub(super) fn run(
+    base: Operands<'_>,
+    low: Option<Operands<'_>>,
+    area: Area,
+    finish: impl FnMut(usize, &mut [f32]),
 ) {
-    let Scratch { panel, carried, strip, delta } = scratch;
-    let (first_row, cols) = (tile.row / BLOCK, tile.cols);
+    SCRATCH.with_borrow_mut(|scratch| run_with(scratch, base, low, area, finish));
+}
+
+fn run_with(
+    scratch: &mut Scratch,
+    base: Operands<'_>,
+    low: Option<Operands<'_>>,
+    area: Area,
+    mut finish: impl FnMut(usize, &mut [f32]),
+) {
+    let Area { first_block, rows, col, cols } = area;
+    let Scratch { panel, carried, strip } = scratch;
     let width = cols.next_multiple_of(BLOCK);
-    let pairs = width / BLOCK;
-    let mut strips = tile.split(BLOCK);
-    let whole = rows.steps();
+    let (blocks, pairs) = (rows.div_ceil(BLOCK), width / BLOCK);
+    let whole = base.rows.steps();
     // A run of 4-bit weights is two steps.
     let part = even(whole, STEPS, 2);
-    if whole > part {
-        grow(carried, strips.len() * pairs * Sums::LEN / 16);
-    }
-    grow(strip, BLOCK * width / 16);
-    let (carried, strip) = (floats(carried), &mut floats(strip)[..BLOCK * width]);
+    let carried = carried.f32(if whole > part { blocks * pairs * Sums::LEN } else { 0 });
+    let strip = strip.f32(BLOCK * width);
+    let low_steps = low.map_or(0, |low| low.rows.steps());
+    let panel = panel.registers(pairs * (part + low_steps) * STEP);
+    let (panel, low_panel) = panel.split_at_mut(pairs * part * STEP);
     let tiles = Tiles::configure();
     for start in (0..whole).step_by(part) {
         let steps = start..whole.min(start + part);
-        let registers = pairs * steps.len() * STEP;
-        grow(panel, registers);
-        let panel = &mut panel[..registers];
-        let col = strips[0].col;
-        source.fill(panel, col..col + width, steps.clone());
+        let depth = steps.len();
         let last = steps.end == whole;
-        for (i, out) in strips.iter_mut().enumerate() {
-            let left = rows.block(first_row + i, start);
-            for (pair, panel) in panel.chunks_exact(steps.len() * STEP).enumerate() {
+        base.source.fill(&mut panel[..pairs * depth * STEP], col..col + width, steps);
+        let low = low.filter(|_| last);
+        if let Some(low) = low {
+            low.source.fill(&mut low_panel[..pairs * low_steps * STEP], col..col + width, 0..low_steps);
+        }
+        for i in 0..blocks {
+            let height = BLOCK.min(rows - i * BLOCK);
+            let multiply = if height > 16 { tile::multiply::<true> } else { tile::multiply::<false> };
+            let left = base.rows.block(first_block + i, start);
+            let low_left = low.map(|low| low.rows.block(first_block + i, 0));
+            for pair in 0..pairs {
+                let right = panel[pair * depth * STEP..][..depth * STEP].as_ptr().cast();
+                let segment = Segment { left, right, steps: depth };
                 let block = (i * pairs + pair) * Sums::LEN;
                 let mut between = || Sums::packed(&mut carried[block..block + Sums::LEN]);
                 let from = (start > 0).then(&mut between);
                 let to = if last { Sums::within(strip, width, pair * BLOCK) } else { between() };
-                let multiply =
-                    if out.rows > 16 { tile::multiply::<true> } else { tile::multiply::<false> };
-                // SAFETY: `left` has 32 rows to the last step, and `panel` 32 registers of 64 bytes for
-                // each step; `carried` and `strip` stay borrowed.
-                unsafe { multiply(&tiles, left, panel.as_ptr().cast(), steps.len(), from, to) }
+                let low = low_left.map(|left| {
+                    let right = low_panel[pair * low_steps * STEP..][..low_steps * STEP].as_ptr();
+                    Segment { left, right: right.cast(), steps: low_steps }
+                });
+                let segments = [segment, low.unwrap_or(segment)];
+                let segments = &segments[..1 + usize::from(low.is_some())];
+                // SAFETY: each left has 32 rows to its last step, and each right 32 registers of 64
+                // bytes for each step; `carried` and `strip` stay borrowed.
+                unsafe { multiply(&tiles, segments, from, to) }
             }
             if last {
-                close_up(strip, width, cols, out.rows);
-                finish(delta, &mut strip[..out.rows * cols], out);
+                close_up(strip, width, cols, height);
+                finish(i, &mut strip[..height * cols]);
             }
         }
     }
@@ -198,18 +251,4 @@ fn close_up(strip: &mut [f32], width: usize, cols: usize, rows: usize) {
             strip.copy_within(row * width..row * width + cols, row * cols);
         }
     }
-}
-
-fn grow(scratch: &mut Vec<__m512i>, len: usize) {
-    // SAFETY: plain bits.
-    const ZERO: __m512i = unsafe { std::mem::transmute([0_u8; 64]) };
-    if scratch.len() < len {
-        scratch.resize(len, ZERO);
-    }
-}
-
-/// The lanes of vectors, whose alignment keeps the rows of tiles within cache lines.
-fn floats(vectors: &mut [__m512i]) -> &mut [f32] {
-    // SAFETY: a vector is 16 f32 without padding, with no less alignment; the borrow passes over.
-    unsafe { std::slice::from_raw_parts_mut(vectors.as_mut_ptr().cast(), 16 * vectors.len()) }
 }

@@ -26,8 +26,6 @@ pub(super) struct Rows<'a> {
     first: usize,
     /// `[block][step][32][32]`.
     copy: F32Scratch,
-    /// Elements before the first one that starts a cache line.
-    offset: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -37,24 +35,37 @@ impl<'a> Rows<'a> {
         let collide = (depth * size_of::<bf16>()).is_multiple_of(4096) && m >= COPY_ROWS;
         let first = if collide || !depth.is_multiple_of(STEP) { 0 } else { m / BLOCK };
         let steps = depth.div_ceil(STEP);
-        let len = (m.div_ceil(BLOCK) - first) * steps * PIECE;
-        let mut copy = cpu.scratch(len / 2 + STEP / 2)?;
-        let values: &mut [bf16] = bytemuck::cast_slice_mut(&mut copy);
-        let offset = values.as_ptr().align_offset(64).min(STEP);
-        let blocks = values[offset..offset + len].par_chunks_mut((steps * PIECE).max(1));
-        blocks.enumerate().for_each(|(block, out)| {
+        let copies = m.div_ceil(BLOCK) - first;
+        let rows = Self::gathered(cpu, copies, steps, |block, step, out| {
             let rows = &x[(first + block) * BLOCK * depth..];
-            for (step, out) in out.chunks_mut(PIECE).enumerate() {
-                let width = STEP.min(depth - step * STEP);
-                let mut rows = rows.chunks(depth);
-                for out in out.chunks_mut(STEP) {
-                    let row = rows.next().map_or(&[][..], |row| &row[step * STEP..][..width]);
-                    out[..row.len()].copy_from_slice(row);
-                    out[row.len()..].fill(bf16::ZERO);
-                }
+            let width = STEP.min(depth - step * STEP);
+            let mut rows = rows.chunks(depth);
+            for out in out.chunks_mut(STEP) {
+                let row = rows.next().map_or(&[][..], |row| &row[step * STEP..][..width]);
+                out[..row.len()].copy_from_slice(row);
+                out[row.len()..].fill(bf16::ZERO);
+            }
+        })?;
+        Ok(Self { x, depth, first, ..rows })
+    }
+
+    /// `blocks` blocks of 32 rows of whole steps: `fill` is given block, step and where to put what they
+    /// have in common, `[32, 32]`.
+    pub(super) fn gathered(
+        cpu: &Cpu,
+        blocks: usize,
+        steps: usize,
+        fill: impl Fn(usize, usize, &mut [bf16; PIECE]) + Sync,
+    ) -> Result<Self> {
+        let mut copy = cpu.scratch(blocks * steps * PIECE / 2)?;
+        let values: &mut [bf16] = bytemuck::cast_slice_mut(&mut copy);
+        let pieces = values.as_chunks_mut::<PIECE>().0;
+        pieces.par_chunks_mut(steps.max(1)).enumerate().for_each(|(block, out)| {
+            for (step, out) in out.iter_mut().enumerate() {
+                fill(block, step, out);
             }
         });
-        Ok(Self { x, depth, steps, first, copy, offset })
+        Ok(Self { x: &[], depth: steps * STEP, steps, first: 0, copy })
     }
 
     /// f32 `[m, depth]` as the sums of `parts` bf16 values, one part of the depth after the other: one
@@ -69,15 +80,14 @@ impl<'a> Rows<'a> {
         let per_part = depth.div_ceil(STEP);
         let steps = parts * per_part;
         let len = m.div_ceil(BLOCK) * steps * PIECE;
-        let mut copy = cpu.scratch(len / 2 + STEP / 2)?;
+        let mut copy = cpu.scratch(len / 2)?;
         let values: &mut [bf16] = bytemuck::cast_slice_mut(&mut copy);
-        let offset = values.as_ptr().align_offset(64).min(STEP);
-        values[offset..offset + len].fill(bf16::ZERO);
+        values.fill(bf16::ZERO);
         let mut rest = Vec::new();
         for (i, row) in x.chunks(depth).enumerate() {
             let rest = sized(&mut rest, depth);
             rest.copy_from_slice(row);
-            let block = offset + (i / BLOCK * steps * BLOCK + i % BLOCK) * STEP;
+            let block = (i / BLOCK * steps * BLOCK + i % BLOCK) * STEP;
             for part in 0..parts {
                 for (step, rest) in rest.chunks_mut(STEP).enumerate() {
                     let first = block + (part * per_part + step) * PIECE;
@@ -89,7 +99,7 @@ impl<'a> Rows<'a> {
                 }
             }
         }
-        Ok(Rows { x: &[], depth: steps * STEP, steps, first: 0, copy, offset })
+        Ok(Rows { x: &[], depth: steps * STEP, steps, first: 0, copy })
     }
 
     /// Steps of the whole depth.
@@ -109,7 +119,7 @@ impl<'a> Rows<'a> {
         let piece = (block - self.first) * self.steps + step;
         let last = (block - self.first + 1) * self.steps;
         let copy: &[bf16] = bytemuck::cast_slice(&self.copy);
-        let pieces = &copy[self.offset + piece * PIECE..self.offset + last * PIECE];
+        let pieces = &copy[piece * PIECE..last * PIECE];
         let bytes = bytemuck::cast_slice::<_, u8>(pieces);
         Left { first: bytes.as_ptr(), row: 2 * STEP, step: 2 * PIECE }
     }

@@ -6,7 +6,7 @@ use std::arch::asm;
 use std::marker::PhantomData;
 
 /// Rows, and columns, of a block of sums: two tiles each.
-pub(super) const BLOCK: usize = 32;
+pub(in crate::cpu) const BLOCK: usize = 32;
 /// Depth of a tile of bf16 operands.
 pub(super) const STEP: usize = 32;
 /// Bytes of a tile.
@@ -93,22 +93,31 @@ impl Sums {
     }
 }
 
-/// `to = [from +] left . right` over `steps` steps, for the upper 16 rows alone or all 32.
+/// Rows and a panel's column pair that are multiplied over some steps.
 ///
-/// `right` is a panel's column pair: for each step two tiles, whose row `i` holds the weights of
-/// depth `2i` and `2i + 1` of 16 columns in turns. It streams from L2 past L1, where the rows stay
-/// (`tileloaddt1`: 3.25 against 2.47 TFLOP/s of one core in the loop alone).
+/// The pair holds two tiles for each step, whose row `i` holds the weights of depth `2i` and `2i + 1`
+/// of 16 columns in turns.
+#[derive(Clone, Copy)]
+pub(super) struct Segment {
+    pub(super) left: Left,
+    pub(super) right: *const u8,
+    pub(super) steps: usize,
+}
+
+/// `to = [from +] left . right`, summed over the steps of all segments, for the upper 16 rows alone or
+/// all 32.
+///
+/// Panels stream from L2 past L1, where the rows stay (`tileloaddt1`: 3.25 against 2.47 TFLOP/s of one
+/// core in the loop alone).
 ///
 /// # Safety
 ///
-/// `steps` is not 0. `left` has 16 rows (32 for `ALL`) of `64` readable bytes for each of `steps` steps, `right` is
-/// valid for reads of `2048 * steps` bytes, and the slices that `from` and `to` were made of are
-/// still borrowed, at least until the call returns.
+/// Each segment has at least one step, 16 rows (32 for `ALL`) of 64 readable bytes for each step on
+/// its left, and on its right 2048 readable bytes for each step. The slices that `from` and `to` were
+/// made of are still borrowed, at least until the call returns.
 pub(super) unsafe fn multiply<const ALL: bool>(
     _: &Tiles,
-    left: Left,
-    right: *const u8,
-    steps: usize,
+    segments: &[Segment],
     from: Option<Sums>,
     to: Sums,
 ) {
@@ -124,28 +133,75 @@ pub(super) unsafe fn multiply<const ALL: bool>(
                 "tilezero tmm3",
                 options(nostack, nomem)
             ),
-            Some(from) => {
-                asm!(
-                    "tileloadd tmm0, [{c}+{row}]",
-                    "tileloadd tmm1, [{d}+{row}]",
-                    c = in(reg) from.first,
-                    d = in(reg) from.first.byte_add(from.right),
-                    row = in(reg) from.row,
-                    options(nostack, readonly)
-                );
-                if ALL {
-                    let below = from.first.byte_add(from.below);
-                    asm!(
-                        "tileloadd tmm2, [{c}+{row}]",
-                        "tileloadd tmm3, [{d}+{row}]",
-                        c = in(reg) below,
-                        d = in(reg) below.byte_add(from.right),
-                        row = in(reg) from.row,
-                        options(nostack, readonly)
-                    );
-                }
-            }
+            Some(from) => load::<ALL>(from),
         }
+        for segment in segments {
+            accumulate::<ALL>(*segment);
+        }
+        store::<ALL>(to);
+    }
+}
+
+/// Sums to tiles. Safety: as [`multiply`].
+#[inline]
+unsafe fn load<const ALL: bool>(from: Sums) {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        asm!(
+            "tileloadd tmm0, [{c}+{row}]",
+            "tileloadd tmm1, [{d}+{row}]",
+            c = in(reg) from.first,
+            d = in(reg) from.first.byte_add(from.right),
+            row = in(reg) from.row,
+            options(nostack, readonly)
+        );
+        if ALL {
+            let below = from.first.byte_add(from.below);
+            asm!(
+                "tileloadd tmm2, [{c}+{row}]",
+                "tileloadd tmm3, [{d}+{row}]",
+                c = in(reg) below,
+                d = in(reg) below.byte_add(from.right),
+                row = in(reg) from.row,
+                options(nostack, readonly)
+            );
+        }
+    }
+}
+
+/// Tiles to sums. Safety: as [`multiply`].
+#[inline]
+unsafe fn store<const ALL: bool>(to: Sums) {
+    // SAFETY: by the caller's contract.
+    unsafe {
+        asm!(
+            "tilestored [{c}+{row}], tmm0",
+            "tilestored [{d}+{row}], tmm1",
+            c = in(reg) to.first,
+            d = in(reg) to.first.byte_add(to.right),
+            row = in(reg) to.row,
+            options(nostack)
+        );
+        if ALL {
+            let below = to.first.byte_add(to.below);
+            asm!(
+                "tilestored [{c}+{row}], tmm2",
+                "tilestored [{d}+{row}], tmm3",
+                c = in(reg) below,
+                d = in(reg) below.byte_add(to.right),
+                row = in(reg) to.row,
+                options(nostack)
+            );
+        }
+    }
+}
+
+/// Adds the products of a segment to the tiles. Safety: as [`multiply`].
+#[inline]
+unsafe fn accumulate<const ALL: bool>(segment: Segment) {
+    let Segment { left, right, steps } = segment;
+    // SAFETY: by the caller's contract.
+    unsafe {
         if ALL {
             asm!(
                 ".p2align 6",
@@ -192,25 +248,6 @@ pub(super) unsafe fn multiply<const ALL: bool>(
                 step = in(reg) left.step,
                 line = in(reg) 64_usize,
                 options(nostack, readonly)
-            );
-        }
-        asm!(
-            "tilestored [{c}+{row}], tmm0",
-            "tilestored [{d}+{row}], tmm1",
-            c = in(reg) to.first,
-            d = in(reg) to.first.byte_add(to.right),
-            row = in(reg) to.row,
-            options(nostack)
-        );
-        if ALL {
-            let below = to.first.byte_add(to.below);
-            asm!(
-                "tilestored [{c}+{row}], tmm2",
-                "tilestored [{d}+{row}], tmm3",
-                c = in(reg) below,
-                d = in(reg) below.byte_add(to.right),
-                row = in(reg) to.row,
-                options(nostack)
             );
         }
     }

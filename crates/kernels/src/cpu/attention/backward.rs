@@ -10,6 +10,8 @@ use super::KEYS;
 use super::forward::key_blocks;
 use super::layout::{Layout, QueryBlock, Sequence};
 use super::scores::{Block, group_rows, key_rows};
+#[cfg(amx)]
+use super::tiled;
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::check::Op;
@@ -22,15 +24,15 @@ use crate::ops::{Attention, AttentionGrads, Sequences};
 
 /// Operands that both passes read.
 #[derive(Clone, Copy)]
-struct Inputs<'a> {
-    layout: &'a Layout,
-    q: FloatRef<'a>,
-    k: FloatRef<'a>,
-    v: FloatRef<'a>,
-    d_o: FloatRef<'a>,
-    lse: &'a [f32],
+pub(super) struct Inputs<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) q: FloatRef<'a>,
+    pub(super) k: FloatRef<'a>,
+    pub(super) v: FloatRef<'a>,
+    pub(super) d_o: FloatRef<'a>,
+    pub(super) lse: &'a [f32],
     /// `dO . O` by query and head.
-    delta: &'a [f32],
+    pub(super) delta: &'a [f32],
 }
 
 #[derive(Default)]
@@ -71,6 +73,12 @@ pub(in crate::cpu) fn backward(
     let dq = name.float_mut("dq", dq, q_len)?;
     let dk = name.float_mut("dk", dk, k_len)?;
     let dv = name.float_mut("dv", dv, k_len)?;
+    #[cfg(amx)]
+    if let Some(inputs) = tiled::Backward::new(cpu, &inputs) {
+        inputs.query_gradient(dq);
+        inputs.key_gradients(dk, dv);
+        return Ok(());
+    }
     query_gradient(inputs, dq);
     key_gradients(inputs, dk, dv);
     Ok(())
@@ -167,13 +175,24 @@ impl<'a> Inputs<'a> {
         let layout = self.layout;
         group_rows(layout, self.q, block, kv_head, &mut scratch.q);
         group_rows(layout, self.d_o, block, kv_head, &mut scratch.d_o);
-        let (heads, group) = (layout.op.heads, layout.group());
         for (from, to) in [(self.lse, &mut scratch.lse), (self.delta, &mut scratch.delta)] {
-            to.clear();
-            for token in block.tokens.clone() {
-                let start = token * heads + kv_head * group;
-                to.extend_from_slice(&from[start..start + group]);
-            }
+            self.row_values(from, block, kv_head, to);
+        }
+    }
+
+    /// Values by query and head for the rows of a block.
+    pub(super) fn row_values(
+        &self,
+        from: &[f32],
+        block: &QueryBlock,
+        kv_head: usize,
+        to: &mut Vec<f32>,
+    ) {
+        let (heads, group) = (self.layout.op.heads, self.layout.group());
+        to.clear();
+        for token in block.tokens.clone() {
+            let start = token * heads + kv_head * group;
+            to.extend_from_slice(&from[start..start + group]);
         }
     }
 
@@ -202,7 +221,7 @@ impl<'a> Inputs<'a> {
         gemm(probs, false, 1.0, q, k.t());
         gemm(d_scores, false, 1.0, d_o, v.t());
         let block = Block { layout, queries, keys };
-        block.gradient(probs, d_scores, &scratch.lse, &scratch.delta);
+        block.gradient(probs, d_scores, cols, (&scratch.lse, &scratch.delta));
         Parts {
             q,
             k,

@@ -7,6 +7,8 @@ use rayon::prelude::*;
 use super::KEYS;
 use super::layout::{Layout, QueryBlock, Sequence};
 use super::scores::{Block, group_rows, key_rows};
+#[cfg(amx)]
+use super::tiled;
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::buffer::CpuBuffer;
@@ -19,6 +21,7 @@ use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Attention, Sequences};
 
 pub(in crate::cpu) fn forward(
+    cpu: &Cpu,
     op: Attention,
     sequences: &Sequences<Cpu>,
     q: &CpuBuffer,
@@ -35,6 +38,11 @@ pub(in crate::cpu) fn forward(
     let v = name.float("v", v, k_len)?;
     let o = name.float_mut("o", o, q_len)?;
     let lse = FloatMut::F32(name.f32_mut("lse", lse, layout.q_tokens * op.heads)?);
+    #[cfg(amx)]
+    if let Some(inputs) = tiled::Forward::new(cpu, layout, [q, k, v]) {
+        inputs.run(o, lse);
+        return Ok(());
+    }
     let blocks = layout.query_blocks();
     let outputs = layout.query_tiles(o, layout.q_width(), &blocks).into_par_iter();
     let tasks = outputs.zip(layout.query_tiles(lse, op.heads, &blocks)).enumerate();
@@ -93,7 +101,7 @@ impl Inputs<'_> {
             let scores = sized(&mut scratch.scores, rows * cols);
             gemm(scores, false, 1.0, q, k.t());
             let queries = self.block;
-            Block { layout, queries, keys }.mask(scores);
+            Block { layout, queries, keys }.mask(scores, cols);
             let state = max.iter_mut().zip(sum.iter_mut());
             let rows_of = scores.chunks_mut(cols).zip(out.chunks_mut(d)).zip(state);
             for ((scores, out), (max, sum)) in rows_of {
@@ -105,7 +113,7 @@ impl Inputs<'_> {
 }
 
 /// Divides each row of `out` by its sum; turns its maximum into the log-sum-exp.
-fn normalize(out: &mut [f32], max: &mut [f32], sum: &[f32]) {
+pub(super) fn normalize(out: &mut [f32], max: &mut [f32], sum: &[f32]) {
     let head_dim = out.len() / max.len();
     for ((out, max), sum) in out.chunks_mut(head_dim).zip(max).zip(sum) {
         *max += sum.ln();
@@ -124,7 +132,7 @@ pub(super) fn key_blocks(keys: Range<usize>) -> impl Iterator<Item = Range<usize
 /// Turns scores into weights relative to the running maximum and rescales what came before.
 #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
-fn online_softmax(scores: &mut [f32], out: &mut [f32], max: &mut f32, sum: &mut f32) {
+pub(super) fn online_softmax(scores: &mut [f32], out: &mut [f32], max: &mut f32, sum: &mut f32) {
     let block_max = reduce::max(scores);
     if block_max > *max {
         let correction = exp(*max - block_max);

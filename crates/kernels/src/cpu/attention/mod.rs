@@ -4,6 +4,8 @@ mod backward;
 mod forward;
 mod layout;
 mod scores;
+#[cfg(amx)]
+mod tiled;
 
 pub(super) use self::backward::backward;
 pub(super) use self::forward::forward;

@@ -27,9 +27,9 @@ impl Block<'_> {
         first..column(position + 1).max(first)
     }
 
-    /// Raw products to scores; negative infinity where hidden.
-    pub(super) fn mask(&self, products: &mut [f32]) {
-        for (row, products) in products.chunks_mut(self.keys.len()).enumerate() {
+    /// Raw products, `stride` in a row, to scores; negative infinity where hidden.
+    pub(super) fn mask(&self, products: &mut [f32], stride: usize) {
+        for (row, products) in products.chunks_mut(stride).enumerate() {
             let visible = self.visible(row);
             products[..visible.start].fill(f32::NEG_INFINITY);
             products[visible.end..].fill(f32::NEG_INFINITY);
@@ -38,26 +38,61 @@ impl Block<'_> {
         }
     }
 
-    /// From raw products to probabilities, and from the gradient of probabilities to that of raw
-    /// products, both in place. `lse` and `delta` (the row's `dO . O`) are by row.
+    /// From raw products, `stride` in a row, to probabilities, and from the gradient of probabilities to
+    /// that of raw products, both in place. `lse` and `delta` (the row's `dO . O`) are by row.
     pub(super) fn gradient(
         &self,
         products: &mut [f32],
         d_probs: &mut [f32],
-        lse: &[f32],
-        delta: &[f32],
+        stride: usize,
+        (lse, delta): (&[f32], &[f32]),
     ) {
-        let cols = self.keys.len();
-        let rows = products.chunks_mut(cols).zip(d_probs.chunks_mut(cols)).enumerate();
+        let rows = products.chunks_mut(stride).zip(d_probs.chunks_mut(stride)).enumerate();
         for (row, (products, d_probs)) in rows {
             let visible = self.visible(row);
-            for hidden in [0..visible.start, visible.end..cols] {
+            for hidden in [0..visible.start, visible.end..stride] {
                 products[hidden.clone()].fill(0.0);
                 d_probs[hidden].fill(0.0);
             }
             let products = &mut products[visible.clone()];
             let d_probs = &mut d_probs[visible];
             simd!(gradient_row(self.layout.op, products, d_probs, lse[row], delta[row]));
+        }
+    }
+}
+
+#[cfg(amx)]
+impl Block<'_> {
+    /// Rows of the block that see key `key`.
+    fn seeing(&self, key: usize) -> Range<usize> {
+        let row = |position: usize| {
+            let token = position.saturating_sub(self.queries.position);
+            token.min(self.queries.tokens.len()) * self.layout.group()
+        };
+        let key = self.keys.start + key;
+        let past = self.layout.op.window.map_or(usize::MAX, |window| key.saturating_add(window));
+        row(key)..row(past).max(row(key))
+    }
+
+    /// As [`gradient`](Self::gradient), with a row for each key and a column for each query.
+    pub(super) fn gradient_by_key(
+        &self,
+        products: &mut [f32],
+        d_probs: &mut [f32],
+        stride: usize,
+        (lse, delta): (&[f32], &[f32]),
+    ) {
+        let rows = products.chunks_mut(stride).zip(d_probs.chunks_mut(stride)).enumerate();
+        for (key, (products, d_probs)) in rows {
+            let visible = if key < self.keys.len() { self.seeing(key) } else { 0..0 };
+            for hidden in [0..visible.start, visible.end..stride] {
+                products[hidden.clone()].fill(0.0);
+                d_probs[hidden].fill(0.0);
+            }
+            let products = &mut products[visible.clone()];
+            let d_probs = &mut d_probs[visible.clone()];
+            let rows = (&lse[visible.clone()], &delta[visible]);
+            simd!(gradient_column(self.layout.op, products, d_probs, rows));
         }
     }
 }
@@ -74,21 +109,39 @@ fn to_scores(op: Attention, products: &mut [f32]) {
 #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
 fn gradient_row(op: Attention, products: &mut [f32], d_probs: &mut [f32], lse: f32, delta: f32) {
+    for (s, d) in products.iter_mut().zip(d_probs) {
+        (*s, *d) = gradient(op, *s, *d, lse, delta);
+    }
+}
+
+#[cfg(amx)]
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
+fn gradient_column(
+    op: Attention,
+    products: &mut [f32],
+    d_probs: &mut [f32],
+    (lse, delta): (&[f32], &[f32]),
+) {
+    for ((s, d), (lse, delta)) in products.iter_mut().zip(d_probs).zip(lse.iter().zip(delta)) {
+        (*s, *d) = gradient(op, *s, *d, *lse, *delta);
+    }
+}
+
+/// Probability and gradient of the raw product.
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
+fn gradient(op: Attention, product: f32, d_prob: f32, lse: f32, delta: f32) -> (f32, f32) {
     let Attention { scale, softcap, .. } = op;
-    let pairs = products.iter_mut().zip(d_probs);
     match softcap {
         None => {
-            for (s, d) in pairs {
-                *s = exp(*s * scale - lse);
-                *d = *s * (*d - delta) * scale;
-            }
+            let prob = exp(product * scale - lse);
+            (prob, prob * (d_prob - delta) * scale)
         }
         Some(cap) => {
-            for (s, d) in pairs {
-                let t = tanh(*s * scale / cap);
-                *s = exp(cap * t - lse);
-                *d = *s * (*d - delta) * scale * (1.0 - t * t);
-            }
+            let t = tanh(product * scale / cap);
+            let prob = exp(cap * t - lse);
+            (prob, prob * (d_prob - delta) * scale * (1.0 - t * t))
         }
     }
 }

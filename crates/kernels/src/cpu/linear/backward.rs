@@ -50,15 +50,15 @@ pub(in crate::cpu) fn backward(
     let xa = xa.map(|xa| name.f32("xa", xa, m * r)).transpose()?;
     name.require(db.is_none() || xa.is_some(), || "`db` needs `xa`".into())?;
     if let (Some(db), Some(xa)) = (db, xa) {
-        b_gradient(adapter, dy, xa, (m, n), db);
+        b_gradient(cpu, adapter, dy, xa, (m, n), db)?;
     }
     if dx.is_none() && da.is_none() {
         return Ok(());
     }
     let mut dyb = cpu.scratch(m * r)?;
-    up_projection(adapter, dy, n, &mut dyb);
+    up_projection(cpu, adapter, dy, n, &mut dyb)?;
     if let Some(da) = da {
-        a_gradient(adapter, &dyb, x, (m, k), da);
+        a_gradient(cpu, adapter, &dyb, x, (m, k), da)?;
     }
     if let Some(dx) = dx {
         let lora = Some((adapter, &dyb[..]));
@@ -68,8 +68,17 @@ pub(in crate::cpu) fn backward(
 }
 
 /// `dyb = dY . B`.
-fn up_projection(adapter: &Adapter<'_>, dy: FloatRef<'_>, n: usize, dyb: &mut [f32]) {
+fn up_projection(
+    cpu: &Cpu,
+    adapter: &Adapter<'_>,
+    dy: FloatRef<'_>,
+    n: usize,
+    dyb: &mut [f32],
+) -> Result<()> {
     let r = adapter.r;
+    if amx::shrink(cpu, dy, (&*adapter.b, Side::Straight), (n, r), 1.0, dyb)? {
+        return Ok(());
+    }
     let b = Mat::new(&adapter.b, n, r);
     let dy = Matrix { data: dy, width: n };
     let tasks = dyb.par_chunks_mut(LORA_ROWS * r).enumerate();
@@ -78,17 +87,23 @@ fn up_projection(adapter: &Adapter<'_>, dy: FloatRef<'_>, n: usize, dyb: &mut [f
         let dy = dy.panel(row..row + rows, 0..n, scratch);
         gemm(dyb, false, 1.0, dy, b);
     });
+    Ok(())
 }
 
 /// `dB += scale * dY^T . xa`.
 fn b_gradient(
+    cpu: &Cpu,
     adapter: &Adapter<'_>,
     dy: FloatRef<'_>,
     xa: &[f32],
     (m, n): (usize, usize),
-    db: FloatMut<'_>,
-) {
+    mut db: FloatMut<'_>,
+) -> Result<()> {
     let r = adapter.r;
+    let out = (&mut db, Side::Transposed);
+    if amx::gradient(cpu, (xa, r), dy, (m, n), adapter.scale, out)? {
+        return Ok(());
+    }
     let dy = Matrix { data: dy, width: n };
     let tasks = db.chunks(GRAD_COLS * r).into_par_iter().enumerate();
     tasks.for_each_init(Scratch::default, |scratch, (task, db)| {
@@ -104,17 +119,23 @@ fn b_gradient(
             }
         });
     });
+    Ok(())
 }
 
 /// `dA += scale * dyb^T . dropout(X)`.
 fn a_gradient(
+    cpu: &Cpu,
     adapter: &Adapter<'_>,
     dyb: &[f32],
     x: FloatRef<'_>,
     (m, k): (usize, usize),
-    da: FloatMut<'_>,
-) {
+    mut da: FloatMut<'_>,
+) -> Result<()> {
     let r = adapter.r;
+    let out = (&mut da, Side::Straight);
+    if adapter.mask.is_none() && amx::gradient(cpu, (dyb, r), x, (m, k), adapter.scale, out)? {
+        return Ok(());
+    }
     let x = Matrix { data: x, width: k };
     let tiles = tiles(da, k, 0..k, r, GRAD_COLS).into_par_iter();
     tiles.for_each_init(Scratch::default, |scratch, mut tile| {
@@ -130,6 +151,7 @@ fn a_gradient(
         }
         tile.store(out);
     });
+    Ok(())
 }
 
 /// `dX = [dX +] dY . W + scale * mask(dyb . A)`.
@@ -142,7 +164,7 @@ fn input_gradient(
     accumulate: bool,
 ) -> Result<()> {
     let &Checked { m, n, k, .. } = checked;
-    let finish = |scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>| {
+    let add_low = |scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>| {
         if let Some((adapter, dyb)) = lora {
             let r = adapter.r;
             let dyb = Mat::new(&dyb[tile.row * r..], tile.rows, r);
@@ -158,16 +180,21 @@ fn input_gradient(
                 gemm(out, true, adapter.scale, dyb, a);
             }
         }
-        tile.store(out);
     };
     let weight = (checked.weight, Side::Straight);
-    let done = amx::multiply(cpu, dy, weight, &mut dx, (m, n, k), |scratch, out, tile| {
+    // What is dropped out cannot be summed with the rest.
+    let unmasked = lora.filter(|(adapter, _)| adapter.mask.is_none());
+    let low = unmasked.map(|(adapter, dyb)| adapter.low_rank(dyb, &adapter.a));
+    let done = amx::multiply(cpu, dy, weight, low, &mut dx, (m, n, k), |scratch, out, tile| {
+        if low.is_none() {
+            add_low(scratch, out, tile);
+        }
         if accumulate {
             let before = sized(scratch, out.len());
             tile.load(before);
             add_assign(out, before);
         }
-        finish(scratch, out, tile);
+        tile.store(out);
     })?;
     if done {
         return Ok(());
@@ -185,7 +212,8 @@ fn input_gradient(
             let first = (tile.col - cols.start).min(slab.len());
             let w = Mat::strided(&slab[first..], n, tile.cols, stride);
             gemm(out, accumulate, 1.0, dy, w);
-            finish(&mut scratch.delta, out, &mut tile);
+            add_low(&mut scratch.delta, out, &mut tile);
+            tile.store(out);
         });
     }
     Ok(())

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use self::slab::{Slab, slabs};
 use super::Cpu;
-use super::amx::{self, Side};
+use super::amx::{self, LowRank, Side};
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::dropout::Mask;
@@ -88,6 +88,11 @@ impl<'a> Adapter<'a> {
             mask: lora.dropout.map(|d| Mask::new(name, d)).transpose()?,
         })
     }
+
+    /// `scale * left . factor` as part of a product.
+    const fn low_rank<'s>(&self, left: &'s [f32], factor: &'s [f32]) -> LowRank<'s> {
+        LowRank { left, factor, r: self.r, scale: self.scale }
+    }
 }
 
 pub(super) fn forward(
@@ -110,25 +115,20 @@ pub(super) fn forward(
     let lora = match (&checked.lora, xa) {
         (Some(adapter), Some(xa)) => {
             let xa = name.f32_mut("xa", xa, m * adapter.r)?;
-            down_projection(adapter, x, k, xa);
+            down_projection(cpu, adapter, x, k, xa)?;
             Some((adapter, &*xa))
         }
         _ => None,
     };
     let finish = |out: &mut [f32], tile: &mut Tile<'_>| {
-        if let Some((adapter, xa)) = lora {
-            let r = adapter.r;
-            let xa = Mat::new(&xa[tile.row * r..], tile.rows, r);
-            let b = Mat::new(&adapter.b[tile.col * r..], tile.cols, r);
-            gemm(out, true, adapter.scale, xa, b.t());
-        }
         if let Some(bias) = &bias {
             add_to_rows(out, &bias[tile.col..tile.col + tile.cols]);
         }
         tile.store(out);
     };
     let weight = (checked.weight, Side::Transposed);
-    if amx::multiply(cpu, x, weight, &mut y, (m, n, k), |_, out, tile| finish(out, tile))? {
+    let low = lora.map(|(adapter, xa)| adapter.low_rank(xa, &adapter.b));
+    if amx::multiply(cpu, x, weight, low, &mut y, (m, n, k), |_, out, tile| finish(out, tile))? {
         return Ok(());
     }
     let rows = Matrix { data: x, width: k };
@@ -140,6 +140,12 @@ pub(super) fn forward(
             let w = Mat::new(&slab[(tile.col - cols.start) * k..], tile.cols, k);
             let out = sized(&mut scratch.tile, tile.rows * tile.cols);
             gemm(out, false, 1.0, x, w.t());
+            if let Some((adapter, xa)) = lora {
+                let r = adapter.r;
+                let xa = Mat::new(&xa[tile.row * r..], tile.rows, r);
+                let b = Mat::new(&adapter.b[tile.col * r..], tile.cols, r);
+                gemm(out, true, adapter.scale, xa, b.t());
+            }
             finish(out, &mut tile);
         });
     }
@@ -155,8 +161,18 @@ fn add_to_rows(out: &mut [f32], bias: &[f32]) {
 }
 
 /// `xa = dropout(x) . A^T`.
-fn down_projection(adapter: &Adapter<'_>, x: FloatRef<'_>, k: usize, xa: &mut [f32]) {
+fn down_projection(
+    cpu: &Cpu,
+    adapter: &Adapter<'_>,
+    x: FloatRef<'_>,
+    k: usize,
+    xa: &mut [f32],
+) -> Result<()> {
     let r = adapter.r;
+    let a = (&*adapter.a, Side::Transposed);
+    if adapter.mask.is_none() && amx::shrink(cpu, x, a, (k, r), 1.0, xa)? {
+        return Ok(());
+    }
     let a = Mat::new(&adapter.a, r, k);
     let x = Matrix { data: x, width: k };
     let tasks = xa.par_chunks_mut(LORA_ROWS * r).enumerate();
@@ -165,4 +181,5 @@ fn down_projection(adapter: &Adapter<'_>, x: FloatRef<'_>, k: usize, xa: &mut [f
         let x = x.masked_panel(row..row + rows, 0..k, adapter.mask, scratch);
         gemm(xa, false, 1.0, x, a.t());
     });
+    Ok(())
 }

@@ -1,0 +1,75 @@
+//! Attention on the matrix unit: bf16 operands, probabilities and gradients of scores rounded to bf16
+//! before they are multiplied, f32 sums.
+
+mod backward;
+mod forward;
+
+use std::ops::Range;
+
+use half::bf16;
+
+pub(super) use self::backward::Backward;
+pub(super) use self::forward::Forward;
+use super::layout::{Layout, QueryBlock};
+use crate::cpu::Cpu;
+use crate::cpu::amx::{BLOCK, Lines, Values};
+use crate::cpu::simd::simd;
+use crate::cpu::view::{FloatRef, narrow};
+
+/// The operands, if all can be multiplied on the tiles.
+fn narrow_operands<'a, const N: usize>(
+    cpu: &Cpu,
+    layout: &Layout,
+    operands: [FloatRef<'a>; N],
+) -> Option<[&'a [bf16]; N]> {
+    let fits = cpu.has_amx() && layout.op.head_dim.is_multiple_of(BLOCK);
+    let mut narrow: [&[bf16]; N] = [&[]; N];
+    for (narrow, operand) in narrow.iter_mut().zip(operands) {
+        match operand {
+            FloatRef::Bf16(x) if fits => *narrow = x,
+            _ => return None,
+        }
+    }
+    Some(narrow)
+}
+
+/// The rows of a block of queries for one group of heads `[tokens * group, head_dim]`, then zeros up to
+/// whole tiles.
+fn query_rows<'s>(
+    layout: &Layout,
+    x: &[bf16],
+    queries: &QueryBlock,
+    kv_head: usize,
+    scratch: &'s mut Lines,
+) -> &'s [bf16] {
+    let width = layout.group() * layout.op.head_dim;
+    let len = queries.tokens.len() * width;
+    let out = scratch.bf16(len.next_multiple_of(BLOCK * layout.op.head_dim));
+    for (token, out) in queries.tokens.clone().zip(out.chunks_exact_mut(width)) {
+        let start = token * layout.q_width() + kv_head * width;
+        out.copy_from_slice(&x[start..start + width]);
+    }
+    out[len..].fill(bf16::ZERO);
+    out
+}
+
+/// One head of consecutive rows of k or v.
+fn key_values<'a>(layout: &Layout, x: &'a [bf16], rows: Range<usize>, kv_head: usize) -> Values<'a> {
+    let (d, stride) = (layout.op.head_dim, layout.k_width());
+    let first = (rows.start * stride + kv_head * d).min(x.len());
+    Values { data: &x[first..], rows: rows.len(), cols: d, stride }
+}
+
+/// Contiguous rows of a head.
+fn head_values(data: &[bf16], rows: usize, d: usize) -> Values<'_> {
+    Values { data, rows, cols: d, stride: d }
+}
+
+/// Rounds to bf16.
+fn round<'s>(x: &[f32], scratch: &'s mut Lines) -> &'s [bf16] {
+    let out = scratch.bf16(x.len());
+    simd!(for (out, x) in out.iter_mut().zip(x) {
+        *out = narrow(*x);
+    });
+    out
+}
