@@ -5,8 +5,7 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
+#[cfg(amx)]
 use super::amx;
 use super::buffer::CpuBuffer;
 use super::check::Op;
@@ -14,6 +13,7 @@ use super::exp::exp;
 use super::gemm::{Mat, gemm};
 use super::reduce;
 use super::simd::simd;
+use super::team;
 use super::view::{FloatRef, sized};
 use super::weight::WeightRef;
 use super::{Cpu, F32Scratch};
@@ -57,7 +57,12 @@ pub(super) fn run(
             dx[row].store(&zeros);
         }
     }
-    let head = Head { weight, amx: amx::Head::new(cpu, x, weight, hidden), hidden, vocab };
+    #[cfg(amx)]
+    if let Some(head) = amx::Head::new(cpu, x, weight, (hidden, vocab)) {
+        let label = |token| labels[token] as usize;
+        return head.run(cpu, &trained, label, op.grad_scale, token_loss, dx.as_deref_mut());
+    }
+    let head = Head { weight, hidden, vocab };
     for rows in trained.chunks((LOGITS / vocab).clamp(MIN_TOKENS, MAX_TOKENS)) {
         let labels = rows.iter().map(|&row| labels[row] as usize).collect();
         let x = gather(cpu, x, rows, hidden)?;
@@ -96,7 +101,6 @@ fn gather(cpu: &Cpu, x: FloatRef<'_>, rows: &[usize], cols: usize) -> Result<F32
 #[derive(Clone, Copy)]
 struct Head<'a> {
     weight: WeightRef<'a>,
-    amx: Option<amx::Head<'a>>,
     hidden: usize,
     vocab: usize,
 }
@@ -168,20 +172,15 @@ impl<'a> Chunk<'a> {
     fn new(cpu: &Cpu, head: Head<'a>, x: &[f32], labels: Vec<usize>) -> Result<Self> {
         let tokens = labels.len();
         let mut logits = cpu.scratch(tokens * head.vocab)?;
-        let hidden = head.amx.map(|amx| amx.hidden(cpu, x).map(|x| (amx, x))).transpose()?;
-        let tasks = logits.par_chunks_mut(tokens * PANEL).enumerate();
-        let panels = tasks.map_init(Widened::default, |scratch, (index, logits)| {
+        let mut panels = vec![Vec::new(); head.vocab.div_ceil(PANEL)];
+        let tasks = logits.chunks_mut(tokens * PANEL).zip(&mut panels).enumerate();
+        team::for_each_init(tasks, Widened::default, |scratch, (index, (logits, stats))| {
             let panel = head.panel(index);
-            if let Some((amx, x)) = &hidden {
-                amx.logits(x, (panel.start, panel.len()), logits);
-            } else {
-                let w = head.rows(&panel, scratch);
-                gemm(logits, false, 1.0, Mat::new(x, tokens, head.hidden), w.t());
-            }
+            let w = head.rows(&panel, scratch);
+            gemm(logits, false, 1.0, Mat::new(x, tokens, head.hidden), w.t());
             let rows = logits.chunks_mut(panel.len()).zip(&labels);
-            rows.map(|(row, label)| softmax_row(row, &panel, *label)).collect()
+            *stats = rows.map(|(row, label)| softmax_row(row, &panel, *label)).collect();
         });
-        let panels: Vec<Vec<Stats>> = panels.collect();
         let stats = |row| Stats::combine(panels.iter().map(move |panel| panel[row]));
         Ok(Self { head, stats: (0..tokens).map(stats).collect(), labels, logits, panels })
     }
@@ -193,9 +192,9 @@ impl<'a> Chunk<'a> {
         let per_group = panels.len().div_ceil(GROUPS);
         let groups = panels.len().div_ceil(per_group);
         let mut partial = cpu.scratch(groups * tokens * hidden)?;
-        let outputs = partial.par_chunks_mut(tokens * hidden);
-        let tasks = outputs.zip(logits.par_chunks_mut(tokens * PANEL * per_group)).enumerate();
-        tasks.try_for_each_init(Widened::default, |scratch, (group, (out, logits))| {
+        let outputs = partial.chunks_mut(tokens * hidden);
+        let tasks = outputs.zip(logits.chunks_mut(tokens * PANEL * per_group)).enumerate();
+        team::for_each_init(tasks, Widened::default, |scratch, (group, (out, logits))| {
             for (i, logits) in logits.chunks_mut(tokens * PANEL).enumerate() {
                 let index = group * per_group + i;
                 let panel = head.panel(index);
@@ -209,18 +208,12 @@ impl<'a> Chunk<'a> {
                         probs[labels[row] - panel.start] -= grad_scale;
                     }
                 }
-                if let Some(amx) = head.amx {
-                    amx.gradient(cpu, logits, (panel.start, panel.len()), out, i > 0)?;
-                } else {
-                    let w = head.rows(&panel, scratch);
-                    gemm(out, i > 0, 1.0, Mat::new(logits, tokens, panel.len()), w);
-                }
+                let w = head.rows(&panel, scratch);
+                gemm(out, i > 0, 1.0, Mat::new(logits, tokens, panel.len()), w);
             }
-            Ok::<_, Error>(())
-        })?;
+        });
         let mut sum = cpu.scratch(tokens * hidden)?;
-        let tasks = sum.par_chunks_mut(hidden).enumerate();
-        tasks.for_each(|(row, sum)| {
+        team::for_each(sum.chunks_mut(hidden).enumerate(), |(row, sum)| {
             sum.fill(0.0);
             for part in partial.chunks(tokens * hidden) {
                 let part = &part[row * hidden..(row + 1) * hidden];

@@ -20,6 +20,7 @@ mod rms_norm;
 mod rope;
 mod rows;
 mod simd;
+mod team;
 mod tiles;
 mod view;
 mod weight;

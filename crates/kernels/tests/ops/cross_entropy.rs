@@ -21,6 +21,9 @@ pub(crate) fn check_cross_entropy<K: Backend>(k: &K, dtype: DType) {
         (9, 16, 1_023),
         (200, 72, 1_027),
         (200, 640, 1_027),
+        (610, 128, 2_100),
+        (40, 64, 513),
+        (7, 192, 31),
     ];
     for (tokens, hidden, vocab) in shapes {
         let heads =
@@ -34,7 +37,13 @@ pub(crate) fn check_cross_entropy<K: Backend>(k: &K, dtype: DType) {
 
 /// A hidden state of no value gives a loss of no value, and harms no other token.
 pub(crate) fn check_cross_entropy_of_nan<K: Backend>(k: &K, dtype: DType) {
-    let (tokens, hidden, vocab) = (9, 5, 1_030);
+    for hidden in [5, 64] {
+        check_of_nan(k, hidden, dtype);
+    }
+}
+
+fn check_of_nan<K: Backend>(k: &K, hidden: usize, dtype: DType) {
+    let (tokens, vocab) = (9, 1_030);
     let mut x = Host::normal(dtype, 1, tokens * hidden).f32;
     for token in [2, 4, 6] {
         x[token * hidden + 1] = f32::NAN;
@@ -43,6 +52,19 @@ pub(crate) fn check_cross_entropy_of_nan<K: Backend>(k: &K, dtype: DType) {
     let loss = check(k, (tokens, hidden, vocab), &x, Stored::Dense(dtype));
     let nan: Vec<usize> = (0..tokens).filter(|&i| loss[i].is_nan()).collect();
     assert_eq!(nan, [2, 6], "the label of token 4 is ignored");
+}
+
+/// Hidden states that point at their labels: the gradient is what little probability is left to others.
+pub(crate) fn check_cross_entropy_of_confident_tokens<K: Backend>(k: &K, dtype: DType) {
+    let (tokens, hidden, vocab) = (70, 64, 600);
+    let (w, _) = Stored::Dense(dtype).weight(vocab, hidden);
+    let rows = labels(tokens, vocab).into_iter().enumerate().map(|(i, label)| {
+        let label = if label == IGNORE { 0 } else { label as usize };
+        let row = w.f32[label * hidden..][..hidden].iter();
+        row.map(|x| x * (0.05 + 0.002 * i as f32)).collect::<Vec<f32>>()
+    });
+    let x = Host::new(dtype, rows.flatten().collect());
+    check(k, (tokens, hidden, vocab), &x, Stored::Dense(dtype));
 }
 
 /// Loss and gradient against the reference; returns the loss.

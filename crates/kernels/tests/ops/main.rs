@@ -42,6 +42,7 @@ macro_rules! checks {
                 attention::check_attention_backward,
                 attention::check_shared_keys,
                 cross_entropy::check_cross_entropy, cross_entropy::check_cross_entropy_of_nan,
+                cross_entropy::check_cross_entropy_of_confident_tokens,
                 optimizer::check_squared_norm, optimizer::check_adamw, optimizer::check_adamw_8bit,
                 quantize::check_quantize,
             );

@@ -5,16 +5,16 @@
 //! depth or in the columns: 16 ranks fill a tile's depth of 32 twice, or a block's 32 columns once.
 
 use half::bf16;
-use rayon::prelude::*;
 
-use super::{LowRank, Side};
 use super::dense::{Dense, Straight, Transposed};
 use super::fill::Source;
 use super::product::{Area, COLS, Operands, run, supports};
 use super::rows::Rows;
 use super::tile::{BLOCK, STEP};
+use super::{LowRank, Side};
 use crate::Result;
 use crate::cpu::simd::simd;
+use crate::cpu::team;
 use crate::cpu::tiles::tiles;
 use crate::cpu::view::{FloatMut, FloatRef, narrow};
 use crate::cpu::{Cpu, F32Scratch};
@@ -143,7 +143,7 @@ impl LowRank<'_> {
             }
             Side::Straight => {
                 let right = split_in_cols(cpu, factor, (r, cols), PAIRS)?;
-                let source = &Straight { weight: Dense::new(right.values(), depth, cols), copies: 1 };
+                let source = &Straight(Dense::new(right.values(), depth, cols));
                 Ok(f(Operands { rows, source }))
             }
         }
@@ -173,11 +173,10 @@ pub(in crate::cpu) fn shrink(
     };
     let source: &dyn Source = match side {
         Side::Transposed => &Transposed(Dense::new(parts.values(), width, depth)),
-        Side::Straight => &Straight { weight: Dense::new(parts.values(), depth, width), copies: 1 },
+        Side::Straight => &Straight(Dense::new(parts.values(), depth, width)),
     };
     let base = Operands { rows: &rows, source };
-    let tasks = out.par_chunks_mut(SHRINK_ROWS * r).enumerate();
-    tasks.for_each(|(task, out)| {
+    team::for_each(out.chunks_mut(SHRINK_ROWS * r).enumerate(), |(task, out)| {
         let first_block = task * SHRINK_ROWS / BLOCK;
         for col in (0..width).step_by(COLS) {
             let cols = COLS.min(width - col);
@@ -209,7 +208,8 @@ pub(in crate::cpu) fn gradient(
     scale: f32,
     (out, side): (&mut FloatMut<'_>, Side),
 ) -> Result<bool> {
-    let Some(x) = supports(cpu, x, 0).filter(|_| m * cols * r > 0 && cols.is_multiple_of(BLOCK)) else {
+    let Some(x) = supports(cpu, x, 0).filter(|_| m * cols * r > 0 && cols.is_multiple_of(BLOCK))
+    else {
         return Ok(false);
     };
     let rows = Rows::gathered(cpu, r.div_ceil(RANKS), m.div_ceil(STEP), |block, step, out| {
@@ -217,13 +217,13 @@ pub(in crate::cpu) fn gradient(
         let ranks = block * RANKS..r.min((block + 1) * RANKS);
         turn(tokens.map(|token| &token[ranks.clone()]), scale, out);
     })?;
-    let source = &Straight { weight: Dense::new(x, m, cols), copies: 1 };
+    let source = &Straight(Dense::new(x, m, cols));
     let base = Operands { rows: &rows, source };
     let area = |col, cols| Area { first_block: 0, rows: r.div_ceil(RANKS) * BLOCK, col, cols };
     match side {
         Side::Straight => {
             let tasks = tiles(out.reborrow(), cols, 0..cols, r, GRADIENT_COLS);
-            tasks.into_par_iter().for_each(|tile| {
+            team::for_each(tasks, |tile| {
                 let area = area(tile.col, tile.cols);
                 let mut ranks = tile.split(RANKS);
                 let mut before = [0.0; RANKS * GRADIENT_COLS];
@@ -236,8 +236,8 @@ pub(in crate::cpu) fn gradient(
             });
         }
         Side::Transposed => {
-            let tasks = out.reborrow().chunks(GRADIENT_COLS * r).into_par_iter().enumerate();
-            tasks.for_each_init(Vec::new, |scratch, (task, out)| {
+            let tasks = out.reborrow().chunks(GRADIENT_COLS * r).into_iter().enumerate();
+            team::for_each_init(tasks, Vec::new, |scratch, (task, out)| {
                 let area = area(task * GRADIENT_COLS, out.len() / r);
                 out.update(scratch, |out| {
                     let mut both = [0.0; RANKS * GRADIENT_COLS];
@@ -247,7 +247,8 @@ pub(in crate::cpu) fn gradient(
                         simd!(add_halves(sums, both));
                         for (i, out) in out.chunks_mut(r).enumerate() {
                             let out = out[block * RANKS..].iter_mut();
-                            out.zip(both[i..].iter().step_by(area.cols)).for_each(|(out, x)| *out += x);
+                            out.zip(both[i..].iter().step_by(area.cols))
+                                .for_each(|(out, x)| *out += x);
                         }
                     });
                 });

@@ -3,8 +3,9 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_permutex2var_epi16,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_castsi128_si512, _mm512_inserti32x4,
+    _mm512_permutex2var_epi16, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
 use std::ops::Range;
@@ -64,12 +65,8 @@ impl<'a> Dense<'a> {
 /// `W^T`: depth runs along the rows of the weight.
 pub(super) struct Transposed<'a>(pub(super) Dense<'a>);
 
-/// `W`, `copies` times one below the other: depth runs over the rows of the weight, each copy padded
-/// to whole steps.
-pub(super) struct Straight<'a> {
-    pub(super) weight: Dense<'a>,
-    pub(super) copies: usize,
-}
+/// `W`: depth runs over the rows of the weight.
+pub(super) struct Straight<'a>(pub(super) Dense<'a>);
 
 impl Source for Transposed<'_> {
     fn depth(&self) -> usize {
@@ -85,16 +82,13 @@ impl Source for Transposed<'_> {
 
 impl Source for Straight<'_> {
     fn depth(&self) -> usize {
-        if self.copies == 1 {
-            return self.weight.n;
-        }
-        self.copies * self.weight.n.next_multiple_of(STEP)
+        self.0.n
     }
 
     fn fill(&self, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
         assert!(super::available());
         // SAFETY: as above.
-        unsafe { fill_straight(self.weight, panel, cols, steps) }
+        unsafe { fill_straight(self.0, panel, cols, steps) }
     }
 }
 
@@ -149,10 +143,8 @@ const fn turns() -> [[u16; 32]; 2] {
 fn fill_straight(w: Dense<'_>, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
     // SAFETY: arrays and vectors of 64 bytes of plain bits.
     let [lower, upper] = turns().map(|x| unsafe { transmute::<[u16; 32], __m512i>(x) });
-    let copy = w.n.div_ceil(STEP);
     let pair = steps.len() * 2 * TILE;
-    for (step, whole) in steps.enumerate() {
-        let first = whole % copy * STEP;
+    for (step, first) in steps.map(|step| step * STEP).enumerate() {
         for i in 0..TILE {
             let row = first + 2 * i;
             w.prefetch(row + AHEAD, cols.clone());

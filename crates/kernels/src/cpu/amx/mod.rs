@@ -71,13 +71,10 @@ pub(super) struct LowRank<'a> {
 }
 
 #[cfg(not(amx))]
-pub(super) use self::missing::{Head, available, gradient, multiply, shrink};
+pub(super) use self::missing::{available, gradient, multiply, shrink};
 
 #[cfg(not(amx))]
 mod missing {
-    use std::convert::Infallible;
-    use std::marker::PhantomData;
-
     use super::{LowRank, Side};
     use crate::Result;
     use crate::cpu::Cpu;
@@ -121,42 +118,5 @@ mod missing {
         _: (&mut FloatMut<'_>, Side),
     ) -> Result<bool> {
         Ok(false)
-    }
-
-    /// Never made.
-    #[derive(Debug, Clone, Copy)]
-    pub(in crate::cpu) struct Head<'a>(Infallible, PhantomData<&'a ()>);
-
-    #[derive(Debug)]
-    pub(in crate::cpu) enum Hidden {}
-
-    impl Head<'_> {
-        pub(in crate::cpu) const fn new(
-            _: &Cpu,
-            _: FloatRef<'_>,
-            _: WeightRef<'_>,
-            _: usize,
-        ) -> Option<Self> {
-            None
-        }
-
-        pub(in crate::cpu) fn hidden(self, _: &Cpu, _: &[f32]) -> Result<Hidden> {
-            match self.0 {}
-        }
-
-        pub(in crate::cpu) fn logits(self, _: &Hidden, _: (usize, usize), _: &mut [f32]) {
-            match self.0 {}
-        }
-
-        pub(in crate::cpu) fn gradient(
-            self,
-            _: &Cpu,
-            _: &[f32],
-            _: (usize, usize),
-            _: &mut [f32],
-            _: bool,
-        ) -> Result<()> {
-            match self.0 {}
-        }
     }
 }

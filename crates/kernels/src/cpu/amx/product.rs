@@ -5,20 +5,19 @@
 use std::cell::RefCell;
 
 use half::bf16;
-use rayon::prelude::*;
 
-use super::{LowRank, Side};
 use super::dense::{self, Dense};
 use super::fill::{Source, Straight, Transposed};
 use super::rows::Rows;
 use super::small::Lines;
 use super::tile::{self, BLOCK, STEP, Segment, Sums, Tiles};
 use super::weight::{FourBit, RUN};
+use super::{LowRank, Side};
 use crate::Result;
 use crate::cpu::Cpu;
-use crate::cpu::simd::simd;
+use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};
-use crate::cpu::view::{FloatMut, FloatRef, sized};
+use crate::cpu::view::{FloatMut, FloatRef};
 use crate::cpu::weight::WeightRef;
 
 /// Most columns of a task.
@@ -92,11 +91,11 @@ pub(in crate::cpu) fn multiply(
             let weight = Dense::new(values, n, k);
             match side {
                 Side::Transposed => product(&dense::Transposed(weight), out),
-                Side::Straight => product(&dense::Straight { weight, copies: 1 }, out),
+                Side::Straight => product(&dense::Straight(weight), out),
             }
         }
         (WeightRef::Quantized(weight), FloatMut::Bf16(_)) => {
-            let Some(weight) = FourBit::new(cpu, weight, n, k)? else {
+            let Some(weight) = FourBit::new(weight, n, k) else {
                 return Ok(false);
             };
             match side {
@@ -134,7 +133,7 @@ fn parallel(
     let width = even(cols, COLS, 64);
     let most = if cols.div_ceil(width) < ENOUGH { ROWS_OF_FEW_COLS } else { ROWS };
     let tasks = tiles(out, cols, 0..cols, even(m, most, BLOCK), width);
-    tasks.into_par_iter().for_each(|tile| fill_tile(base, low, tile, finish));
+    team::for_each(tasks, |tile| fill_tile(base, low, tile, finish));
 }
 
 fn fill_tile(
@@ -149,24 +148,6 @@ fn fill_tile(
     DELTA.with_borrow_mut(|delta| {
         run(base, low, area, |i, sums| finish(delta, sums, &mut strips[i]));
     });
-}
-
-/// `out [+]= rows . source` `[m, cols]`, all of it by this thread.
-pub(super) fn sequential(base: Operands<'_>, out: FloatMut<'_>, cols: usize, accumulate: bool) {
-    let m = out.len() / cols;
-    let finish = |before: &mut Vec<f32>, sums: &mut [f32], tile: &mut Tile<'_>| {
-        if accumulate {
-            let before = sized(before, sums.len());
-            tile.load(before);
-            simd!(for (sum, before) in sums.iter_mut().zip(&*before) {
-                *sum += before;
-            });
-        }
-        tile.store(sums);
-    };
-    for tile in tiles(out, cols, 0..cols, m, even(cols, COLS, 64)) {
-        fill_tile(base, None, tile, &finish);
-    }
 }
 
 /// Length of the fewest about equal parts of at most `most`, a multiple of `unit`.
@@ -212,11 +193,16 @@ fn run_with(
         base.source.fill(&mut panel[..pairs * depth * STEP], col..col + width, steps);
         let low = low.filter(|_| last);
         if let Some(low) = low {
-            low.source.fill(&mut low_panel[..pairs * low_steps * STEP], col..col + width, 0..low_steps);
+            low.source.fill(
+                &mut low_panel[..pairs * low_steps * STEP],
+                col..col + width,
+                0..low_steps,
+            );
         }
         for i in 0..blocks {
             let height = BLOCK.min(rows - i * BLOCK);
-            let multiply = if height > 16 { tile::multiply::<true> } else { tile::multiply::<false> };
+            let multiply =
+                if height > 16 { tile::multiply::<true> } else { tile::multiply::<false> };
             let left = base.rows.block(first_block + i, start);
             let low_left = low.map(|low| low.rows.block(first_block + i, 0));
             for pair in 0..pairs {

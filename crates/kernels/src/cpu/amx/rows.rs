@@ -1,19 +1,18 @@
 //! Activations as the tile loop reads them.
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::tile::{BLOCK, Left, STEP};
 use crate::Result;
-use crate::cpu::simd::simd;
-use crate::cpu::view::{FloatMut, sized};
-use crate::cpu::{Cpu, F32Scratch};
+use crate::cpu::{Cpu, F32Scratch, team};
 
 /// From this many rows on, rows that collide in the cache are copied: they are read once for every
 /// pair of columns.
 const COPY_ROWS: usize = 256;
 /// Elements of a block for one step.
 const PIECE: usize = BLOCK * STEP;
+/// Pieces that a task puts in order.
+const PIECES: usize = 16;
 
 /// Rows of bf16 `[m, depth]`, read in place as far as that is fast and possible, otherwise from a copy
 /// in the order of the tiles, zeros beyond the edges.
@@ -24,8 +23,8 @@ pub(super) struct Rows<'a> {
     steps: usize,
     /// The first block that was copied.
     first: usize,
-    /// `[block][step][32][32]`.
-    copy: F32Scratch,
+    /// `[block][step][32][32]`, from the first on.
+    copy: Option<F32Scratch>,
 }
 
 impl<'a> Rows<'a> {
@@ -60,46 +59,19 @@ impl<'a> Rows<'a> {
         let mut copy = cpu.scratch(blocks * steps * PIECE / 2)?;
         let values: &mut [bf16] = bytemuck::cast_slice_mut(&mut copy);
         let pieces = values.as_chunks_mut::<PIECE>().0;
-        pieces.par_chunks_mut(steps.max(1)).enumerate().for_each(|(block, out)| {
-            for (step, out) in out.iter_mut().enumerate() {
-                fill(block, step, out);
+        team::for_each(pieces.chunks_mut(PIECES).enumerate(), |(task, out)| {
+            for (i, out) in out.iter_mut().enumerate() {
+                let piece = task * PIECES + i;
+                fill(piece / steps, piece % steps, out);
             }
         });
-        Ok(Self { x: &[], depth: steps * STEP, steps, first: 0, copy })
+        Ok(Self { x: &[], depth: steps * STEP, steps, first: 0, copy: Some(copy) })
     }
 
-    /// f32 `[m, depth]` as the sums of `parts` bf16 values, one part of the depth after the other: one
-    /// holds what was bf16, two miss 2^-17 of anything. For a single task.
-    pub(super) fn split(
-        cpu: &Cpu,
-        x: &[f32],
-        (m, depth): (usize, usize),
-        parts: usize,
-    ) -> Result<Rows<'static>> {
-        assert_eq!(x.len(), m * depth, "rows differ from their shape");
-        let per_part = depth.div_ceil(STEP);
-        let steps = parts * per_part;
-        let len = m.div_ceil(BLOCK) * steps * PIECE;
-        let mut copy = cpu.scratch(len / 2)?;
-        let values: &mut [bf16] = bytemuck::cast_slice_mut(&mut copy);
-        values.fill(bf16::ZERO);
-        let mut rest = Vec::new();
-        for (i, row) in x.chunks(depth).enumerate() {
-            let rest = sized(&mut rest, depth);
-            rest.copy_from_slice(row);
-            let block = (i / BLOCK * steps * BLOCK + i % BLOCK) * STEP;
-            for part in 0..parts {
-                for (step, rest) in rest.chunks_mut(STEP).enumerate() {
-                    let first = block + (part * per_part + step) * PIECE;
-                    let out = &mut values[first..first + rest.len()];
-                    FloatMut::Bf16(out).store(rest);
-                    simd!(for (rest, out) in rest.iter_mut().zip(&*out) {
-                        *rest -= f32::from_bits(u32::from(out.to_bits()) << 16);
-                    });
-                }
-            }
-        }
-        Ok(Rows { x: &[], depth: steps * STEP, steps, first: 0, copy })
+    /// Whole blocks of rows of whole steps, in place.
+    pub(super) fn whole(x: &'a [bf16], depth: usize) -> Self {
+        assert!(depth.is_multiple_of(STEP) && x.len().is_multiple_of(BLOCK * depth));
+        Self { x, depth, steps: depth / STEP, first: x.len() / (BLOCK * depth), copy: None }
     }
 
     /// Steps of the whole depth.
@@ -118,7 +90,7 @@ impl<'a> Rows<'a> {
         }
         let piece = (block - self.first) * self.steps + step;
         let last = (block - self.first + 1) * self.steps;
-        let copy: &[bf16] = bytemuck::cast_slice(&self.copy);
+        let copy: &[bf16] = self.copy.as_deref().map_or(&[], bytemuck::cast_slice);
         let pieces = &copy[piece * PIECE..last * PIECE];
         let bytes = bytemuck::cast_slice::<_, u8>(pieces);
         Left { first: bytes.as_ptr(), row: 2 * STEP, step: 2 * PIECE }

@@ -66,7 +66,7 @@ impl Panel {
 
     /// As it is: depth runs over the rows, and is filled up with zeros to a multiple of 32.
     pub(in crate::cpu) fn set(&mut self, values: Values<'_>) {
-        let source = Straight { weight: values.dense(), copies: 1 };
+        let source = Straight(values.dense());
         self.fill(&source, values.cols, values.rows);
     }
 

@@ -3,22 +3,17 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-use std::ops::{Deref, Range};
+use std::ops::Range;
 
-use rayon::prelude::*;
-
-use crate::Result;
-use crate::cpu::simd::simd;
 use crate::cpu::weight::CpuQuantizedWeight;
-use crate::cpu::{Cpu, F32Scratch};
 
 /// Elements that share a scale wherever rows are made of whole runs.
 pub(super) const RUN: usize = 64;
 
-/// A 4-bit weight `[n, k]` with its absmax restored.
+/// A 4-bit weight `[n, k]`.
 pub(super) struct FourBit<'a> {
     packed: &'a [u8],
-    absmax: Scales<'a>,
+    absmax: &'a nf4::Absmax,
     codebook: &'static [f32; 16],
     /// Logarithm of the block size.
     shift: u32,
@@ -26,43 +21,19 @@ pub(super) struct FourBit<'a> {
     pub(super) k: usize,
 }
 
-enum Scales<'a> {
-    Borrowed(&'a [f32]),
-    Restored(F32Scratch),
-}
-
-impl Deref for Scales<'_> {
-    type Target = [f32];
-
-    fn deref(&self) -> &[f32] {
-        match self {
-            Self::Borrowed(scales) => scales,
-            Self::Restored(scales) => scales,
-        }
-    }
-}
-
 impl<'a> FourBit<'a> {
     /// Nothing where a run of 64 in a row might span two blocks.
-    pub(super) fn new(
-        cpu: &Cpu,
-        weight: &'a CpuQuantizedWeight,
-        n: usize,
-        k: usize,
-    ) -> Result<Option<Self>> {
+    pub(super) fn new(weight: &'a CpuQuantizedWeight, n: usize, k: usize) -> Option<Self> {
         let tensor = weight.tensor();
         let blocksize = tensor.blocksize();
         if k == 0 || !k.is_multiple_of(RUN) || blocksize < RUN || !blocksize.is_power_of_two() {
-            return Ok(None);
+            return None;
         }
         assert_eq!(tensor.numel(), n * k, "the shape was checked");
-        let absmax = match tensor.absmax() {
-            nf4::Absmax::Plain(absmax) => Scales::Borrowed(absmax),
-            nf4::Absmax::Nested(nested) => Scales::Restored(restore(cpu, nested)?),
-        };
         let codebook = tensor.quant_type().values();
         let shift = blocksize.ilog2();
-        Ok(Some(Self { packed: tensor.packed(), absmax, codebook, shift, n, k }))
+        let absmax = tensor.absmax();
+        Some(Self { packed: tensor.packed(), absmax, codebook, shift, n, k })
     }
 
     pub(super) const fn codebook(&self) -> &'static [f32; 16] {
@@ -78,7 +49,18 @@ impl<'a> FourBit<'a> {
         }
         let first = row * self.k + col;
         let packed = self.packed[first / 2..].first_chunk().expect("a row is made of whole runs");
-        (packed, self.absmax[first >> self.shift])
+        (packed, self.absmax_of(first >> self.shift))
+    }
+
+    #[inline]
+    fn absmax_of(&self, block: usize) -> f32 {
+        match self.absmax {
+            nf4::Absmax::Plain(absmax) => absmax[block],
+            nf4::Absmax::Nested(nested) => {
+                let code = usize::from(nested.codes[block]);
+                nested.map[code] * nested.absmax[block / nested.blocksize] + nested.offset
+            }
+        }
     }
 
     /// Fetches codes of a row that will be needed soon; none beyond the last row.
@@ -91,16 +73,4 @@ impl<'a> FourBit<'a> {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
         }
     }
-}
-
-fn restore(cpu: &Cpu, nested: &nf4::NestedAbsmax) -> Result<F32Scratch> {
-    let mut restored = cpu.scratch(nested.codes.len())?;
-    let groups =
-        restored.par_chunks_mut(nested.blocksize).zip(nested.codes.par_chunks(nested.blocksize));
-    groups.zip(&nested.absmax).with_min_len(64).for_each(|((out, codes), absmax)| {
-        simd!(for (out, code) in out.iter_mut().zip(codes) {
-            *out = nested.map[*code as usize] * absmax + nested.offset;
-        });
-    });
-    Ok(restored)
 }

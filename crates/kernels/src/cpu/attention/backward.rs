@@ -4,8 +4,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::KEYS;
 use super::forward::key_blocks;
 use super::layout::{Layout, QueryBlock, Sequence};
@@ -18,6 +16,7 @@ use crate::cpu::check::Op;
 use crate::cpu::gemm::{Mat, gemm};
 use crate::cpu::reduce;
 use crate::cpu::simd::simd;
+use crate::cpu::team;
 use crate::cpu::tiles::tiles;
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Attention, AttentionGrads, Sequences};
@@ -86,8 +85,8 @@ pub(in crate::cpu) fn backward(
 
 fn row_dots(x: FloatRef<'_>, y: FloatRef<'_>, cols: usize, out: &mut [f32]) {
     const ROWS: usize = 64;
-    let tasks = out.par_chunks_mut(ROWS).enumerate();
-    tasks.for_each_init(Default::default, |scratch: &mut [Vec<f32>; 2], (task, out)| {
+    let tasks = out.chunks_mut(ROWS).enumerate();
+    team::for_each_init(tasks, Default::default, |scratch: &mut [Vec<f32>; 2], (task, out)| {
         let [wide_x, wide_y] = scratch;
         let x = x.chunk(task, ROWS * cols).widen(wide_x);
         let y = y.chunk(task, ROWS * cols).widen(wide_y);
@@ -101,9 +100,9 @@ fn query_gradient(inputs: Inputs<'_>, dq: FloatMut<'_>) {
     let layout = inputs.layout;
     let Attention { kv_heads, head_dim, .. } = layout.op;
     let blocks = layout.query_blocks();
-    let tasks = layout.query_tiles(dq, layout.q_width(), &blocks).into_par_iter().enumerate();
+    let tasks = layout.query_tiles(dq, layout.q_width(), &blocks).into_iter().enumerate();
     let init = || (Scratch::default(), Vec::new());
-    tasks.for_each_init(init, |(scratch, acc), (task, mut dq)| {
+    team::for_each_init(tasks, init, |(scratch, acc), (task, mut dq)| {
         let ((sequence, block), kv_head) = (&blocks[task / kv_heads], task % kv_heads);
         inputs.load(block, kv_head, scratch);
         let acc = sized(acc, block.tokens.len() * layout.group() * head_dim);
@@ -118,9 +117,9 @@ fn query_gradient(inputs: Inputs<'_>, dq: FloatMut<'_>) {
 
 fn key_gradients(inputs: Inputs<'_>, dk: FloatMut<'_>, dv: FloatMut<'_>) {
     let (d, width) = (inputs.layout.op.head_dim, inputs.layout.k_width());
-    let [dk, dv] = [dk, dv].map(|x| tiles(x, width, 0..width, KEYS, d).into_par_iter());
+    let [dk, dv] = [dk, dv].map(|x| tiles(x, width, 0..width, KEYS, d).into_iter());
     let init = || (Scratch::default(), Vec::new(), Vec::new());
-    dk.zip(dv).for_each_init(init, |(scratch, acc_k, acc_v), (mut dk, mut dv)| {
+    team::for_each_init(dk.zip(dv), init, |(scratch, acc_k, acc_v), (mut dk, mut dv)| {
         let rows = dk.row..dk.row + dk.rows;
         let acc_k = sized(acc_k, rows.len() * d);
         let acc_v = sized(acc_v, rows.len() * d);

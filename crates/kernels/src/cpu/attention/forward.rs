@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::KEYS;
 use super::layout::{Layout, QueryBlock, Sequence};
 use super::scores::{Block, group_rows, key_rows};
@@ -17,6 +15,7 @@ use crate::cpu::exp::exp;
 use crate::cpu::gemm::{Mat, gemm};
 use crate::cpu::reduce;
 use crate::cpu::simd::simd;
+use crate::cpu::team;
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Attention, Sequences};
 
@@ -44,9 +43,9 @@ pub(in crate::cpu) fn forward(
         return Ok(());
     }
     let blocks = layout.query_blocks();
-    let outputs = layout.query_tiles(o, layout.q_width(), &blocks).into_par_iter();
+    let outputs = layout.query_tiles(o, layout.q_width(), &blocks).into_iter();
     let tasks = outputs.zip(layout.query_tiles(lse, op.heads, &blocks)).enumerate();
-    tasks.for_each_init(Scratch::default, |scratch, (task, (mut o, mut lse))| {
+    team::for_each_init(tasks, Scratch::default, |scratch, (task, (mut o, mut lse))| {
         let (sequence, block) = &blocks[task / op.kv_heads];
         let inputs = Inputs { layout, sequence, block, kv_head: task % op.kv_heads };
         inputs.attend(q, k, v, scratch);

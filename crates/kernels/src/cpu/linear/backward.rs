@@ -1,7 +1,5 @@
 //! Gradients of the linear: input and adapter; the weight is frozen.
 
-use rayon::prelude::*;
-
 use super::slab::{Slab, slabs};
 use super::{Adapter, Checked, LORA_ROWS, Scratch, TILE_COLS, TILE_ROWS};
 use crate::Result;
@@ -12,6 +10,7 @@ use crate::cpu::check::Op;
 use crate::cpu::gemm::{Mat, gemm};
 use crate::cpu::panel::Matrix;
 use crate::cpu::simd::simd;
+use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Linear, LinearGrads};
@@ -81,8 +80,8 @@ fn up_projection(
     }
     let b = Mat::new(&adapter.b, n, r);
     let dy = Matrix { data: dy, width: n };
-    let tasks = dyb.par_chunks_mut(LORA_ROWS * r).enumerate();
-    tasks.for_each_init(Vec::new, |scratch, (task, dyb)| {
+    let tasks = dyb.chunks_mut(LORA_ROWS * r).enumerate();
+    team::for_each_init(tasks, Vec::new, |scratch, (task, dyb)| {
         let (row, rows) = (task * LORA_ROWS, dyb.len() / r);
         let dy = dy.panel(row..row + rows, 0..n, scratch);
         gemm(dyb, false, 1.0, dy, b);
@@ -105,8 +104,8 @@ fn b_gradient(
         return Ok(());
     }
     let dy = Matrix { data: dy, width: n };
-    let tasks = db.chunks(GRAD_COLS * r).into_par_iter().enumerate();
-    tasks.for_each_init(Scratch::default, |scratch, (task, db)| {
+    let tasks = db.chunks(GRAD_COLS * r).into_iter().enumerate();
+    team::for_each_init(tasks, Scratch::default, |scratch, (task, db)| {
         let cols = db.len() / r;
         db.update(&mut scratch.tile, |db| {
             for row in (0..m).step_by(GRAD_ROWS) {
@@ -137,8 +136,8 @@ fn a_gradient(
         return Ok(());
     }
     let x = Matrix { data: x, width: k };
-    let tiles = tiles(da, k, 0..k, r, GRAD_COLS).into_par_iter();
-    tiles.for_each_init(Scratch::default, |scratch, mut tile| {
+    let tiles = tiles(da, k, 0..k, r, GRAD_COLS);
+    team::for_each_init(tiles, Scratch::default, |scratch, mut tile| {
         let out = sized(&mut scratch.tile, r * tile.cols);
         tile.load(out);
         for row in (0..m).step_by(GRAD_ROWS) {
@@ -203,7 +202,7 @@ fn input_gradient(
     for cols in slabs(k, n) {
         let (slab, stride) = Slab::of_cols(cpu, checked.weight, (n, k), cols.clone())?;
         let tiles = tiles(dx.reborrow(), k, cols.clone(), TILE_ROWS, TILE_COLS);
-        tiles.into_par_iter().for_each_init(Scratch::default, |scratch, mut tile| {
+        team::for_each_init(tiles, Scratch::default, |scratch, mut tile| {
             let out = sized(&mut scratch.tile, tile.rows * tile.cols);
             if accumulate {
                 tile.load(out);

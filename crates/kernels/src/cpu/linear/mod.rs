@@ -10,8 +10,6 @@ mod slab;
 
 use std::borrow::Cow;
 
-use rayon::prelude::*;
-
 use self::slab::{Slab, slabs};
 use super::Cpu;
 use super::amx::{self, LowRank, Side};
@@ -21,6 +19,7 @@ use super::dropout::Mask;
 use super::gemm::{Mat, gemm};
 use super::panel::Matrix;
 use super::simd::simd;
+use super::team;
 use super::tiles::{Tile, tiles};
 use super::view::{FloatRef, sized};
 use super::weight::{WeightRef, to_f32};
@@ -135,7 +134,7 @@ pub(super) fn forward(
     for cols in slabs(n, k) {
         let slab = Slab::of_rows(cpu, checked.weight, cols.clone(), k)?;
         let tiles = tiles(y.reborrow(), n, cols.clone(), TILE_ROWS, TILE_COLS);
-        tiles.into_par_iter().for_each_init(Scratch::default, |scratch, mut tile| {
+        team::for_each_init(tiles, Scratch::default, |scratch, mut tile| {
             let x = rows.panel(tile.row..tile.row + tile.rows, 0..k, &mut scratch.operand);
             let w = Mat::new(&slab[(tile.col - cols.start) * k..], tile.cols, k);
             let out = sized(&mut scratch.tile, tile.rows * tile.cols);
@@ -175,8 +174,8 @@ fn down_projection(
     }
     let a = Mat::new(&adapter.a, r, k);
     let x = Matrix { data: x, width: k };
-    let tasks = xa.par_chunks_mut(LORA_ROWS * r).enumerate();
-    tasks.for_each_init(Vec::new, |scratch, (task, xa)| {
+    let tasks = xa.chunks_mut(LORA_ROWS * r).enumerate();
+    team::for_each_init(tasks, Vec::new, |scratch, (task, xa)| {
         let (row, rows) = (task * LORA_ROWS, xa.len() / r);
         let x = x.masked_panel(row..row + rows, 0..k, adapter.mask, scratch);
         gemm(xa, false, 1.0, x, a.t());

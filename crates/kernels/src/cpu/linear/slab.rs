@@ -2,12 +2,10 @@
 
 use std::ops::{Deref, Range};
 
-use rayon::prelude::*;
-
 use super::TILE_COLS;
 use crate::Result;
 use crate::cpu::weight::WeightRef;
-use crate::cpu::{Cpu, F32Scratch};
+use crate::cpu::{Cpu, F32Scratch, team};
 
 /// Elements of widened weight to hold at a time (4 MiB).
 const SLAB: usize = 1 << 20;
@@ -41,8 +39,8 @@ impl<'a> Slab<'a> {
             return Ok(Self::Borrowed(&w[rows.start * k..rows.end * k]));
         }
         let mut slab = cpu.scratch(rows.len() * k)?;
-        let tasks = slab.par_chunks_mut(WIDEN).enumerate();
-        tasks.for_each_init(Vec::new, |scratch, (task, out)| {
+        let tasks = slab.chunks_mut(WIDEN).enumerate();
+        team::for_each_init(tasks, Vec::new, |scratch, (task, out)| {
             weight.read(rows.start * k + task * WIDEN, out, scratch);
         });
         Ok(Self::Widened(slab))
@@ -61,8 +59,8 @@ impl<'a> Slab<'a> {
         let width = cols.len();
         let mut slab = cpu.scratch(n * width)?;
         let rows = (WIDEN / width).max(1);
-        let tasks = slab.par_chunks_mut(rows * width).enumerate();
-        tasks.for_each_init(Vec::new, |scratch, (task, out)| {
+        let tasks = slab.chunks_mut(rows * width).enumerate();
+        team::for_each_init(tasks, Vec::new, |scratch, (task, out)| {
             for (i, out) in out.chunks_mut(width).enumerate() {
                 weight.read((task * rows + i) * k + cols.start, out, scratch);
             }

@@ -2,7 +2,6 @@ use std::cell::RefCell;
 use std::ops::Range;
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::super::KEYS;
 use super::super::backward::Inputs;
@@ -12,6 +11,7 @@ use super::super::scores::Block;
 use super::{head_values, key_values, narrow_operands, query_rows, round};
 use crate::cpu::Cpu;
 use crate::cpu::amx::{BLOCK, Lines, Panel, product};
+use crate::cpu::team;
 use crate::cpu::tiles::tiles;
 use crate::cpu::view::FloatMut;
 use crate::ops::Attention;
@@ -65,11 +65,12 @@ impl<'a> Backward<'a> {
         let layout = self.layout();
         let Attention { kv_heads, head_dim: d, .. } = layout.op;
         let blocks = layout.query_blocks();
-        let tasks = layout.query_tiles(dq, layout.q_width(), &blocks).into_par_iter().enumerate();
-        tasks.for_each(|(task, mut dq)| {
+        let tasks = layout.query_tiles(dq, layout.q_width(), &blocks).into_iter().enumerate();
+        team::for_each(tasks, |(task, mut dq)| {
             let ((sequence, block), kv_head) = (&blocks[task / kv_heads], task % kv_heads);
             SCRATCH.with_borrow_mut(|scratch| {
-                let Scratch { rows, lse, delta, panels, probs, d_scores, rounded, sums, .. } = scratch;
+                let Scratch { rows, lse, delta, panels, probs, d_scores, rounded, sums, .. } =
+                    scratch;
                 let [q, d_o] = rows;
                 let q = query_rows(layout, self.q, block, kv_head, q);
                 let d_o = query_rows(layout, self.d_o, block, kv_head, d_o);
@@ -102,8 +103,8 @@ impl<'a> Backward<'a> {
 
     pub(in crate::cpu::attention) fn key_gradients(&self, dk: FloatMut<'_>, dv: FloatMut<'_>) {
         let (d, width) = (self.layout().op.head_dim, self.layout().k_width());
-        let [dk, dv] = [dk, dv].map(|x| tiles(x, width, 0..width, KEYS, d).into_par_iter());
-        dk.zip(dv).for_each(|(mut dk, mut dv)| {
+        let [dk, dv] = [dk, dv].map(|x| tiles(x, width, 0..width, KEYS, d).into_iter());
+        team::for_each(dk.zip(dv), |(mut dk, mut dv)| {
             SCRATCH.with_borrow_mut(|scratch| {
                 let rows = dk.row..dk.row + dk.rows;
                 let mut sums = std::mem::take(&mut scratch.sums);

@@ -1,7 +1,6 @@
 use std::cell::RefCell;
 
 use half::bf16;
-use rayon::prelude::*;
 
 use super::super::forward::{key_blocks, normalize, online_softmax};
 use super::super::layout::{Layout, QueryBlock, Sequence};
@@ -10,6 +9,7 @@ use super::{key_values, narrow_operands, query_rows, round};
 use crate::cpu::Cpu;
 use crate::cpu::amx::{BLOCK, Lines, Panel, product};
 use crate::cpu::simd::simd;
+use crate::cpu::team;
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 
 /// Operands of the forward.
@@ -50,9 +50,9 @@ impl<'a> Forward<'a> {
     pub(in crate::cpu::attention) fn run(&self, o: FloatMut<'_>, lse: FloatMut<'_>) {
         let (layout, op) = (self.layout, self.layout.op);
         let blocks = layout.query_blocks();
-        let outputs = layout.query_tiles(o, layout.q_width(), &blocks).into_par_iter();
+        let outputs = layout.query_tiles(o, layout.q_width(), &blocks).into_iter();
         let tasks = outputs.zip(layout.query_tiles(lse, op.heads, &blocks)).enumerate();
-        tasks.for_each(|(task, (mut o, mut lse))| {
+        team::for_each(tasks, |(task, (mut o, mut lse))| {
             let (sequence, block) = &blocks[task / op.kv_heads];
             let rows = block.tokens.len() * layout.group();
             SCRATCH.with_borrow_mut(|scratch| {
@@ -91,7 +91,9 @@ impl<'a> Forward<'a> {
             let seen = &mut scores[..rows * cols];
             Block { layout, queries, keys }.mask(seen, cols);
             let state = max.iter_mut().zip(sum.iter_mut());
-            for ((scores, out), (max, sum)) in seen.chunks_mut(cols).zip(out.chunks_mut(d)).zip(state) {
+            for ((scores, out), (max, sum)) in
+                seen.chunks_mut(cols).zip(out.chunks_mut(d)).zip(state)
+            {
                 simd!(online_softmax(scores, out, max, sum));
             }
             product(round(scores, &mut scratch.probs), &scratch.v, out, true);

@@ -54,7 +54,12 @@ fn query_rows<'s>(
 }
 
 /// One head of consecutive rows of k or v.
-fn key_values<'a>(layout: &Layout, x: &'a [bf16], rows: Range<usize>, kv_head: usize) -> Values<'a> {
+fn key_values<'a>(
+    layout: &Layout,
+    x: &'a [bf16],
+    rows: Range<usize>,
+    kv_head: usize,
+) -> Values<'a> {
     let (d, stride) = (layout.op.head_dim, layout.k_width());
     let first = (rows.start * stride + kv_head * d).min(x.len());
     Values { data: &x[first..], rows: rows.len(), cols: d, stride }
