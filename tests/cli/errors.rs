@@ -162,3 +162,11 @@ fn adapters_that_do_not_fit() {
     w.write("adapter/adapter_config.json", r#"{"peft_type": "IA3"}"#);
     assert_mentions(&error(&run(&generate), 1), &["adapter_config.json", "peft_type"]);
 }
+
+#[test]
+fn profile_on_a_card() {
+    let w = Workspace::new();
+    let message = error(&w.train("out", &["--profile", "--device", "cuda"]), 2);
+    assert_mentions(&message, &["--profile", "scripts/profile-nsys.sh", "--device cpu"]);
+    assert!(!w.path("out").exists());
+}

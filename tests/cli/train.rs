@@ -70,6 +70,49 @@ fn metrics_have_a_row_for_every_step_and_evaluation() {
 }
 
 #[test]
+fn a_profile_shows_operations_and_changes_no_result() {
+    let w = Workspace::new();
+    let steps = ["--set", "train.max_steps=4", "--set", "train.eval_steps=2"];
+    stdout(&w.train("plain", &steps));
+    let text = stdout(&w.train("out", &[&steps[..], &["--profile"]].concat()));
+    assert_eq!(w.losses("out"), w.losses("plain"));
+    // The summary ends before the table does, which has the rows of every phase.
+    let table = &text[text.find("profile of 3 steps").expect("a table")..];
+    let rows: Vec<(&str, f64)> = table
+        .lines()
+        .filter_map(|line| Some((line.split("  ").find(|field| !field.is_empty())?, line)))
+        .filter_map(|(name, line)| {
+            Some((name, line.strip_suffix(" %")?.rsplit(' ').next()?.parse().ok()?))
+        })
+        .collect();
+    let share = |name: &str| rows.iter().filter(|row| row.0 == name).map(|row| row.1).sum::<f64>();
+    for name in ["linear", "linear_backward", "attention_backward", "adamw", "outside operations"] {
+        assert!(rows.iter().any(|row| row.0 == name), "no {name} in {table}");
+    }
+    let phases = ["forward", "backward", "optimizer", "rest of the step"];
+    let sum: f64 = phases.into_iter().map(share).sum();
+    assert!((sum - 100.0).abs() < 0.3, "{table}");
+    assert_eq!(share("step"), 100.0, "{table}");
+
+    let trace = fs::read(w.path("out/trace.json")).unwrap();
+    let trace: serde_json::Value = serde_json::from_slice(&trace).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let named = |name: &str| events.iter().filter(|event| event["name"] == name).count();
+    assert_eq!((named("step 2"), named("step 4"), named("step 1")), (1, 1, 0));
+    // Two layers of seven linears in two micro-batches of three steps.
+    assert_eq!(named("linear"), 84);
+}
+
+#[test]
+fn a_profile_of_one_step_says_that_it_has_none() {
+    let w = Workspace::new();
+    let output = w.train("out", &["--set", "train.max_steps=1", "--profile"]);
+    assert!(!stdout(&output).contains("profile"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("nothing to profile"), "{stderr}");
+}
+
+#[test]
 fn losses_do_not_depend_on_threads_or_recompute() {
     let w = Workspace::new();
     for (output, more) in [

@@ -55,6 +55,15 @@ pub trait Task {
 }
 
 impl Device {
+    /// Whether a task would run on a CUDA device.
+    pub fn is_cuda(self) -> bool {
+        match self {
+            Self::Cpu => false,
+            Self::Cuda(_) => true,
+            Self::Auto => cuda_devices() > 0,
+        }
+    }
+
     /// Runs `task` on this device; says which one was chosen by [`Auto`](Self::Auto).
     pub fn run<T: Task>(self, task: T) -> Result<T::Output> {
         match self {

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod device;
 mod error;
 pub mod metrics;
+pub mod profile;
 mod progress;
 pub mod recipe;
 pub mod schedule;

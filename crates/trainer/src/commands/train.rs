@@ -11,9 +11,11 @@ use data::{Dataset, EncodeOptions, PromptFormat, Stats};
 use kernels::{Backend, MemoryUsage};
 use models::decoder::{Adapter, Decoder};
 
+use crate::UsageError;
 use crate::base::{Base, Quantization};
 use crate::device::{Device, Task};
 use crate::metrics::peak_rss_bytes;
+use crate::profile::Profile;
 use crate::progress::say;
 use crate::recipe::{DataSection, ModelSection, Override, Precision, Quantize, Recipe};
 use crate::sft::{self, Output, Summary};
@@ -39,10 +41,15 @@ pub struct Args {
     /// Where to train: auto, cpu, cuda or cuda:N.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: Device,
+    /// Print what the steps spend their time on, and write the last ones' timeline to DIR/trace.json
+    /// (chrome://tracing, Perfetto). On the CPU only.
+    #[arg(long)]
+    profile: bool,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
+    let mut profile = profile(&args)?;
     let mut overrides = args.overrides;
     for (option, section, field, path) in [
         ("--model", "model", "path", &args.model),
@@ -61,9 +68,40 @@ pub fn run(args: Args) -> Result<()> {
         blocksize: recipe.model.blocksize,
         double_quant: recipe.model.double_quant,
     };
-    let task = Fit { recipe: &recipe, output: &output, base, quantization, train, eval };
+    let task = Fit {
+        recipe: &recipe,
+        output: &output,
+        base,
+        quantization,
+        train,
+        eval,
+        profile: profile.as_mut(),
+    };
     let (summary, memory) = args.device.run(task).map_err(advise)?;
-    print_summary(&recipe, format, &summary, memory.peak, &output)
+    print_summary(&recipe, format, &summary, memory.peak, &output)?;
+    profile.map_or(Ok(()), |profile| show(&profile, &output))
+}
+
+/// The profile to fill, if one is asked for.
+fn profile(args: &Args) -> Result<Option<Profile>> {
+    if args.profile && args.device.is_cuda() {
+        let message = "--profile: a card works while the program goes on, so that times taken here are those of \
+                       launches; profile it with scripts/profile-nsys.sh, or train with --device cpu";
+        return Err(UsageError(message.to_owned()).into());
+    }
+    Ok(args.profile.then(Profile::default))
+}
+
+fn show(profile: &Profile, output: &Output) -> Result<()> {
+    if profile.steps() == 0 {
+        say("warning: nothing to profile: the first step is left out, and there is no other");
+        return Ok(());
+    }
+    let trace = output.trace();
+    profile.write_trace(&trace)?;
+    let mut out = std::io::stdout().lock();
+    write!(out, "{}", profile.table())?;
+    writeln!(out, "timeline of the last steps: {}", trace.display()).context("standard output")
 }
 
 /// Says what makes a run smaller where memory ran out.
@@ -86,19 +124,21 @@ struct Fit<'a> {
     quantization: Quantization,
     train: Dataset,
     eval: Option<Dataset>,
+    profile: Option<&'a mut Profile>,
 }
 
 impl Task for Fit<'_> {
     type Output = (Summary, MemoryUsage);
 
     fn run<K: Backend>(self, backend: &K) -> Result<(Summary, MemoryUsage)> {
-        let Self { recipe, output, base, train, eval, .. } = self;
+        let Self { recipe, output, base, train, eval, profile, .. } = self;
         let decoder = base.load(backend, self.quantization, recipe.train.precision)?;
         let adapter = adapter(recipe, &decoder)?;
         let (trainable, all) = (adapter.params().numel(), base.parameters());
         say(&crate::base::trainable_line(trainable, all));
         output.start(&resolved::<K>(recipe))?;
-        let summary = sft::train(recipe, &decoder, adapter, &train, eval.as_ref(), output)?;
+        let summary =
+            sft::train(recipe, &decoder, adapter, &train, eval.as_ref(), output, profile)?;
         Ok((summary, backend.memory()))
     }
 }

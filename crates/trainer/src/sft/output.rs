@@ -73,6 +73,11 @@ impl Output {
         self.dir.join("adapter-last")
     }
 
+    /// `trace.json`, the spans of a profiled run.
+    pub fn trace(&self) -> PathBuf {
+        self.dir.join("trace.json")
+    }
+
     /// `metrics.jsonl`.
     pub fn metrics(&self) -> PathBuf {
         self.dir.join("metrics.jsonl")

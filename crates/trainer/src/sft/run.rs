@@ -9,6 +9,7 @@ use models::decoder::{Adapter, Decoder};
 
 use super::{Evaluation, Output, Plan, SftTrainer, StepOutcome, StepSettings, evaluate};
 use crate::metrics::{EvalRow, MetricsWriter, Row, StepRow, peak_rss_bytes};
+use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::schedule::Schedule;
@@ -34,7 +35,8 @@ pub struct Summary {
     pub elapsed: Duration,
 }
 
-/// Trains `adapter` on `train_set` as `recipe` says; writes adapters and metrics to `output`.
+/// Trains `adapter` on `train_set` as `recipe` says; writes adapters and metrics to `output`. A profile
+/// takes in all steps but the first, which allocates what later ones reuse.
 pub fn train<K: Backend>(
     recipe: &Recipe,
     decoder: &Decoder<K>,
@@ -42,6 +44,7 @@ pub fn train<K: Backend>(
     train_set: &Dataset,
     eval_set: Option<&Dataset>,
     output: &Output,
+    profile: Option<&mut Profile>,
 ) -> Result<Summary> {
     let plan = Plan::new(&recipe.train, &recipe.data, train_set.examples.len());
     let schedule = Schedule::new(&recipe.train, plan.total_steps());
@@ -53,6 +56,7 @@ pub fn train<K: Backend>(
         trainer: SftTrainer::new(decoder, adapter, schedule, settings)?,
         eval_set,
         output,
+        profile,
         metrics: MetricsWriter::create(&output.metrics())?,
         progress,
         start: Instant::now(),
@@ -69,6 +73,7 @@ struct Run<'a, K: Backend> {
     trainer: SftTrainer<'a, K>,
     eval_set: Option<&'a Dataset>,
     output: &'a Output,
+    profile: Option<&'a mut Profile>,
     metrics: MetricsWriter,
     progress: Progress,
     start: Instant,
@@ -82,7 +87,10 @@ impl<K: Backend> Run<'_, K> {
         let (mut losses, mut tokens, mut step_time) = (Vec::new(), 0, Duration::ZERO);
         for (done, window) in (1..).zip(plan.windows(train_set)) {
             let start = Instant::now();
-            let outcome = self.trainer.step(&window)?;
+            let outcome = match &mut self.profile {
+                Some(profile) if done > 1 => profile.step(|| self.trainer.step(&window)),
+                _ => self.trainer.step(&window),
+            }?;
             let took = start.elapsed();
             if done == 1 {
                 self.output.remove_adapters()?;
