@@ -26,6 +26,10 @@ pub(crate) fn rounded(bytes: usize) -> Option<usize> {
 }
 
 impl Arena {
+    pub(crate) const fn new() -> Self {
+        Self { chunks: BTreeMap::new(), free: BTreeMap::new(), by_size: BTreeSet::new() }
+    }
+
     /// Adds a chunk, all of it free.
     pub(crate) fn grow(&mut self, address: u64, bytes: usize) {
         self.chunks.insert(address, bytes);

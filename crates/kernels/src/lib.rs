@@ -7,7 +7,6 @@
 //! **Architecture Invariant:** this crate knows no model, no file and no tape. It allocates nothing
 //! that its caller did not ask for, except scratch of a fixed size.
 
-#[cfg(any(feature = "cuda", test))]
 mod arena;
 mod backend;
 mod buffer;

@@ -1,43 +1,49 @@
-//! Host memory: typed vectors that return to a pool when dropped.
+//! Host memory: typed ranges that return to a heap when dropped.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use half::bf16;
 
-use super::aligned::Aligned;
-use super::pool::{Pool, capacity_for};
-use crate::{Buffer, DType, Error, HostSlice, MemoryKind, MemoryLedger, Result};
+use super::heap::{Heap, Span};
+use crate::{Buffer, DType, HostSlice, MemoryKind, MemoryLedger, Result};
 
 /// Elements of a buffer, by type.
 #[derive(Debug)]
 pub(super) enum Storage {
-    F32(Aligned<f32>),
-    Bf16(Aligned<bf16>),
-    U32(Aligned<u32>),
-    U8(Aligned<u8>),
+    F32(Span<f32>),
+    Bf16(Span<bf16>),
+    U32(Span<u32>),
+    U8(Span<u8>),
 }
 
 impl Storage {
-    /// Zeros, with the capacity that the pool asks for; `None` without memory for them.
-    pub(super) fn zeros(dtype: DType, len: usize) -> Option<Self> {
-        let capacity = capacity_for(len);
-        let mut storage = match dtype {
-            DType::F32 => Self::F32(Aligned::zeros(capacity)?),
-            DType::Bf16 => Self::Bf16(Aligned::zeros(capacity)?),
-            DType::U32 => Self::U32(Aligned::zeros(capacity)?),
-            DType::U8 => Self::U8(Aligned::zeros(capacity)?),
-        };
-        storage.resize(len);
-        Some(storage)
+    /// Unspecified content; `None` without memory.
+    fn take(heap: &mut Heap, dtype: DType, len: usize) -> Option<Self> {
+        Some(match dtype {
+            DType::F32 => Self::F32(heap.take(len)?),
+            DType::Bf16 => Self::Bf16(heap.take(len)?),
+            DType::U32 => Self::U32(heap.take(len)?),
+            DType::U8 => Self::U8(heap.take(len)?),
+        })
     }
 
-    fn copy(data: HostSlice<'_>) -> Option<Self> {
-        Some(match data {
-            HostSlice::F32(x) => Self::F32(Aligned::copy(x)?),
-            HostSlice::Bf16(x) => Self::Bf16(Aligned::copy(x)?),
-            HostSlice::U32(x) => Self::U32(Aligned::copy(x)?),
-            HostSlice::U8(x) => Self::U8(Aligned::copy(x)?),
-        })
+    fn give(self, heap: &mut Heap) {
+        match self {
+            Self::F32(x) => heap.give(x),
+            Self::Bf16(x) => heap.give(x),
+            Self::U32(x) => heap.give(x),
+            Self::U8(x) => heap.give(x),
+        }
+    }
+
+    fn copy_from(&mut self, data: HostSlice<'_>) {
+        match (self, data) {
+            (Self::F32(x), HostSlice::F32(data)) => x.copy_from_slice(data),
+            (Self::Bf16(x), HostSlice::Bf16(data)) => x.copy_from_slice(data),
+            (Self::U32(x), HostSlice::U32(data)) => x.copy_from_slice(data),
+            (Self::U8(x), HostSlice::U8(data)) => x.copy_from_slice(data),
+            _ => unreachable!("taken in the data's type"),
+        }
     }
 
     pub(super) const fn dtype(&self) -> DType {
@@ -62,30 +68,7 @@ impl Storage {
         self.len() * self.dtype().size()
     }
 
-    pub(super) const fn capacity(&self) -> usize {
-        match self {
-            Self::F32(x) => x.capacity(),
-            Self::Bf16(x) => x.capacity(),
-            Self::U32(x) => x.capacity(),
-            Self::U8(x) => x.capacity(),
-        }
-    }
-
-    pub(super) const fn capacity_bytes(&self) -> usize {
-        self.capacity() * self.dtype().size()
-    }
-
-    /// Changes the length within the capacity; what is new is unspecified.
-    pub(super) fn resize(&mut self, len: usize) {
-        match self {
-            Self::F32(x) => x.resize(len),
-            Self::Bf16(x) => x.resize(len),
-            Self::U32(x) => x.resize(len),
-            Self::U8(x) => x.resize(len),
-        }
-    }
-
-    pub(super) fn fill_zero(&mut self) {
+    fn fill_zero(&mut self) {
         match self {
             Self::F32(x) => x.fill(0.0),
             Self::Bf16(x) => x.fill(bf16::ZERO),
@@ -99,17 +82,13 @@ impl Storage {
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     pub(super) ledger: MemoryLedger,
-    pool: Mutex<Pool>,
+    heap: Mutex<Heap>,
 }
 
 impl Shared {
-    fn take(&self, dtype: DType, len: usize) -> Option<Storage> {
-        self.with_pool(|pool| pool.take(dtype, len))
-    }
-
-    fn with_pool<T>(&self, f: impl FnOnce(&mut Pool) -> T) -> T {
-        // The pool only caches: what a panic left of it is good enough.
-        f(&mut self.pool.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_heap<T>(&self, f: impl FnOnce(&mut Heap) -> T) -> T {
+        // A panic in it is a defect that leaves a range unused at worst.
+        f(&mut self.heap.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -134,8 +113,10 @@ impl CpuBuffer {
         len: usize,
         kind: MemoryKind,
     ) -> Result<Self> {
-        let storage = shared.take(dtype, len).or_else(|| Storage::zeros(dtype, len));
-        let storage = storage.ok_or_else(|| out_of_memory(shared, dtype, len, kind))?;
+        let storage = shared.with_heap(|heap| Storage::take(heap, dtype, len));
+        let storage = storage.ok_or_else(|| {
+            shared.ledger.out_of_memory(kind, len.saturating_mul(dtype.size()))
+        })?;
         Ok(Self::new(shared, storage, kind))
     }
 
@@ -145,13 +126,9 @@ impl CpuBuffer {
         len: usize,
         kind: MemoryKind,
     ) -> Result<Self> {
-        let pooled = shared.take(dtype, len).map(|mut pooled| {
-            pooled.fill_zero();
-            pooled
-        });
-        let storage = pooled.or_else(|| Storage::zeros(dtype, len));
-        let storage = storage.ok_or_else(|| out_of_memory(shared, dtype, len, kind))?;
-        Ok(Self::new(shared, storage, kind))
+        let mut buffer = Self::alloc(shared, dtype, len, kind)?;
+        buffer.storage.fill_zero();
+        Ok(buffer)
     }
 
     pub(super) fn upload(
@@ -159,10 +136,9 @@ impl CpuBuffer {
         data: HostSlice<'_>,
         kind: MemoryKind,
     ) -> Result<Self> {
-        let storage = Storage::copy(data);
-        let storage =
-            storage.ok_or_else(|| out_of_memory(shared, data.dtype(), data.len(), kind))?;
-        Ok(Self::new(shared, storage, kind))
+        let mut buffer = Self::alloc(shared, data.dtype(), data.len(), kind)?;
+        buffer.storage.copy_from(data);
+        Ok(buffer)
     }
 
     pub(super) const fn storage(&self) -> &Storage {
@@ -206,10 +182,6 @@ impl CpuBuffer {
     }
 }
 
-fn out_of_memory(shared: &Shared, dtype: DType, len: usize, kind: MemoryKind) -> Error {
-    shared.ledger.out_of_memory(kind, len.saturating_mul(dtype.size()))
-}
-
 impl Buffer for CpuBuffer {
     fn dtype(&self) -> DType {
         self.storage.dtype()
@@ -223,7 +195,7 @@ impl Buffer for CpuBuffer {
 impl Drop for CpuBuffer {
     fn drop(&mut self) {
         self.shared.ledger.remove(self.kind, self.storage.bytes());
-        let storage = std::mem::replace(&mut self.storage, Storage::U32(Aligned::default()));
-        self.shared.with_pool(|pool| pool.give_back(storage));
+        let storage = std::mem::replace(&mut self.storage, Storage::U8(Span::default()));
+        self.shared.with_heap(|heap| storage.give(heap));
     }
 }

@@ -1,6 +1,5 @@
 //! The backend that runs on any processor.
 
-mod aligned;
 mod amx;
 mod attention;
 mod buffer;
@@ -11,10 +10,10 @@ mod elementwise;
 mod exp;
 mod gated;
 mod gemm;
+mod heap;
 mod linear;
 mod optimizer;
 mod panel;
-mod pool;
 mod reduce;
 mod rms_norm;
 mod rope;
@@ -119,7 +118,7 @@ impl Backend for Cpu {
     }
 
     fn upload_quantized(&self, weight: nf4::QuantizedTensor) -> Result<CpuQuantizedWeight> {
-        Ok(CpuQuantizedWeight::new(&self.shared, weight))
+        CpuQuantizedWeight::new(&self.shared, weight)
     }
 
     fn download(&self, buffer: &CpuBuffer) -> Result<Vec<f32>> {

@@ -4,28 +4,59 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::Cpu;
-use super::buffer::Shared;
+use super::buffer::{CpuBuffer, Shared};
 use super::check::Op;
 use super::view::{FloatRef, sized};
 use crate::ops::Weight;
-use crate::{MemoryKind, Result};
+use crate::{HostSlice, MemoryKind, Result};
 
-/// A 4-bit weight, kept as it came: packed codes and (double-quantised) absmax.
+/// A 4-bit weight: packed codes in the backend's own memory and (double-quantised) absmax.
 #[derive(Debug)]
 pub struct CpuQuantizedWeight {
-    tensor: nf4::QuantizedTensor,
+    packed: CpuBuffer,
+    absmax: nf4::Absmax,
+    /// Bytes of it.
+    absmax_bytes: usize,
+    quant_type: nf4::QuantType,
+    blocksize: usize,
+    numel: usize,
     shared: Arc<Shared>,
 }
 
 impl CpuQuantizedWeight {
-    pub(super) fn new(shared: &Arc<Shared>, tensor: nf4::QuantizedTensor) -> Self {
-        shared.ledger.add(MemoryKind::Weights, tensor.bytes());
-        Self { tensor, shared: Arc::clone(shared) }
+    pub(super) fn new(shared: &Arc<Shared>, tensor: nf4::QuantizedTensor) -> Result<Self> {
+        let numel = tensor.numel();
+        let absmax_bytes = tensor.bytes() - tensor.packed().len();
+        let nf4::Parts { packed, absmax, quant_type, blocksize, .. } = tensor.into_parts();
+        let packed = CpuBuffer::upload(shared, HostSlice::U8(&packed), MemoryKind::Weights)?;
+        shared.ledger.add(MemoryKind::Weights, absmax_bytes);
+        let shared = Arc::clone(shared);
+        Ok(Self { packed, absmax, absmax_bytes, quant_type, blocksize, numel, shared })
     }
 
-    /// The weight that was taken over.
-    pub const fn tensor(&self) -> &nf4::QuantizedTensor {
-        &self.tensor
+    /// Two codes per byte, the first in the high nibble.
+    pub(super) fn packed(&self) -> &[u8] {
+        self.packed.as_u8().expect("made as bytes")
+    }
+
+    #[cfg(amx)]
+    pub(super) const fn absmax(&self) -> &nf4::Absmax {
+        &self.absmax
+    }
+
+    #[cfg(amx)]
+    pub(super) const fn quant_type(&self) -> nf4::QuantType {
+        self.quant_type
+    }
+
+    #[cfg(amx)]
+    pub(super) const fn blocksize(&self) -> usize {
+        self.blocksize
+    }
+
+    #[cfg(amx)]
+    pub(super) const fn numel(&self) -> usize {
+        self.numel
     }
 
     /// Elements `start..start + out.len()`, dequantised; only their own blocks are restored.
@@ -33,10 +64,10 @@ impl CpuQuantizedWeight {
         if out.is_empty() {
             return;
         }
-        let blocksize = self.tensor.blocksize();
+        let blocksize = self.blocksize;
         let blocks = start / blocksize..(start + out.len()).div_ceil(blocksize);
         let first = blocks.start * blocksize;
-        let absmax = match self.tensor.absmax() {
+        let absmax = match &self.absmax {
             nf4::Absmax::Plain(absmax) => &absmax[blocks],
             nf4::Absmax::Nested(nested) => {
                 let restored = sized(scratch, blocks.len());
@@ -44,9 +75,8 @@ impl CpuQuantizedWeight {
                 restored
             }
         };
-        let packed = &self.tensor.packed()[first / 2..];
-        let quant_type = self.tensor.quant_type();
-        nf4::dequantize_range(packed, absmax, quant_type, blocksize, start - first, out);
+        let packed = &self.packed()[first / 2..];
+        nf4::dequantize_range(packed, absmax, self.quant_type, blocksize, start - first, out);
     }
 }
 
@@ -60,7 +90,7 @@ fn restore(nested: &nf4::NestedAbsmax, first: usize, out: &mut [f32]) {
 
 impl Drop for CpuQuantizedWeight {
     fn drop(&mut self) {
-        self.shared.ledger.remove(MemoryKind::Weights, self.tensor.bytes());
+        self.shared.ledger.remove(MemoryKind::Weights, self.absmax_bytes);
     }
 }
 
@@ -76,7 +106,7 @@ impl<'a> WeightRef<'a> {
         match weight {
             Weight::Dense(buffer) => Ok(Self::Dense(op.float("weight", buffer, n * k)?)),
             Weight::Quantized(weight) => {
-                op.len("weight", weight.tensor.numel(), n * k)?;
+                op.len("weight", weight.numel, n * k)?;
                 Ok(Self::Quantized(weight))
             }
         }

@@ -30,7 +30,6 @@ fn quantized_weights_are_counted_as_weights() {
     let bytes = weight.bytes();
     let weight = cpu.upload_quantized(weight).unwrap();
     assert_eq!(live(&cpu, MemoryKind::Weights), bytes);
-    assert_eq!(weight.tensor().shape(), [10, 64]);
     drop(weight);
     assert_eq!(live(&cpu, MemoryKind::Weights), 0);
 }

@@ -22,8 +22,6 @@ use super::weight::{FourBit, RUN};
 const AHEAD: usize = 16;
 /// Registers of a tile: its rows.
 pub(super) const TILE: usize = 16;
-// SAFETY: plain bits.
-pub(super) const ZERO: __m512i = unsafe { transmute([0_u8; 64]) };
 
 /// Something that panels of a right operand `[depth, cols]` are filled from.
 pub(super) trait Source: Sync {

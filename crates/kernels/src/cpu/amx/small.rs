@@ -3,23 +3,37 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::__m512i;
+use std::mem;
+use std::sync::{Mutex, PoisonError};
 
 use half::bf16;
 
 use super::dense::{Dense, Straight, Transposed};
-use super::fill::{Source, ZERO};
+use super::fill::Source;
 use super::tile::{self, BLOCK, Left, STEP, Segment, Sums, Tiles};
+use crate::cpu::heap::{Heap, Span};
 
 /// Scratch that starts at a cache line; content unspecified.
 #[derive(Debug, Default)]
-pub(in crate::cpu) struct Lines(Vec<__m512i>);
+pub(in crate::cpu) struct Lines(Span<[u64; 8]>);
+
+/// Memory of all threads' scratch, on huge pages as everything that a step reads often.
+static SCRATCH: Mutex<Heap> = Mutex::new(Heap::new());
 
 impl Lines {
     pub(super) fn registers(&mut self, len: usize) -> &mut [__m512i] {
         if self.0.len() < len {
-            self.0.resize(len, ZERO);
+            let mut heap = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+            heap.give(mem::take(&mut self.0));
+            self.0 = heap.take(len).expect("memory for a thread's scratch");
         }
-        &mut self.0[..len]
+        // SAFETY: both are 64 bytes of plain bits, and spans are aligned to more; the borrow passes over.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+    }
+
+    fn as_registers(&self) -> &[__m512i] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len()) }
     }
 
     pub(in crate::cpu) fn f32(&mut self, len: usize) -> &mut [f32] {
@@ -32,6 +46,13 @@ impl Lines {
         let registers = self.registers(len.div_ceil(32));
         // SAFETY: a register is 32 bf16 without padding, with no less alignment; the borrow passes over.
         unsafe { std::slice::from_raw_parts_mut(registers.as_mut_ptr().cast(), len) }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let mut heap = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
+        heap.give(mem::take(&mut self.0));
     }
 }
 
@@ -78,7 +99,7 @@ impl Panel {
     }
 
     fn pair(&self, pair: usize) -> *const u8 {
-        self.registers.0[pair * self.steps * STEP..][..self.steps * STEP].as_ptr().cast()
+        self.registers.as_registers()[pair * self.steps * STEP..][..self.steps * STEP].as_ptr().cast()
     }
 }
 

@@ -24,16 +24,15 @@ pub(super) struct FourBit<'a> {
 impl<'a> FourBit<'a> {
     /// Nothing where a run of 64 in a row might span two blocks.
     pub(super) fn new(weight: &'a CpuQuantizedWeight, n: usize, k: usize) -> Option<Self> {
-        let tensor = weight.tensor();
-        let blocksize = tensor.blocksize();
+        let blocksize = weight.blocksize();
         if k == 0 || !k.is_multiple_of(RUN) || blocksize < RUN || !blocksize.is_power_of_two() {
             return None;
         }
-        assert_eq!(tensor.numel(), n * k, "the shape was checked");
-        let codebook = tensor.quant_type().values();
+        assert_eq!(weight.numel(), n * k, "the shape was checked");
+        let codebook = weight.quant_type().values();
         let shift = blocksize.ilog2();
-        let absmax = tensor.absmax();
-        Some(Self { packed: tensor.packed(), absmax, codebook, shift, n, k })
+        let absmax = weight.absmax();
+        Some(Self { packed: weight.packed(), absmax, codebook, shift, n, k })
     }
 
     pub(super) const fn codebook(&self) -> &'static [f32; 16] {
