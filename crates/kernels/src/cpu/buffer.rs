@@ -114,9 +114,8 @@ impl CpuBuffer {
         kind: MemoryKind,
     ) -> Result<Self> {
         let storage = shared.with_heap(|heap| Storage::take(heap, dtype, len));
-        let storage = storage.ok_or_else(|| {
-            shared.ledger.out_of_memory(kind, len.saturating_mul(dtype.size()))
-        })?;
+        let storage = storage
+            .ok_or_else(|| shared.ledger.out_of_memory(kind, len.saturating_mul(dtype.size())))?;
         Ok(Self::new(shared, storage, kind))
     }
 

@@ -1,6 +1,14 @@
 //! Disjoint tiles of a row-major matrix, for tasks that each own one.
 
-use super::view::FloatMut;
+#![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::slice;
+
+use half::bf16;
+
+use super::view::{FloatMut, FloatRef};
 
 /// Rows and columns of the matrix that a task computes.
 #[derive(Debug)]
@@ -9,34 +17,90 @@ pub(super) struct Tile<'a> {
     pub(super) rows: usize,
     pub(super) col: usize,
     pub(super) cols: usize,
-    /// The tile's part of each of its rows.
-    segments: Vec<FloatMut<'a>>,
+    /// The first element.
+    first: First,
+    /// Elements from row to row.
+    stride: usize,
+    /// The tile's part of each row is borrowed.
+    borrowed: PhantomData<&'a mut [f32]>,
 }
+
+#[derive(Debug, Clone, Copy)]
+enum First {
+    F32(*mut f32),
+    Bf16(*mut bf16),
+}
+
+// SAFETY: a tile is an exclusive borrow of its elements, which no other tile has, as a slice would be.
+unsafe impl Send for Tile<'_> {}
 
 impl<'a> Tile<'a> {
     /// Its pieces of `rows` rows, the last one maybe of fewer.
     #[cfg(amx)]
     pub(super) fn split(self, rows: usize) -> Vec<Tile<'a>> {
-        let mut segments = self.segments.into_iter();
-        let pieces = (0..self.rows).step_by(rows).map(|first| {
-            let rows = rows.min(self.rows - first);
-            let segments = segments.by_ref().take(rows).collect();
-            Tile { row: self.row + first, rows, col: self.col, cols: self.cols, segments }
+        let pieces = (0..self.rows).step_by(rows).map(|first| Tile {
+            row: self.row + first,
+            rows: rows.min(self.rows - first),
+            first: self.first.after(first * self.stride),
+            ..self
         });
         pieces.collect()
     }
 
     /// Copies the tile to `out` `[rows, cols]` in f32.
     pub(super) fn load(&self, out: &mut [f32]) {
-        for (segment, out) in self.segments.iter().zip(out.chunks_mut(self.cols)) {
-            segment.as_ref().widen_into(out);
+        for (row, out) in (0..self.rows).zip(out.chunks_mut(self.cols)) {
+            let part = self.first.after(row * self.stride);
+            // SAFETY: the row's part lies in the matrix and is borrowed exclusively by this tile, which
+            // is borrowed here.
+            let part = unsafe {
+                match part {
+                    First::F32(x) => FloatRef::F32(slice::from_raw_parts(x, self.cols)),
+                    First::Bf16(x) => FloatRef::Bf16(slice::from_raw_parts(x, self.cols)),
+                }
+            };
+            part.widen_into(out);
         }
     }
 
     /// Overwrites the tile with `values` `[rows, cols]`, each rounded once.
     pub(super) fn store(&mut self, values: &[f32]) {
-        for (segment, values) in self.segments.iter_mut().zip(values.chunks(self.cols)) {
-            segment.store(values);
+        for (row, values) in (0..self.rows).zip(values.chunks(self.cols)) {
+            let part = self.first.after(row * self.stride);
+            // SAFETY: as in `load`, and the tile is borrowed exclusively here.
+            let mut part = unsafe {
+                match part {
+                    First::F32(x) => FloatMut::F32(slice::from_raw_parts_mut(x, self.cols)),
+                    First::Bf16(x) => FloatMut::Bf16(slice::from_raw_parts_mut(x, self.cols)),
+                }
+            };
+            part.store(values);
+        }
+    }
+
+    /// Fetches the tile's cache lines, to be written soon.
+    #[cfg(amx)]
+    pub(super) fn prefetch(&self) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        const LINE: usize = 64;
+        for row in 0..self.rows {
+            let (part, bytes) = match self.first.after(row * self.stride) {
+                First::F32(x) => (x.cast::<i8>(), self.cols * size_of::<f32>()),
+                First::Bf16(x) => (x.cast(), self.cols * size_of::<bf16>()),
+            };
+            for byte in (0..bytes).step_by(LINE) {
+                // SAFETY: a hint about memory that the tile borrows.
+                unsafe { _mm_prefetch::<_MM_HINT_ET0>(part.wrapping_add(byte)) }
+            }
+        }
+    }
+}
+
+impl First {
+    const fn after(self, elements: usize) -> Self {
+        match self {
+            Self::F32(x) => Self::F32(x.wrapping_add(elements)),
+            Self::Bf16(x) => Self::Bf16(x.wrapping_add(elements)),
         }
     }
 }
@@ -46,29 +110,61 @@ impl<'a> Tile<'a> {
 pub(super) fn tiles(
     matrix: FloatMut<'_>,
     width: usize,
-    cols: std::ops::Range<usize>,
+    cols: Range<usize>,
     tile_rows: usize,
     tile_cols: usize,
 ) -> Vec<Tile<'_>> {
     if cols.is_empty() {
         return Vec::new();
     }
-    let mut tiles = Vec::new();
-    for (block, rows) in matrix.chunks(tile_rows * width).into_iter().enumerate() {
-        let first = tiles.len();
-        tiles.extend(cols.clone().step_by(tile_cols).map(|col| Tile {
-            row: block * tile_rows,
-            rows: rows.len() / width,
-            col,
-            cols: tile_cols.min(cols.end - col),
-            segments: Vec::with_capacity(tile_rows),
-        }));
-        for mut row in rows.chunks(width) {
-            row.split_off_front(cols.start);
-            for tile in &mut tiles[first..] {
-                tile.segments.push(row.split_off_front(tile.cols));
+    assert!(cols.end <= width && matrix.len().is_multiple_of(width), "no whole rows");
+    let rows = matrix.len() / width;
+    let matrix = match matrix {
+        FloatMut::F32(x) => First::F32(x.as_mut_ptr()),
+        FloatMut::Bf16(x) => First::Bf16(x.as_mut_ptr()),
+    };
+    let tile = |row: usize, col: usize| Tile {
+        row,
+        rows: tile_rows.min(rows - row),
+        col,
+        cols: tile_cols.min(cols.end - col),
+        first: matrix.after(row * width + col),
+        stride: width,
+        borrowed: PhantomData,
+    };
+    let rows = (0..rows).step_by(tile_rows);
+    rows.flat_map(|row| cols.clone().step_by(tile_cols).map(move |col| (row, col)))
+        .map(|(row, col)| tile(row, col))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiles_cover_the_columns_once() {
+        for (rows, width, cols, height, tile_width) in
+            [(7, 10, 2..9, 3, 4), (1, 3, 0..3, 5, 5), (4, 4, 1..2, 1, 1), (0, 4, 0..4, 2, 2)]
+        {
+            let mut wide = vec![0.0; rows * width];
+            let mut narrow = vec![bf16::ZERO; rows * width];
+            for matrix in [FloatMut::F32(&mut wide), FloatMut::Bf16(&mut narrow)] {
+                for mut tile in tiles(matrix, width, cols.clone(), height, tile_width) {
+                    let mut x = vec![9.0; tile.rows * tile.cols];
+                    tile.load(&mut x);
+                    let count = |(i, x): (usize, &f32)| {
+                        x + (tile.row + i / tile.cols) as f32 + (tile.col + i % tile.cols) as f32
+                    };
+                    let x: Vec<f32> = x.iter().enumerate().map(count).collect();
+                    tile.store(&x);
+                }
+            }
+            for (i, x) in wide.iter().enumerate() {
+                let (row, col) = (i / width, i % width);
+                let expected = if cols.contains(&col) { (row + col) as f32 } else { 0.0 };
+                assert_eq!((*x, narrow[i].to_f32()), (expected, expected));
             }
         }
     }
-    tiles
 }

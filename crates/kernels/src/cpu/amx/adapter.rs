@@ -21,6 +21,8 @@ use crate::cpu::{Cpu, F32Scratch};
 
 /// Ranks that are multiplied together.
 const RANKS: usize = 16;
+/// Rows of a task that splits rows.
+const SPLIT_ROWS: usize = 128;
 /// Rows of a task of [`shrink`].
 const SHRINK_ROWS: usize = 256;
 /// Columns of a task of [`gradient`].
@@ -84,14 +86,16 @@ fn split_in_rows<const N: usize>(
 ) -> Result<Parts> {
     let width = N * r.next_multiple_of(RANKS);
     let mut parts = Parts::alloc(cpu, x.len() / r * width)?;
-    let out = parts.values_mut();
-    simd!(for (x, out) in x.chunks(r).zip(out.chunks_mut(width)) {
-        for (x, out) in x.chunks(RANKS).zip(out.as_chunks_mut::<RANKS>().0.chunks_mut(N)) {
-            let parts = split(&sixteen(x), scale);
-            for (out, low) in out.iter_mut().zip(which) {
-                *out = parts[usize::from(low)];
+    let out = parts.values_mut().chunks_mut(SPLIT_ROWS * width);
+    team::for_each(x.chunks(SPLIT_ROWS * r).zip(out), |(x, out)| {
+        simd!(for (x, out) in x.chunks(r).zip(out.chunks_mut(width)) {
+            for (x, out) in x.chunks(RANKS).zip(out.as_chunks_mut::<RANKS>().0.chunks_mut(N)) {
+                let parts = split(&sixteen(x), scale);
+                for (out, low) in out.iter_mut().zip(which) {
+                    *out = parts[usize::from(low)];
+                }
             }
-        }
+        });
     });
     Ok(parts)
 }
@@ -104,21 +108,23 @@ fn split_in_cols<const N: usize>(
     which: [bool; N],
 ) -> Result<Parts> {
     let mut parts = Parts::alloc(cpu, N * r.next_multiple_of(RANKS) * cols)?;
-    let out = parts.values_mut();
-    for (ranks, out) in x.chunks(RANKS * cols).zip(out.chunks_mut(N * RANKS * cols)) {
-        for (part, low) in out.chunks_mut(RANKS * cols).zip(which) {
-            let (part, rest) = part.split_at_mut(ranks.len());
-            rest.fill(bf16::ZERO);
-            simd!(for (out, &x) in part.iter_mut().zip(ranks) {
-                let high = narrow(x);
-                *out = if low {
-                    narrow(x - f32::from_bits(u32::from(high.to_bits()) << 16))
-                } else {
-                    high
-                };
+    let out = parts.values_mut().chunks_mut(cols).enumerate();
+    team::for_each(out, |(row, out)| {
+        let rank = row / (N * RANKS) * RANKS + row % RANKS;
+        let Some(x) = x.get(rank * cols..(rank + 1) * cols) else {
+            out.fill(bf16::ZERO);
+            return;
+        };
+        if which[row / RANKS % N] {
+            simd!(for (out, &x) in out.iter_mut().zip(x) {
+                *out = narrow(x - f32::from_bits(u32::from(narrow(x).to_bits()) << 16));
+            });
+        } else {
+            simd!(for (out, &x) in out.iter_mut().zip(x) {
+                *out = narrow(x);
             });
         }
-    }
+    });
     Ok(parts)
 }
 

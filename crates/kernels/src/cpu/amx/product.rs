@@ -145,8 +145,15 @@ fn fill_tile(
     let Tile { row, rows, col, cols, .. } = tile;
     let area = Area { first_block: row / BLOCK, rows, col, cols };
     let mut strips = tile.split(BLOCK);
+    strips[0].prefetch();
     DELTA.with_borrow_mut(|delta| {
-        run(base, low, area, |i, sums| finish(delta, sums, &mut strips[i]));
+        run(base, low, area, |i, sums| {
+            finish(delta, sums, &mut strips[i]);
+            // The system's own prefetcher does not follow a strip's rows.
+            if let Some(next) = strips.get(i + 1) {
+                next.prefetch();
+            }
+        });
     });
 }
 
@@ -217,7 +224,7 @@ fn run_with(
                     Segment { left, right: right.cast(), steps: low_steps }
                 });
                 let segments = [segment, low.unwrap_or(segment)];
-                let segments = &segments[..1 + usize::from(low.is_some())];
+                let segments = &segments[..=usize::from(low.is_some())];
                 // SAFETY: each left has 32 rows to its last step, and each right 32 registers of 64
                 // bytes for each step; `carried` and `strip` stay borrowed.
                 unsafe { multiply(&tiles, segments, from, to) }

@@ -99,7 +99,9 @@ impl Panel {
     }
 
     fn pair(&self, pair: usize) -> *const u8 {
-        self.registers.as_registers()[pair * self.steps * STEP..][..self.steps * STEP].as_ptr().cast()
+        self.registers.as_registers()[pair * self.steps * STEP..][..self.steps * STEP]
+            .as_ptr()
+            .cast()
     }
 }
 

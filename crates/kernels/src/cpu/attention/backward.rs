@@ -220,7 +220,7 @@ impl<'a> Inputs<'a> {
         gemm(probs, false, 1.0, q, k.t());
         gemm(d_scores, false, 1.0, d_o, v.t());
         let block = Block { layout, queries, keys };
-        block.gradient(probs, d_scores, cols, (&scratch.lse, &scratch.delta));
+        block.gradient(probs, d_scores, (&scratch.lse, &scratch.delta));
         Parts {
             q,
             k,

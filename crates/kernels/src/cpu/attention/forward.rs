@@ -19,6 +19,7 @@ use crate::cpu::team;
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Attention, Sequences};
 
+#[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
 pub(in crate::cpu) fn forward(
     cpu: &Cpu,
     op: Attention,
@@ -100,7 +101,7 @@ impl Inputs<'_> {
             let scores = sized(&mut scratch.scores, rows * cols);
             gemm(scores, false, 1.0, q, k.t());
             let queries = self.block;
-            Block { layout, queries, keys }.mask(scores, cols);
+            Block { layout, queries, keys }.mask(scores);
             let state = max.iter_mut().zip(sum.iter_mut());
             let rows_of = scores.chunks_mut(cols).zip(out.chunks_mut(d)).zip(state);
             for ((scores, out), (max, sum)) in rows_of {
@@ -131,7 +132,7 @@ pub(super) fn key_blocks(keys: Range<usize>) -> impl Iterator<Item = Range<usize
 /// Turns scores into weights relative to the running maximum and rescales what came before.
 #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
-pub(super) fn online_softmax(scores: &mut [f32], out: &mut [f32], max: &mut f32, sum: &mut f32) {
+fn online_softmax(scores: &mut [f32], out: &mut [f32], max: &mut f32, sum: &mut f32) {
     let block_max = reduce::max(scores);
     if block_max > *max {
         let correction = exp(*max - block_max);

@@ -20,16 +20,16 @@ pub(super) struct Block<'a> {
 
 impl Block<'_> {
     /// Columns of row `row` that its query sees.
-    fn visible(&self, row: usize) -> Range<usize> {
+    pub(super) fn visible(&self, row: usize) -> Range<usize> {
         let position = self.queries.position + row / self.layout.group();
         let column = |key: usize| key.saturating_sub(self.keys.start).min(self.keys.len());
         let first = column(self.layout.first_key(position));
         first..column(position + 1).max(first)
     }
 
-    /// Raw products, `stride` in a row, to scores; negative infinity where hidden.
-    pub(super) fn mask(&self, products: &mut [f32], stride: usize) {
-        for (row, products) in products.chunks_mut(stride).enumerate() {
+    /// Raw products to scores; negative infinity where hidden.
+    pub(super) fn mask(&self, products: &mut [f32]) {
+        for (row, products) in products.chunks_mut(self.keys.len()).enumerate() {
             let visible = self.visible(row);
             products[..visible.start].fill(f32::NEG_INFINITY);
             products[visible.end..].fill(f32::NEG_INFINITY);
@@ -38,19 +38,19 @@ impl Block<'_> {
         }
     }
 
-    /// From raw products, `stride` in a row, to probabilities, and from the gradient of probabilities to
-    /// that of raw products, both in place. `lse` and `delta` (the row's `dO . O`) are by row.
+    /// From raw products to probabilities, and from the gradient of probabilities to that of raw
+    /// products, both in place. `lse` and `delta` (the row's `dO . O`) are by row.
     pub(super) fn gradient(
         &self,
         products: &mut [f32],
         d_probs: &mut [f32],
-        stride: usize,
         (lse, delta): (&[f32], &[f32]),
     ) {
-        let rows = products.chunks_mut(stride).zip(d_probs.chunks_mut(stride)).enumerate();
+        let cols = self.keys.len();
+        let rows = products.chunks_mut(cols).zip(d_probs.chunks_mut(cols)).enumerate();
         for (row, (products, d_probs)) in rows {
             let visible = self.visible(row);
-            for hidden in [0..visible.start, visible.end..stride] {
+            for hidden in [0..visible.start, visible.end..cols] {
                 products[hidden.clone()].fill(0.0);
                 d_probs[hidden].fill(0.0);
             }
@@ -64,7 +64,7 @@ impl Block<'_> {
 #[cfg(amx)]
 impl Block<'_> {
     /// Rows of the block that see key `key`.
-    fn seeing(&self, key: usize) -> Range<usize> {
+    pub(super) fn seeing(&self, key: usize) -> Range<usize> {
         let row = |position: usize| {
             let token = position.saturating_sub(self.queries.position);
             token.min(self.queries.tokens.len()) * self.layout.group()
@@ -73,33 +73,11 @@ impl Block<'_> {
         let past = self.layout.op.window.map_or(usize::MAX, |window| key.saturating_add(window));
         row(key)..row(past).max(row(key))
     }
-
-    /// As [`gradient`](Self::gradient), with a row for each key and a column for each query.
-    pub(super) fn gradient_by_key(
-        &self,
-        products: &mut [f32],
-        d_probs: &mut [f32],
-        stride: usize,
-        (lse, delta): (&[f32], &[f32]),
-    ) {
-        let rows = products.chunks_mut(stride).zip(d_probs.chunks_mut(stride)).enumerate();
-        for (key, (products, d_probs)) in rows {
-            let visible = if key < self.keys.len() { self.seeing(key) } else { 0..0 };
-            for hidden in [0..visible.start, visible.end..stride] {
-                products[hidden.clone()].fill(0.0);
-                d_probs[hidden].fill(0.0);
-            }
-            let products = &mut products[visible.clone()];
-            let d_probs = &mut d_probs[visible.clone()];
-            let rows = (&lse[visible.clone()], &delta[visible]);
-            simd!(gradient_column(self.layout.op, products, d_probs, rows));
-        }
-    }
 }
 
 #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
-fn to_scores(op: Attention, products: &mut [f32]) {
+pub(super) fn to_scores(op: Attention, products: &mut [f32]) {
     match op.softcap {
         None => products.iter_mut().for_each(|s| *s *= op.scale),
         Some(cap) => products.iter_mut().for_each(|s| *s = cap * tanh(*s * op.scale / cap)),
@@ -114,24 +92,16 @@ fn gradient_row(op: Attention, products: &mut [f32], d_probs: &mut [f32], lse: f
     }
 }
 
-#[cfg(amx)]
-#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
-#[inline(always)]
-fn gradient_column(
-    op: Attention,
-    products: &mut [f32],
-    d_probs: &mut [f32],
-    (lse, delta): (&[f32], &[f32]),
-) {
-    for ((s, d), (lse, delta)) in products.iter_mut().zip(d_probs).zip(lse.iter().zip(delta)) {
-        (*s, *d) = gradient(op, *s, *d, *lse, *delta);
-    }
-}
-
 /// Probability and gradient of the raw product.
 #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
-fn gradient(op: Attention, product: f32, d_prob: f32, lse: f32, delta: f32) -> (f32, f32) {
+pub(super) fn gradient(
+    op: Attention,
+    product: f32,
+    d_prob: f32,
+    lse: f32,
+    delta: f32,
+) -> (f32, f32) {
     let Attention { scale, softcap, .. } = op;
     match softcap {
         None => {

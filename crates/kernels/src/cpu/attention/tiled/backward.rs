@@ -7,13 +7,17 @@ use super::super::KEYS;
 use super::super::backward::Inputs;
 use super::super::forward::key_blocks;
 use super::super::layout::{Layout, QueryBlock};
-use super::super::scores::Block;
-use super::{head_values, key_values, narrow_operands, query_rows, round};
+use super::super::scores::{Block, gradient};
+use super::{
+    LANES, head_values, key_values, narrow_operands, query_rows, vectors, vectors_mut,
+    whole_vectors,
+};
 use crate::cpu::Cpu;
 use crate::cpu::amx::{BLOCK, Lines, Panel, product};
+use crate::cpu::simd::simd;
 use crate::cpu::team;
 use crate::cpu::tiles::tiles;
-use crate::cpu::view::FloatMut;
+use crate::cpu::view::{FloatMut, narrow};
 use crate::ops::Attention;
 
 /// Operands of both passes.
@@ -90,11 +94,21 @@ impl<'a> Backward<'a> {
                     let (probs, d_scores) = (probs.f32(len), d_scores.f32(len));
                     product(q, k_t, probs, false);
                     product(d_o, v_t, d_scores, false);
-                    let seen = lse.len() * cols;
-                    let gradient = Block { layout, queries: block, keys };
-                    let (probs, seen) = (&mut probs[..seen], &mut d_scores[..seen]);
-                    gradient.gradient(probs, seen, cols, (lse, delta));
-                    product(round(d_scores, &mut rounded[0]), k, sum, true);
+                    let block = Block { layout, queries: block, keys };
+                    let rounded = rounded[0].bf16(len);
+                    let rows = probs.chunks(cols).zip(d_scores.chunks(cols));
+                    let rows = rows.zip(rounded.chunks_mut(cols)).zip(lse.iter().zip(&*delta));
+                    simd!(
+                        for (row, (((products, d_probs), out), (lse, delta))) in rows.enumerate() {
+                            let visible = block.visible(row);
+                            let whole = whole_vectors(&visible);
+                            let inputs = (&products[whole.clone()], &d_probs[whole.clone()]);
+                            query_row(layout.op, inputs, (*lse, *delta), &mut out[whole]);
+                            out[..visible.start].fill(bf16::ZERO);
+                            out[visible.end..].fill(bf16::ZERO);
+                        }
+                    );
+                    product(rounded, k, sum, true);
                 }
                 dq.store(&sum[..lse.len() * d]);
             });
@@ -173,23 +187,75 @@ impl<'a> Backward<'a> {
         let Scratch { rows, lse, delta, panels, probs, d_scores, rounded, .. } = scratch;
         self.inputs.row_values(self.inputs.lse, block, kv_head, lse);
         self.inputs.row_values(self.inputs.delta, block, kv_head, delta);
+        let rows_of_block = lse.len();
+        let cols = rows_of_block.next_multiple_of(BLOCK);
+        lse.resize(cols, 0.0);
+        delta.resize(cols, 0.0);
         let [q_t, d_o_t, q, d_o] = panels;
         let sides = [(self.q, &mut *q, &mut *q_t), (self.d_o, &mut *d_o, &mut *d_o_t)];
         for ((x, panel, transposed), rows) in sides.into_iter().zip(rows) {
             let x = query_rows(layout, x, block, kv_head, rows);
-            let values = head_values(x, lse.len(), d);
+            let values = head_values(x, rows_of_block, d);
             panel.set(values);
             transposed.set_transposed(values);
         }
-        let cols = lse.len().next_multiple_of(BLOCK);
         let len = k.len() / d * cols;
         let (probs, d_scores) = (probs.f32(len), d_scores.f32(len));
         product(k, q_t, probs, false);
         product(v, d_o_t, d_scores, false);
-        let gradient = Block { layout, queries: block, keys: keys.clone() };
-        gradient.gradient_by_key(probs, d_scores, cols, (lse, delta));
-        let [rounded_probs, rounded_scores] = rounded;
-        product(round(probs, rounded_probs), d_o, sum_v, true);
-        product(round(d_scores, rounded_scores), q, sum_k, true);
+        let block = Block { layout, queries: block, keys: keys.clone() };
+        let [out_probs, out_scores] = rounded.each_mut().map(|x| x.bf16(len));
+        let rows = probs.chunks(cols).zip(d_scores.chunks(cols));
+        let rows = rows.zip(out_probs.chunks_mut(cols).zip(out_scores.chunks_mut(cols)));
+        simd!(for (key, ((products, d_probs), (probs, d_scores))) in rows.enumerate() {
+            let visible = if key < keys.len() { block.seeing(key) } else { 0..0 };
+            let whole = whole_vectors(&visible);
+            let inputs = (&products[whole.clone()], &d_probs[whole.clone()]);
+            let rows = (&lse[whole.clone()], &delta[whole.clone()]);
+            key_row(layout.op, inputs, rows, (&mut probs[whole.clone()], &mut d_scores[whole]));
+            for out in [probs, d_scores] {
+                out[..visible.start].fill(bf16::ZERO);
+                out[visible.end..].fill(bf16::ZERO);
+            }
+        });
+        product(out_probs, d_o, sum_v, true);
+        product(out_scores, q, sum_k, true);
+    }
+}
+
+/// Gradients of one query's raw products, rounded.
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
+fn query_row(
+    op: Attention,
+    (products, d_probs): (&[f32], &[f32]),
+    (lse, delta): (f32, f32),
+    d_scores: &mut [bf16],
+) {
+    let inputs = vectors(products).zip(vectors(d_probs));
+    for (out, (products, d_probs)) in vectors_mut(d_scores).zip(inputs) {
+        for i in 0..LANES {
+            out[i] = narrow(gradient(op, products[i], d_probs[i], lse, delta).1);
+        }
+    }
+}
+
+/// Probabilities and gradients of the raw products of one key with many queries, rounded.
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
+fn key_row(
+    op: Attention,
+    (products, d_probs): (&[f32], &[f32]),
+    (lse, delta): (&[f32], &[f32]),
+    (probs, d_scores): (&mut [bf16], &mut [bf16]),
+) {
+    let inputs = vectors(products).zip(vectors(d_probs));
+    let rows = vectors(lse).zip(vectors(delta));
+    let outputs = vectors_mut(probs).zip(vectors_mut(d_scores));
+    for (((products, d_probs), (lse, delta)), (probs, d_scores)) in inputs.zip(rows).zip(outputs) {
+        for i in 0..LANES {
+            let (prob, d_score) = gradient(op, products[i], d_probs[i], lse[i], delta[i]);
+            (probs[i], d_scores[i]) = (narrow(prob), narrow(d_score));
+        }
     }
 }

@@ -1,16 +1,20 @@
 use std::cell::RefCell;
+use std::ops::Range;
 
 use half::bf16;
 
-use super::super::forward::{key_blocks, normalize, online_softmax};
+use super::super::forward::{key_blocks, normalize};
 use super::super::layout::{Layout, QueryBlock, Sequence};
-use super::super::scores::Block;
-use super::{key_values, narrow_operands, query_rows, round};
+use super::super::scores::{Block, to_scores};
+use super::{key_values, narrow_operands, query_rows, vectors_mut, whole_vectors};
 use crate::cpu::Cpu;
 use crate::cpu::amx::{BLOCK, Lines, Panel, product};
+use crate::cpu::exp::exp;
+use crate::cpu::reduce;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
-use crate::cpu::view::{FloatMut, FloatRef, sized};
+use crate::cpu::view::{FloatMut, FloatRef, narrow, sized};
+use crate::ops::Attention;
 
 /// Operands of the forward.
 pub(in crate::cpu::attention) struct Forward<'a> {
@@ -86,17 +90,58 @@ impl<'a> Forward<'a> {
             scratch.k.set_transposed(key_values(layout, self.k, range.clone(), kv_head));
             scratch.v.set(key_values(layout, self.v, range, kv_head));
             let cols = keys.len().next_multiple_of(BLOCK);
-            let scores = scratch.scores.f32(q.len() / d * cols);
+            let len = q.len() / d * cols;
+            let (scores, probs) = (scratch.scores.f32(len), scratch.probs.bf16(len));
             product(q, &scratch.k, scores, false);
-            let seen = &mut scores[..rows * cols];
-            Block { layout, queries, keys }.mask(seen, cols);
-            let state = max.iter_mut().zip(sum.iter_mut());
-            for ((scores, out), (max, sum)) in
-                seen.chunks_mut(cols).zip(out.chunks_mut(d)).zip(state)
-            {
-                simd!(online_softmax(scores, out, max, sum));
-            }
-            product(round(scores, &mut scratch.probs), &scratch.v, out, true);
+            let block = Block { layout, queries, keys };
+            let state = max.iter_mut().zip(sum.iter_mut()).zip(out.chunks_mut(d));
+            let rows = scores.chunks_mut(cols).zip(probs.chunks_mut(cols)).zip(state).enumerate();
+            simd!(for (row, ((scores, probs), ((max, sum), out))) in rows {
+                let visible = block.visible(row);
+                let whole = whole_vectors(&visible);
+                probs[..whole.start].fill(bf16::ZERO);
+                probs[whole.end..].fill(bf16::ZERO);
+                let seen = (&mut scores[whole.clone()], &mut probs[whole.clone()]);
+                let visible = visible.start - whole.start..visible.end - whole.start;
+                online_softmax(layout.op, seen, visible, out, (max, sum));
+            });
+            product(probs, &scratch.v, out, true);
         }
     }
+}
+
+/// Turns raw products, of which a query sees those in `visible`, into weights relative to the running maximum, rounded into
+/// `probs`, and rescales what came before.
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
+fn online_softmax(
+    op: Attention,
+    (scores, probs): (&mut [f32], &mut [bf16]),
+    visible: Range<usize>,
+    out: &mut [f32],
+    (max, sum): (&mut f32, &mut f32),
+) {
+    to_scores(op, scores);
+    scores[..visible.start].fill(f32::NEG_INFINITY);
+    scores[visible.end..].fill(f32::NEG_INFINITY);
+    let largest = reduce::max(scores);
+    if largest > *max {
+        if *sum != 0.0 {
+            let correction = exp(*max - largest);
+            *sum *= correction;
+            for out in out.iter_mut() {
+                *out *= correction;
+            }
+        }
+        *max = largest;
+    }
+    // Nothing visible so far, or nothing but negative infinity: exp(-inf + inf) has no value.
+    let max = if *max == f32::NEG_INFINITY { 0.0 } else { *max };
+    for (scores, probs) in vectors_mut(scores).zip(vectors_mut(probs)) {
+        for (score, prob) in scores.iter_mut().zip(probs) {
+            *score = exp(*score - max);
+            *prob = narrow(*score);
+        }
+    }
+    *sum += reduce::sum(scores);
 }

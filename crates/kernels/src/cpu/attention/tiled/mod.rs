@@ -13,8 +13,7 @@ pub(super) use self::forward::Forward;
 use super::layout::{Layout, QueryBlock};
 use crate::cpu::Cpu;
 use crate::cpu::amx::{BLOCK, Lines, Values};
-use crate::cpu::simd::simd;
-use crate::cpu::view::{FloatRef, narrow};
+use crate::cpu::view::FloatRef;
 
 /// The operands, if all can be multiplied on the tiles.
 fn narrow_operands<'a, const N: usize>(
@@ -70,11 +69,25 @@ fn head_values(data: &[bf16], rows: usize, d: usize) -> Values<'_> {
     Values { data, rows, cols: d, stride: d }
 }
 
-/// Rounds to bf16.
-fn round<'s>(x: &[f32], scratch: &'s mut Lines) -> &'s [bf16] {
-    let out = scratch.bf16(x.len());
-    simd!(for (out, x) in out.iter_mut().zip(x) {
-        *out = narrow(*x);
-    });
-    out
+/// Lanes of the loops over scores.
+const LANES: usize = 16;
+
+/// The range widened to whole vectors: a loop over the odd elements at its ends would take longer than
+/// over all the others.
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
+fn whole_vectors(range: &Range<usize>) -> Range<usize> {
+    range.start / LANES * LANES..range.end.next_multiple_of(LANES)
+}
+
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
+fn vectors<T>(x: &[T]) -> impl Iterator<Item = &[T; LANES]> {
+    x.as_chunks().0.iter()
+}
+
+#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+#[inline(always)]
+fn vectors_mut<T>(x: &mut [T]) -> impl Iterator<Item = &mut [T; LANES]> {
+    x.as_chunks_mut().0.iter_mut()
 }
