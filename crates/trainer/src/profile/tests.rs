@@ -79,10 +79,9 @@ fn the_numbers_of_the_table_add_up() {
         }
     }
     assert_eq!((phases, parts, total), (100.0, 100.0, 100.0), "{table}");
-    assert!(
-        table.contains("    linear                           2       30.00    30.0 %\n"),
-        "{table}"
-    );
+    let words: Vec<String> =
+        table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert!(words.contains(&"linear 2 30.00 30.0 %".to_owned()), "{table}");
 }
 
 #[test]
