@@ -1,32 +1,64 @@
-//! Times the products of bf16 activations with NF4 weights on the CPU, with the matrix unit and
-//! without it: `cargo run --release -p kernels --example cpu_linear [M,N,K]...`
+//! Times the products of bf16 activations with NF4 weights on the CPU:
+//!
+//!     cargo run --release -p kernels --example cpu_linear [M,N,K]...
+//!     cargo run --release -p kernels --example cpu_linear -- --json SECONDS [M,N,K]...
+//!
+//! The first compares the matrix unit with what is there without it. The second prints lines of JSON, with and
+//! without an adapter: medians of SECONDS of each product, at least three runs.
 
 use std::env;
 use std::time::Instant;
 
 use half::bf16;
-use kernels::ops::{Linear, LinearGrads, Weight};
-use kernels::{Backend, Cpu, CpuBuffer, HostSlice, MemoryKind, Philox};
+use kernels::ops::{Linear, LinearGrads, Lora, Weight};
+use kernels::{Backend, Cpu, CpuBuffer, CpuQuantizedWeight, DType, HostSlice, MemoryKind, Philox};
+use serde_json::json;
 
 /// Timed runs of each, of which the fastest counts: what else the machine does only adds to it.
 const RUNS: usize = 15;
 const SHAPES: &str = "1,4096,4096 16,4096,4096 256,4096,4096 1024,4096,4096 1024,192,576 \
                       1024,576,576 1024,1536,576 1024,576,1536";
+/// Rank of the adapter.
+const R: usize = 16;
 
 fn main() {
-    let given: Vec<String> = env::args().skip(1).collect();
-    let shapes = if given.is_empty() { SHAPES.to_owned() } else { given.join(" ") };
-    let cpu = Cpu::new();
-    println!("matrix unit: {}; TFLOP/s", if cpu.has_amx() { "AMX" } else { "none" });
+    let args: Vec<String> = env::args().skip(1).collect();
+    match &args[..] {
+        [json, seconds, shapes @ ..] if json == "--json" => {
+            let seconds = seconds.parse().expect("SECONDS is a number");
+            for shape in parse(shapes) {
+                let case = Case::new(shape);
+                print_medians(&case, false, seconds);
+                print_medians(&case, true, seconds);
+            }
+        }
+        shapes => compare(&parse(shapes)),
+    }
+}
+
+fn parse(shapes: &[String]) -> Vec<[usize; 3]> {
+    let shapes = if shapes.is_empty() { SHAPES.to_owned() } else { shapes.join(" ") };
+    let sizes = |shape: &str| -> Vec<usize> {
+        shape.split(',').map(|x| x.parse().expect("a shape is M,N,K")).collect()
+    };
+    shapes
+        .split_whitespace()
+        .map(|shape| sizes(shape).try_into().expect("a shape is M,N,K"))
+        .collect()
+}
+
+fn compare(shapes: &[[usize; 3]]) {
+    let amx = Cpu::new().has_amx();
+    println!("matrix unit: {}; TFLOP/s", if amx { "AMX" } else { "none" });
     println!("{:>16} {:>10} {:>8} {:>10} {:>8}", "M,N,K", "forward", "ratio", "dX", "ratio");
-    for shape in shapes.split_whitespace() {
-        let sizes: Vec<usize> =
-            shape.split(',').map(|x| x.parse().expect("a shape is M,N,K")).collect();
-        let &[m, n, k] = &sizes[..] else { panic!("a shape is M,N,K") };
-        let [[forward, slow_forward], [dx, slow_dx]] = time(&cpu, (m, n, k));
+    for &[m, n, k] in shapes {
+        let case = Case::new([m, n, k]);
+        let backends = [case.cpu.clone(), case.cpu.clone().without_amx()];
+        let [[forward, dx], [slow_forward, slow_dx]] = backends.map(|cpu| case.fastest(&cpu));
         let rate = |seconds: f64| 2e-12 * (m * n * k) as f64 / seconds;
         println!(
-            "{shape:>16} {:10.3} {:8.1} {:10.3} {:8.1}",
+            "{:>16} {:10.3} {:8.1} {:10.3} {:8.1}",
+            format!("{m},{n},{k}"),
             rate(forward),
             slow_forward / forward,
             rate(dx),
@@ -35,33 +67,118 @@ fn main() {
     }
 }
 
-/// Seconds of the forward and of the gradient of X, each with the matrix unit and without it.
-fn time(cpu: &Cpu, (m, n, k): (usize, usize, usize)) -> [[f64; 2]; 2] {
-    let config = nf4::QuantConfig::default();
-    let weight = nf4::quantize("w", &normal(n * k), &[n, k], &config).expect("a finite weight");
-    let weight = cpu.upload_quantized(weight).expect("memory");
-    let weight = Weight::Quantized(&weight);
-    let op = Linear { m, n, k, weight, bias: None, lora: None };
-    let [x, dy] = [m * k, m * n].map(|len| upload(cpu, len));
-    let [mut y, mut dx] = [m * n, m * k].map(|len| upload(cpu, len));
-    let backends = [cpu.clone(), cpu.clone().without_amx()];
-    let forward = fastest(|i| backends[i].linear(&op, &x, &mut y, None).expect("valid"));
-    let backward = fastest(|i| {
-        let grads = LinearGrads { dx: Some(&mut dx), accumulate_dx: false, da: None, db: None };
-        backends[i].linear_backward(&op, &x, None, &dy, grads).expect("valid");
+fn print_medians(case: &Case, adapter: bool, seconds: f64) {
+    let [m, n, k] = case.shape;
+    let mut products = Products::new(case, adapter);
+    let forward = median(seconds, || products.forward(&case.cpu));
+    let backward = median(seconds, || products.backward(&case.cpu));
+    let line = json!({
+        "m": m, "n": n, "k": k, "adapter": adapter, "forward_ms": 1e3 * forward, "dx_ms": 1e3 * backward,
     });
-    [forward, backward]
+    println!("{line}");
 }
 
-fn fastest(mut run: impl FnMut(usize)) -> [f64; 2] {
-    [0, 1].map(|which| {
-        let mut seconds = || {
-            let start = Instant::now();
-            run(which);
-            start.elapsed().as_secs_f64()
+/// A weight and what is multiplied by it.
+struct Case {
+    cpu: Cpu,
+    shape: [usize; 3],
+    weight: CpuQuantizedWeight,
+    a: CpuBuffer,
+    b: CpuBuffer,
+    x: CpuBuffer,
+    dy: CpuBuffer,
+}
+
+impl Case {
+    fn new(shape: [usize; 3]) -> Self {
+        let ([m, n, k], cpu) = (shape, Cpu::new());
+        let config = nf4::QuantConfig::default();
+        let weight = nf4::quantize("w", &normal(n * k), &[n, k], &config).expect("a finite weight");
+        let weight = cpu.upload_quantized(weight).expect("memory");
+        let f32 =
+            |len| cpu.upload(HostSlice::F32(&normal(len)), MemoryKind::Adapters).expect("memory");
+        let [x, dy] = [m * k, m * n].map(|len| upload(&cpu, len));
+        Self { shape, weight, a: f32(R * k), b: f32(n * R), x, dy, cpu }
+    }
+
+    /// Seconds of the fastest forward and of the fastest gradient of X.
+    fn fastest(&self, cpu: &Cpu) -> [f64; 2] {
+        let mut products = Products::new(self, false);
+        let fastest = |run: &mut dyn FnMut()| {
+            (0..RUNS).map(|_| seconds(&mut *run)).fold(f64::INFINITY, f64::min)
         };
-        (0..RUNS).map(|_| seconds()).fold(f64::INFINITY, f64::min)
-    })
+        let forward = fastest(&mut || products.forward(cpu));
+        [forward, fastest(&mut || products.backward(cpu))]
+    }
+}
+
+/// The products of a case, with what they write.
+struct Products<'a> {
+    case: &'a Case,
+    adapter: bool,
+    y: CpuBuffer,
+    xa: CpuBuffer,
+    dx: CpuBuffer,
+    da: CpuBuffer,
+    db: CpuBuffer,
+}
+
+impl<'a> Products<'a> {
+    fn new(case: &'a Case, adapter: bool) -> Self {
+        let [m, n, k] = case.shape;
+        let zeros = |dtype, len| case.cpu.zeros(dtype, len, MemoryKind::Scratch).expect("memory");
+        Self {
+            case,
+            adapter,
+            y: zeros(DType::Bf16, m * n),
+            xa: zeros(DType::F32, m * R),
+            dx: zeros(DType::Bf16, m * k),
+            da: zeros(DType::F32, R * k),
+            db: zeros(DType::F32, n * R),
+        }
+    }
+
+    fn forward(&mut self, cpu: &Cpu) {
+        let op = op(self.case, self.adapter);
+        let xa = self.adapter.then_some(&mut self.xa);
+        cpu.linear(&op, &self.case.x, &mut self.y, xa).expect("valid");
+    }
+
+    /// The gradient of X, and those of the adapter if there is one.
+    fn backward(&mut self, cpu: &Cpu) {
+        let op = op(self.case, self.adapter);
+        let grads = LinearGrads {
+            dx: Some(&mut self.dx),
+            accumulate_dx: false,
+            da: self.adapter.then_some(&mut self.da),
+            db: self.adapter.then_some(&mut self.db),
+        };
+        let xa = self.adapter.then_some(&self.xa);
+        cpu.linear_backward(&op, &self.case.x, xa, &self.case.dy, grads).expect("valid");
+    }
+}
+
+fn op(case: &Case, adapter: bool) -> Linear<'_, Cpu> {
+    let [m, n, k] = case.shape;
+    let lora = Lora { a: &case.a, b: &case.b, r: R, scale: 2.0, dropout: None };
+    let weight = Weight::Quantized(&case.weight);
+    Linear { m, n, k, weight, bias: None, lora: adapter.then_some(lora) }
+}
+
+fn seconds(run: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    run();
+    start.elapsed().as_secs_f64()
+}
+
+fn median(at_least: f64, mut run: impl FnMut()) -> f64 {
+    run();
+    let mut times = Vec::new();
+    while times.len() < 3 || times.iter().sum::<f64>() < at_least {
+        times.push(seconds(&mut run));
+    }
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 fn normal(len: usize) -> Vec<f32> {
