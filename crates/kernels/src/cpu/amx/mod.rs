@@ -39,6 +39,8 @@ mod small;
 #[cfg(amx)]
 mod tile;
 #[cfg(amx)]
+mod vector;
+#[cfg(amx)]
 mod weight;
 
 #[cfg(amx)]
@@ -49,6 +51,7 @@ pub(super) use self::{
     product::multiply,
     small::{Lines, Panel, Values, product},
     tile::BLOCK,
+    vector::multiply_few,
 };
 
 /// How a weight `[n, k]` is multiplied by.

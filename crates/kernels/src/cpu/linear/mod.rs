@@ -88,6 +88,14 @@ impl<'a> Adapter<'a> {
         })
     }
 
+    /// `out += scale * xa . B^T` for the rows and columns of a tile.
+    fn add_low(&self, xa: &[f32], out: &mut [f32], tile: &Tile<'_>) {
+        let r = self.r;
+        let xa = Mat::new(&xa[tile.row * r..], tile.rows, r);
+        let b = Mat::new(&self.b[tile.col * r..], tile.cols, r);
+        gemm(out, true, self.scale, xa, b.t());
+    }
+
     /// `scale * left . factor` as part of a product.
     const fn low_rank<'s>(&self, left: &'s [f32], factor: &'s [f32]) -> LowRank<'s> {
         LowRank { left, factor, r: self.r, scale: self.scale }
@@ -125,6 +133,15 @@ pub(super) fn forward(
         }
         tile.store(out);
     };
+    #[cfg(amx)]
+    if amx::multiply_few(x, checked.weight, &mut y, (m, n, k), |out, tile| {
+        if let Some((adapter, xa)) = lora {
+            adapter.add_low(xa, out, tile);
+        }
+        finish(out, tile);
+    }) {
+        return Ok(());
+    }
     let weight = (checked.weight, Side::Transposed);
     let low = lora.map(|(adapter, xa)| adapter.low_rank(xa, &adapter.b));
     if amx::multiply(cpu, x, weight, low, &mut y, (m, n, k), |_, out, tile| finish(out, tile))? {
@@ -140,10 +157,7 @@ pub(super) fn forward(
             let out = sized(&mut scratch.tile, tile.rows * tile.cols);
             gemm(out, false, 1.0, x, w.t());
             if let Some((adapter, xa)) = lora {
-                let r = adapter.r;
-                let xa = Mat::new(&xa[tile.row * r..], tile.rows, r);
-                let b = Mat::new(&adapter.b[tile.col * r..], tile.cols, r);
-                gemm(out, true, adapter.scale, xa, b.t());
+                adapter.add_low(xa, out, &tile);
             }
             finish(out, &mut tile);
         });
