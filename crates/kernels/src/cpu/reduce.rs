@@ -19,7 +19,7 @@ pub(super) fn dot(x: &[f32], y: &[f32]) -> f32 {
         }
     }
     let rest: f32 = x_rest.iter().zip(y_rest).map(|(x, y)| x * y).sum();
-    sums.iter().sum::<f32>() + rest
+    fold(sums, |a, b| a + b) + rest
 }
 
 /// Sum.
@@ -32,7 +32,7 @@ pub(super) fn sum(x: &[f32]) -> f32 {
             sums[lane] += x[lane];
         }
     }
-    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+    fold(sums, |a, b| a + b) + rest.iter().sum::<f32>()
 }
 
 /// Largest element, NaN left out; negative infinity if there is none.
@@ -45,7 +45,20 @@ pub(super) fn max(x: &[f32]) -> f32 {
             largest[lane] = larger(largest[lane], x[lane]);
         }
     }
-    largest.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| larger(a, b))
+    rest.iter().fold(fold(largest, larger), |a, &b| larger(a, b))
+}
+
+/// Halves the lanes until one is left: one after the other they would take longer than a short row.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES;
+    while half > 1 {
+        half /= 2;
+        for lane in 0..half {
+            lanes[lane] = f(lanes[lane], lanes[lane + half]);
+        }
+    }
+    lanes[0]
 }
 
 #[inline(always)]
