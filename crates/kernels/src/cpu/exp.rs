@@ -5,17 +5,20 @@
     reason = "a loop is compiled for the instruction set of the function it is inlined into"
 )]
 
+/// Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the mantissa.
+const ROUNDER: f32 = 12_582_912.0;
+/// High part of `ln(2)`, whose products with exponents are exact.
+const LN2_HI: f32 = 0.693_359_4;
+/// The rest of it.
+const LN2_LO: f32 = -2.121_944_4e-4;
+
 /// `e^x` within 2 units in the last place, infinities included; NaN stays NaN. Results below the
 /// smallest normal number are 0: processors take a hundred cycles to make a subnormal one, and
 /// softmax asks for many.
 ///
-/// Range reduction by Cody and Waite, polynomial of Cephes' `expf` (Moshier).
+/// Range reduction by Cody and Waite.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits of the mantissa.
-    const ROUNDER: f32 = 12_582_912.0;
-    const LN2_HI: f32 = 0.693_359_4;
-    const LN2_LO: f32 = -2.121_944_4e-4;
     /// Logarithm of the smallest normal number, rounded up.
     const MIN: f32 = -87.336_54;
     // Comparisons are written so that NaN passes through.
@@ -24,14 +27,7 @@ pub(super) fn exp(x: f32) -> f32 {
     let x = if x > 89.0 { 89.0 } else { x };
     let shifted = x * std::f32::consts::LOG2_E + ROUNDER;
     let n = shifted - ROUNDER;
-    let r = x - n * LN2_HI - n * LN2_LO;
-    let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_199_9e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.5;
-    let p = p * r * r + r + 1.0;
+    let p = exp_of_reduced(x - n * LN2_HI - n * LN2_LO);
     // 2^n in two factors, for 2^128 is no f32.
     let n = shifted.to_bits() as i32 - ROUNDER.to_bits() as i32;
     let half = n >> 1;
@@ -44,10 +40,32 @@ fn power_of_two(n: i32) -> f32 {
     f32::from_bits((n.wrapping_add(127) as u32) << 23)
 }
 
-/// `1 / (1 + e^-x)`.
+/// `e^r` for `|r| <= ln(2) / 2`: the polynomial of degree 6 with the least relative error, 4.5e-9.
+#[inline(always)]
+fn exp_of_reduced(r: f32) -> f32 {
+    let mut p = 1.381_458_5e-3;
+    p = p * r + 8.368_758e-3;
+    p = p * r + 4.166_839_3e-2;
+    p = p * r + 1.666_652e-1;
+    p = p * r + 0.499_999_94;
+    p * r * r + r + 1.0
+}
+
+/// `1 / (1 + e^-x)`, within 4 units in the last place; below 88.3 times -1 it is 0.
+///
+/// The exponential is that of [`exp`] without what only a very small or a very large result needs:
+/// here `e^-x` disappears in the sum below 2^-25, and what 2^127 does not reach counts as infinite.
 #[inline(always)]
 pub(super) fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+    /// Its low bits, moved up to where the exponent is, make a power of two of an integer added.
+    const BIASED: f32 = ROUNDER + 127.0;
+    // Comparisons are written so that NaN passes through.
+    let x = if x > 87.0 { 87.0 } else { x };
+    let x = if x < -89.0 { -89.0 } else { x };
+    let shifted = x * -std::f32::consts::LOG2_E + BIASED;
+    let n = shifted - BIASED;
+    let p = exp_of_reduced(n * -LN2_HI - x - n * LN2_LO);
+    1.0 / (1.0 + p * f32::from_bits(shifted.to_bits() << 23))
 }
 
 /// Hyperbolic tangent; polynomial of Cephes' `tanhf` near zero, where `1 - e^-2x` cancels.
@@ -110,6 +128,10 @@ mod tests {
         }
         assert!(tanh(f32::NAN).is_nan());
         assert_eq!(tanh(f32::INFINITY), 1.0);
-        assert_eq!(sigmoid(f32::NEG_INFINITY), 0.0);
+        assert!(sigmoid(f32::NAN).is_nan());
+        for (x, expected) in [(f32::INFINITY, 1.0), (f32::NEG_INFINITY, 0.0)] {
+            assert_eq!(sigmoid(x), expected);
+            assert_eq!(sigmoid(x.clamp(-88.5, 88.5)), expected);
+        }
     }
 }
