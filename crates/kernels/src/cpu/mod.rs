@@ -2,6 +2,7 @@
 
 mod amx;
 mod attention;
+mod blocks;
 mod buffer;
 mod check;
 mod cross_entropy;
@@ -14,6 +15,7 @@ mod heap;
 mod linear;
 mod optimizer;
 mod panel;
+mod prefetch;
 mod reduce;
 mod rms_norm;
 mod rope;

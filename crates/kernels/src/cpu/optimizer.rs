@@ -1,14 +1,19 @@
 //! `AdamW` and the norm that clipping needs.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a loop is compiled for the instruction set of the function it is inlined into"
+)]
+
 use nf4::moment8::{self, BLOCK};
 use rayon::prelude::*;
 
 use super::Cpu;
+use super::blocks::{self, CHUNK, Operands};
 use super::buffer::CpuBuffer;
 use super::check::Op;
-use super::elementwise::CHUNK;
 use super::simd::simd;
-use super::view::FloatRef;
+use super::view::{FloatMut, FloatRef};
 use crate::ops::{AdamW, AdamW8bitTensor, AdamWFactors, AdamWTensor, Moment8};
 use crate::{Buffer, Result};
 
@@ -17,56 +22,69 @@ const LANES: usize = 8;
 
 pub(super) fn squared_norm(buffers: &[&CpuBuffer]) -> Result<f64> {
     let name = Op("squared_norm");
-    let mut total = 0.0;
+    let (mut chunks, mut counts) = (Vec::new(), Vec::new());
     for buffer in buffers {
         let x = name.float("buffers", buffer, buffer.len())?;
-        let chunks = (0..x.len().div_ceil(CHUNK)).into_par_iter();
-        let sums = chunks.map_init(Vec::new, |scratch, i| squares(x.chunk(i, CHUNK), scratch));
-        let sums: Vec<f64> = sums.collect();
-        total += sums.iter().sum::<f64>();
+        counts.push(x.len().div_ceil(CHUNK));
+        chunks.extend((0..x.len().div_ceil(CHUNK)).map(|i| x.chunk(i, CHUNK)));
     }
-    Ok(total)
+    let sums: Vec<f64> = chunks.into_par_iter().map(|x| simd!(squares(x))).collect();
+    let mut sums = sums.into_iter();
+    Ok(counts.into_iter().map(|count| sums.by_ref().take(count).sum::<f64>()).sum())
 }
 
-fn squares(x: FloatRef<'_>, scratch: &mut Vec<f32>) -> f64 {
-    let (lanes, rest) = x.widen(scratch).as_chunks::<LANES>();
-    let mut sums = [0.0_f64; LANES];
-    simd!(for x in lanes {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(x[lane]) * f64::from(x[lane]);
+#[inline(always)]
+fn squares(x: FloatRef<'_>) -> f64 {
+    let mut wide = [0.0; BLOCK];
+    let (mut sums, mut last) = ([0.0_f64; LANES], 0.0);
+    for block in 0..x.len().div_ceil(BLOCK) {
+        let len = BLOCK.min(x.len() - block * BLOCK);
+        let (lanes, rest) = x.row(block, BLOCK, &mut wide[..len]).as_chunks::<LANES>();
+        for x in lanes {
+            for lane in 0..LANES {
+                sums[lane] += f64::from(x[lane]) * f64::from(x[lane]);
+            }
         }
-    });
-    let rest: f64 = rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    sums.iter().sum::<f64>() + rest
+        last = rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    }
+    sums.iter().sum::<f64>() + last
 }
 
+/// All tensors are cut into tasks before the first begins: those of adapters are small, and there are
+/// hundreds.
 pub(super) fn adamw(op: AdamW, tensors: &mut [AdamWTensor<'_, Cpu>]) -> Result<()> {
     let name = Op("adamw");
     let step = Step { op, factors: name.adamw(op)? };
+    let mut tasks = Vec::new();
     for tensor in tensors {
         let len = tensor.param.len();
-        let param = name.f32_mut("param", tensor.param, len)?.par_chunks_mut(CHUNK);
-        let grad = name.f32("grad", tensor.grad, len)?.par_chunks(CHUNK);
-        let m = name.f32_mut("m", tensor.m, len)?.par_chunks_mut(CHUNK);
-        let v = name.f32_mut("v", tensor.v, len)?.par_chunks_mut(CHUNK);
-        let tasks = param.zip(grad).zip(m.zip(v));
-        tasks.for_each(|((param, grad), (m, v))| step.all(param, grad, m, v));
+        let inputs = [name.f32("grad", tensor.grad, len)?].map(FloatRef::F32);
+        let outputs = [
+            name.f32_mut("param", tensor.param, len)?,
+            name.f32_mut("m", tensor.m, len)?,
+            name.f32_mut("v", tensor.v, len)?,
+        ];
+        let outputs = outputs.map(FloatMut::F32);
+        tasks.extend(Operands { inputs, outputs }.tasks());
     }
+    blocks::update(tasks, |[grad], [param, m, v]| step.element(param, grad, m, v).into());
     Ok(())
 }
 
 pub(super) fn adamw_8bit(op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Cpu>]) -> Result<()> {
     let name = Op("adamw_8bit");
     let step = Step { op, factors: name.adamw(op)? };
+    let mut tasks = Vec::new();
     for tensor in tensors {
         let len = tensor.param.len();
-        let param = name.f32_mut("param", tensor.param, len)?.par_chunks_mut(CHUNK);
-        let grad = name.f32("grad", tensor.grad, len)?.par_chunks(CHUNK);
+        let param = name.f32_mut("param", tensor.param, len)?.chunks_mut(CHUNK);
+        let grad = name.f32("grad", tensor.grad, len)?.chunks(CHUNK);
         let m = name.moment(["m.codes", "m.absmax"], &mut tensor.m, len)?;
         let v = name.moment(["v.codes", "v.absmax"], &mut tensor.v, len)?;
-        let tasks = param.zip(grad).zip(m.chunks().zip(v.chunks()));
-        tasks.for_each(|((param, grad), (m, v))| step.all_8bit(param, grad, m, v));
+        tasks.extend(param.zip(grad).zip(m.chunks().zip(v.chunks())));
     }
+    let tasks = tasks.into_par_iter();
+    tasks.for_each(|((param, grad), (m, v))| step.all_8bit(param, grad, m, v));
     Ok(())
 }
 
@@ -91,9 +109,9 @@ impl Op {
 }
 
 impl<'a> Blocks<'a> {
-    fn chunks(self) -> impl IndexedParallelIterator<Item = Blocks<'a>> {
-        let absmax = self.absmax.par_chunks_mut(CHUNK / BLOCK);
-        let chunks = self.codes.par_chunks_mut(CHUNK).zip(absmax);
+    fn chunks(self) -> impl Iterator<Item = Blocks<'a>> {
+        let absmax = self.absmax.chunks_mut(CHUNK / BLOCK);
+        let chunks = self.codes.chunks_mut(CHUNK).zip(absmax);
         chunks.map(|(codes, absmax)| Blocks { codes, absmax })
     }
 
@@ -110,7 +128,6 @@ struct Step {
 
 impl Step {
     /// `(param, m, v)` of one element. Each operation rounds by itself, as on a card.
-    #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
     #[inline(always)]
     fn element(&self, param: f32, grad: f32, m: f32, v: f32) -> (f32, f32, f32) {
         let AdamW { beta1, beta2, eps, grad_scale, .. } = self.op;
@@ -120,13 +137,6 @@ impl Step {
         let v = v * beta2 + grad * grad * (1.0 - beta2);
         let denominator = v.sqrt() / v_root_correction + eps;
         (param * decay - step_size * (m / denominator), m, v)
-    }
-
-    fn all(&self, param: &mut [f32], grad: &[f32], m: &mut [f32], v: &mut [f32]) {
-        let state = m.iter_mut().zip(v);
-        simd!(for ((param, grad), (m, v)) in param.iter_mut().zip(grad).zip(state) {
-            (*param, *m, *v) = self.element(*param, *grad, *m, *v);
-        });
     }
 
     fn all_8bit(&self, param: &mut [f32], grad: &[f32], mut m: Blocks<'_>, mut v: Blocks<'_>) {

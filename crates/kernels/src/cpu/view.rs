@@ -1,9 +1,18 @@
 //! Views of float buffers: f32 as it is, bf16 widened and rounded at the edges of an operation.
+//!
+//! What is `#[inline(always)]` here belongs inside a `simd!`; the rest holds its own.
+
+#![expect(
+    clippy::inline_always,
+    reason = "a loop is compiled for the instruction set of the function it is inlined into"
+)]
 
 use std::ops::Range;
 
 use half::bf16;
 
+use super::blocks::{BLOCK, Block};
+use super::prefetch;
 use super::simd::simd;
 
 /// Float operand.
@@ -28,10 +37,56 @@ impl<'a> FloatRef<'a> {
         }
     }
 
+    #[inline]
     pub(super) fn slice(self, range: Range<usize>) -> Self {
         match self {
             Self::F32(x) => Self::F32(&x[range]),
             Self::Bf16(x) => Self::Bf16(&x[range]),
+        }
+    }
+
+    /// Begins to bring the elements from memory.
+    #[inline(always)]
+    pub(super) fn prefetch(self) {
+        match self {
+            Self::F32(x) => prefetch::to_read(x),
+            Self::Bf16(x) => prefetch::to_read(x),
+        }
+    }
+
+    /// The elements, at most [`BLOCK`], in f32; what follows them in a short block is unspecified.
+    #[inline(always)]
+    pub(super) fn block<'s>(self, wide: &'s mut Block) -> &'s Block
+    where
+        'a: 's,
+    {
+        match self {
+            Self::F32(x) => match x.as_array() {
+                Some(x) => return x,
+                None => wide[..x.len()].copy_from_slice(x),
+            },
+            Self::Bf16(x) => match x.as_array::<BLOCK>() {
+                Some(x) => widen_each(x, wide),
+                None => widen_each(x, &mut wide[..x.len()]),
+            },
+        }
+        wide
+    }
+
+    /// Row `index` of `cols` elements in f32, while the next one is on its way. `wide`, which is as
+    /// long, is used only where they are not f32 already.
+    #[inline(always)]
+    pub(super) fn row<'s>(self, index: usize, cols: usize, wide: &'s mut [f32]) -> &'s [f32]
+    where
+        'a: 's,
+    {
+        self.chunk(index + 1, cols).prefetch();
+        match self.chunk(index, cols) {
+            Self::F32(x) => x,
+            Self::Bf16(x) => {
+                widen_each(x, wide);
+                wide
+            }
         }
     }
 
@@ -58,9 +113,18 @@ impl<'a> FloatRef<'a> {
         }
     }
 
-    /// Pieces of `len` elements, the last one maybe shorter.
+    /// Copies the elements to `out` in its type.
+    pub(super) fn convert_into(self, out: FloatMut<'_>) {
+        match (self, out) {
+            (x, FloatMut::F32(out)) => x.widen_into(out),
+            (Self::F32(x), FloatMut::Bf16(out)) => narrow_slice(x, out),
+            (Self::Bf16(x), FloatMut::Bf16(out)) => out.copy_from_slice(x),
+        }
+    }
+
+    /// Pieces of `len` elements, the last one maybe shorter; empty beyond it.
     pub(super) fn chunk(self, index: usize, len: usize) -> Self {
-        let start = index * len;
+        let start = (index * len).min(self.len());
         self.slice(start..(start + len).min(self.len()))
     }
 }
@@ -70,6 +134,65 @@ impl<'a> FloatMut<'a> {
         match self {
             Self::F32(x) => x.len(),
             Self::Bf16(x) => x.len(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn slice_mut(&mut self, range: Range<usize>) -> FloatMut<'_> {
+        match self {
+            Self::F32(x) => FloatMut::F32(&mut x[range]),
+            Self::Bf16(x) => FloatMut::Bf16(&mut x[range]),
+        }
+    }
+
+    /// Begins to bring the elements from memory.
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        match self {
+            Self::F32(x) => prefetch::to_write(x),
+            Self::Bf16(x) => prefetch::to_write(x),
+        }
+    }
+
+    /// Cuts off the first row, of `cols` elements, while the next one is on its way.
+    #[inline(always)]
+    pub(super) fn next_row(&mut self, cols: usize) -> Self {
+        let row = self.split_off_front(cols);
+        self.slice_mut(0..cols.min(self.len())).prefetch();
+        row
+    }
+
+    /// Overwrites a row with what `f` leaves in the f32 slice it is given; `wide` is as long.
+    #[inline(always)]
+    pub(super) fn write_row(self, wide: &mut [f32], f: impl FnOnce(&mut [f32])) {
+        match self {
+            Self::F32(x) => f(x),
+            Self::Bf16(x) => {
+                f(wide);
+                narrow_each(wide, x);
+            }
+        }
+    }
+
+    /// As [`write_row`](Self::write_row), but `f` finds the old elements in the slice.
+    #[inline(always)]
+    pub(super) fn update_row(self, wide: &mut [f32], f: impl FnOnce(&mut [f32])) {
+        match self {
+            Self::F32(x) => f(x),
+            Self::Bf16(x) => {
+                widen_each(x, wide);
+                f(wide);
+                narrow_each(wide, x);
+            }
+        }
+    }
+
+    /// Stores f32 values, each rounded once to nearest even.
+    #[inline(always)]
+    pub(super) fn put(self, values: &[f32]) {
+        match self {
+            Self::F32(x) => x.copy_from_slice(values),
+            Self::Bf16(x) => narrow_each(values, x),
         }
     }
 
@@ -111,7 +234,7 @@ impl<'a> FloatMut<'a> {
         }
     }
 
-    /// As [`write`](Self::write), but `f` finds the old elements in the slice.
+    /// Gives all elements to `f` in f32 and takes what it leaves.
     pub(super) fn update(self, scratch: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
         match self {
             Self::F32(x) => f(x),
@@ -143,20 +266,29 @@ pub(super) fn sized(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 fn widen_slice(x: &[bf16], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
-    simd!(for (out, x) in out.iter_mut().zip(x) {
-        *out = f32::from_bits(u32::from(x.to_bits()) << 16);
-    });
+    simd!(widen_each(x, out));
 }
 
 fn narrow_slice(x: &[f32], out: &mut [bf16]) {
     assert_eq!(x.len(), out.len());
-    simd!(for (out, x) in out.iter_mut().zip(x) {
+    simd!(narrow_each(x, out));
+}
+
+#[inline(always)]
+fn widen_each(x: &[bf16], out: &mut [f32]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = f32::from_bits(u32::from(x.to_bits()) << 16);
+    }
+}
+
+#[inline(always)]
+fn narrow_each(x: &[f32], out: &mut [bf16]) {
+    for (out, x) in out.iter_mut().zip(x) {
         *out = narrow(*x);
-    });
+    }
 }
 
 /// Nearest even, without branches so that the loop over it vectorises.
-#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
 pub(super) fn narrow(x: f32) -> bf16 {
     let bits = x.to_bits();

@@ -1,0 +1,32 @@
+//! Asks for memory before it is needed.
+#![allow(unsafe_code)]
+#![expect(clippy::inline_always, reason = "a few instructions in the middle of a loop")]
+
+/// Bytes that one request brings.
+const LINE: usize = 64;
+
+/// Begins to bring the elements to the nearest cache, to be read.
+#[inline(always)]
+pub(super) fn to_read<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in x.chunks(LINE / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch neither faults nor changes memory; the pointer is that of a slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, LINE);
+}
+
+/// Begins to bring the elements to the nearest cache, to be written.
+#[inline(always)]
+pub(super) fn to_write<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in x.chunks(LINE / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a prefetch neither faults nor changes memory; the pointer is that of a slice.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
+}
