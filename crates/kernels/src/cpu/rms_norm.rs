@@ -1,11 +1,17 @@
 //! Root-mean-square normalisation of rows.
 
+#![expect(
+    clippy::inline_always,
+    reason = "a loop is compiled for the instruction set of the function it is inlined into"
+)]
+
 use rayon::prelude::*;
 
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::reduce::dot;
 use super::simd::simd;
+use super::view::{FloatMut, FloatRef};
 use super::weight::to_f32;
 use crate::Result;
 use crate::ops::RmsNorm;
@@ -21,7 +27,7 @@ pub(super) fn forward(
     inv_rms: &mut CpuBuffer,
 ) -> Result<()> {
     let name = Op("rms_norm");
-    let RmsNorm { rows, cols, eps } = op;
+    let RmsNorm { rows, cols, .. } = op;
     name.require(cols > 0, || "rows of no columns".into())?;
     let x = name.float("x", x, rows * cols)?;
     let weight = to_f32(name.float("weight", weight, cols)?);
@@ -30,20 +36,35 @@ pub(super) fn forward(
     let per_task = (CHUNK / cols).max(1);
     let outputs = y.chunks(per_task * cols).into_par_iter();
     let tasks = outputs.zip(inv_rms.par_chunks_mut(per_task)).enumerate();
-    tasks.for_each_init(Default::default, |scratch: &mut [Vec<f32>; 2], (task, (y, inv_rms))| {
-        let [wide_x, wide_y] = scratch;
-        let x = x.chunk(task, per_task * cols).widen(wide_x);
-        y.write(wide_y, |y| {
-            let rows = y.chunks_mut(cols).zip(x.chunks(cols)).zip(inv_rms);
-            simd!(for ((y, x), inv_rms) in rows {
-                *inv_rms = 1.0 / (dot(x, x) / cols as f32 + eps).sqrt();
-                for ((y, x), w) in y.iter_mut().zip(x).zip(&*weight) {
-                    *y = x * *inv_rms * w;
-                }
-            });
-        });
+    tasks.for_each(|(task, (y, inv_rms))| {
+        let x = x.chunk(task, per_task * cols);
+        let mut wide = vec![0.0; 2 * cols];
+        simd!(normalize(op, x, &weight, y, inv_rms, wide.split_at_mut(cols)));
     });
     Ok(())
+}
+
+#[inline(always)]
+fn normalize(
+    op: RmsNorm,
+    x: FloatRef<'_>,
+    weight: &[f32],
+    mut y: FloatMut<'_>,
+    inv_rms: &mut [f32],
+    (wide_x, wide_y): (&mut [f32], &mut [f32]),
+) {
+    let RmsNorm { cols, eps, .. } = op;
+    for (row, inv_rms) in inv_rms.iter_mut().enumerate() {
+        let y = y.next_row(cols);
+        let x = x.row(row, cols, wide_x);
+        let inv = 1.0 / (dot(x, x) / cols as f32 + eps).sqrt();
+        y.write_row(wide_y, |y| {
+            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                *y = x * inv * w;
+            }
+        });
+        *inv_rms = inv;
+    }
 }
 
 /// `dx = inv * (w * dy - xhat * mean(w * dy * xhat))` with `xhat = x * inv`.
@@ -67,29 +88,39 @@ pub(super) fn backward(
     let per_task = (CHUNK / cols).max(1);
     let outputs = dx.chunks(per_task * cols).into_par_iter();
     let tasks = outputs.zip(inv_rms.par_chunks(per_task)).enumerate();
-    tasks.for_each_init(Default::default, |scratch: &mut [Vec<f32>; 4], (task, (dx, inv_rms))| {
-        let [wide_x, wide_dy, wide_dx, wdy] = scratch;
-        let x = x.chunk(task, per_task * cols).widen(wide_x);
-        let dy = dy.chunk(task, per_task * cols).widen(wide_dy);
-        wdy.resize(cols, 0.0);
-        let compute = |dx: &mut [f32]| {
-            let rows = dx.chunks_mut(cols).zip(x.chunks(cols)).zip(dy.chunks(cols));
-            simd!(for (((dx, x), dy), &inv) in rows.zip(inv_rms) {
-                for ((wdy, dy), w) in wdy.iter_mut().zip(dy).zip(&*weight) {
-                    *wdy = dy * w;
-                }
-                let along = dot(wdy, x) / cols as f32 * inv * inv;
-                for ((dx, x), wdy) in dx.iter_mut().zip(x).zip(&*wdy) {
-                    let grad = inv * (wdy - x * along);
-                    *dx = if accumulate { *dx + grad } else { grad };
-                }
-            });
-        };
-        if accumulate {
-            dx.update(wide_dx, compute);
-        } else {
-            dx.write(wide_dx, compute);
-        }
+    tasks.for_each(|(task, (dx, inv_rms))| {
+        let [x, dy] = [x, dy].map(|x| x.chunk(task, per_task * cols));
+        let mut wide = vec![0.0; 4 * cols];
+        simd!(gradient(cols, [x, dy], &weight, inv_rms, dx, accumulate, &mut wide));
     });
     Ok(())
+}
+
+#[inline(always)]
+fn gradient(
+    cols: usize,
+    [x, dy]: [FloatRef<'_>; 2],
+    weight: &[f32],
+    inv_rms: &[f32],
+    mut dx: FloatMut<'_>,
+    accumulate: bool,
+    wide: &mut [f32],
+) {
+    let (wide_x, wide) = wide.split_at_mut(cols);
+    let (wide_dy, wide) = wide.split_at_mut(cols);
+    let (wide_dx, wdy) = wide.split_at_mut(cols);
+    for (row, &inv) in inv_rms.iter().enumerate() {
+        let dx = dx.next_row(cols);
+        let (x, dy) = (x.row(row, cols, wide_x), dy.row(row, cols, wide_dy));
+        for ((wdy, dy), w) in wdy.iter_mut().zip(dy).zip(weight) {
+            *wdy = dy * w;
+        }
+        let along = dot(wdy, x) / cols as f32 * inv * inv;
+        let gradients = x.iter().zip(&*wdy).map(|(x, wdy)| inv * (wdy - x * along));
+        if accumulate {
+            dx.update_row(wide_dx, |dx| dx.iter_mut().zip(gradients).for_each(|(dx, d)| *dx += d));
+        } else {
+            dx.write_row(wide_dx, |dx| dx.iter_mut().zip(gradients).for_each(|(dx, d)| *dx = d));
+        }
+    }
 }
