@@ -33,23 +33,22 @@ pub(super) fn rotate(
     let sign = if inverse { -1.0 } else { 1.0 };
     let outputs = out.chunks(TOKENS * width).into_par_iter();
     let tasks = outputs.zip(positions.par_chunks(TOKENS)).enumerate();
-    tasks.for_each_init(
-        Default::default,
-        |scratch: &mut [Vec<f32>; 2], (task, (out, positions))| {
-            let [wide_x, wide_out] = scratch;
-            let x = x.chunk(task, TOKENS * width).widen(wide_x);
-            out.write(wide_out, |out| {
-                let tokens = out.chunks_mut(width).zip(x.chunks(width)).zip(positions);
-                simd!(for ((out, x), &position) in tokens {
-                    let row = position as usize * half..(position as usize + 1) * half;
-                    let (cos, sin) = (&cos[row.clone()], &sin[row]);
-                    for (out, x) in out.chunks_mut(head_dim).zip(x.chunks(head_dim)) {
-                        rotate_head(out, x, cos, sin, sign);
-                    }
-                });
+    tasks.for_each(|(task, (mut out, positions))| {
+        let x = x.chunk(task, TOKENS * width);
+        let mut wide = vec![0.0; 2 * width];
+        let (wide_x, wide_out) = wide.split_at_mut(width);
+        simd!(for (token, &position) in positions.iter().enumerate() {
+            let angles = position as usize * half..(position as usize + 1) * half;
+            let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+            let out = out.next_row(width);
+            let x = x.row(token, width, wide_x);
+            out.write_row(wide_out, |out| {
+                for (out, x) in out.chunks_mut(head_dim).zip(x.chunks(head_dim)) {
+                    rotate_head(out, x, cos, sin, sign);
+                }
             });
-        },
-    );
+        });
+    });
     Ok(())
 }
 
