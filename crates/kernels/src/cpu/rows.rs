@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use super::buffer::{CpuBuffer, Storage};
 use super::check::Op;
-use super::view::FloatRef;
 use crate::{Buffer, Error, Result};
 
 /// Rows of one task of a gather.
@@ -70,13 +69,14 @@ pub(super) fn gather(
     name.indices(ids, rows)?;
     let out = name.float_mut("out", out, ids.len() * cols)?;
     let tasks = out.chunks(ROWS * cols).into_par_iter().zip(ids.par_chunks(ROWS));
-    tasks.for_each_init(Vec::new, |scratch, (out, ids)| {
-        let row = |id: &u32| -> FloatRef<'_> { table.chunk(*id as usize, cols) };
-        out.write(scratch, |out| {
-            for (out, id) in out.chunks_mut(cols).zip(ids) {
-                row(id).widen_into(out);
+    tasks.for_each(|(mut out, ids)| {
+        for (i, &id) in ids.iter().enumerate() {
+            // The rows of a large table are far apart, which no processor foresees.
+            if let Some(&next) = ids.get(i + 1) {
+                table.chunk(next as usize, cols).prefetch();
             }
-        });
+            table.chunk(id as usize, cols).convert_into(out.split_off_front(cols));
+        }
     });
     Ok(())
 }

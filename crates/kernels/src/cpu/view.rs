@@ -222,18 +222,6 @@ impl<'a> FloatMut<'a> {
         self.split((0..total).step_by(len.max(1)).map(|start| len.min(total - start)))
     }
 
-    /// Overwrites all elements with what `f` leaves in the f32 slice it is given.
-    pub(super) fn write(self, scratch: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
-        match self {
-            Self::F32(x) => f(x),
-            Self::Bf16(x) => {
-                let wide = sized(scratch, x.len());
-                f(wide);
-                narrow_slice(wide, x);
-            }
-        }
-    }
-
     /// Gives all elements to `f` in f32 and takes what it leaves.
     pub(super) fn update(self, scratch: &mut Vec<f32>, f: impl FnOnce(&mut [f32])) {
         match self {
