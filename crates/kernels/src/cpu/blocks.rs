@@ -8,9 +8,8 @@
     reason = "a loop is compiled for the instruction set of the function it is inlined into"
 )]
 
-use rayon::prelude::*;
-
 use super::simd::simd;
+use super::team;
 use super::view::{FloatMut, FloatRef};
 
 /// Elements of one task.
@@ -46,8 +45,8 @@ pub(super) fn map<const I: usize, const O: usize>(
     outputs: [FloatMut<'_>; O],
     f: impl Fn([f32; I]) -> [f32; O] + Sync,
 ) {
-    let tasks: Vec<_> = Operands { inputs, outputs }.tasks().collect();
-    tasks.into_par_iter().for_each(|task| simd!(walk::<false, I, O>(task, |x, _| f(x))));
+    let tasks = Operands { inputs, outputs }.tasks();
+    team::for_each(tasks, |task| simd!(walk::<false, I, O>(task, |x, _| f(x))));
 }
 
 /// Sets the elements of the outputs to `f` of those of the inputs and of their own.
@@ -55,7 +54,7 @@ pub(super) fn update<const I: usize, const O: usize>(
     tasks: Vec<Operands<'_, I, O>>,
     f: impl Fn([f32; I], [f32; O]) -> [f32; O] + Sync,
 ) {
-    tasks.into_par_iter().for_each(|task| simd!(walk::<true, I, O>(task, |x, old| f(x, old))));
+    team::for_each(tasks, |task| simd!(walk::<true, I, O>(task, |x, old| f(x, old))));
 }
 
 #[inline(always)]

@@ -6,13 +6,13 @@
 )]
 
 use nf4::moment8::{self, BLOCK};
-use rayon::prelude::*;
 
 use super::Cpu;
 use super::blocks::{self, CHUNK, Operands};
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::simd::simd;
+use super::team;
 use super::view::{FloatMut, FloatRef};
 use crate::ops::{AdamW, AdamW8bitTensor, AdamWFactors, AdamWTensor, Moment8};
 use crate::{Buffer, Result};
@@ -28,7 +28,8 @@ pub(super) fn squared_norm(buffers: &[&CpuBuffer]) -> Result<f64> {
         counts.push(x.len().div_ceil(CHUNK));
         chunks.extend((0..x.len().div_ceil(CHUNK)).map(|i| x.chunk(i, CHUNK)));
     }
-    let sums: Vec<f64> = chunks.into_par_iter().map(|x| simd!(squares(x))).collect();
+    let mut sums = vec![0.0; chunks.len()];
+    team::for_each(chunks.into_iter().zip(&mut sums), |(x, sum)| *sum = simd!(squares(x)));
     let mut sums = sums.into_iter();
     Ok(counts.into_iter().map(|count| sums.by_ref().take(count).sum::<f64>()).sum())
 }
@@ -83,8 +84,7 @@ pub(super) fn adamw_8bit(op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Cpu>]) ->
         let v = name.moment(["v.codes", "v.absmax"], &mut tensor.v, len)?;
         tasks.extend(param.zip(grad).zip(m.chunks().zip(v.chunks())));
     }
-    let tasks = tasks.into_par_iter();
-    tasks.for_each(|((param, grad), (m, v))| step.all_8bit(param, grad, m, v));
+    team::for_each(tasks, |((param, grad), (m, v))| step.all_8bit(param, grad, m, v));
     Ok(())
 }
 

@@ -5,12 +5,11 @@
     reason = "a loop is compiled for the instruction set of the function it is inlined into"
 )]
 
-use rayon::prelude::*;
-
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::reduce::dot;
 use super::simd::simd;
+use super::team;
 use super::view::{FloatMut, FloatRef};
 use super::weight::to_f32;
 use crate::Result;
@@ -34,9 +33,9 @@ pub(super) fn forward(
     let y = name.float_mut("y", y, rows * cols)?;
     let inv_rms = name.f32_mut("inv_rms", inv_rms, rows)?;
     let per_task = (CHUNK / cols).max(1);
-    let outputs = y.chunks(per_task * cols).into_par_iter();
-    let tasks = outputs.zip(inv_rms.par_chunks_mut(per_task)).enumerate();
-    tasks.for_each(|(task, (y, inv_rms))| {
+    let outputs = y.chunks(per_task * cols).into_iter();
+    let tasks = outputs.zip(inv_rms.chunks_mut(per_task)).enumerate();
+    team::for_each(tasks, |(task, (y, inv_rms))| {
         let x = x.chunk(task, per_task * cols);
         let mut wide = vec![0.0; 2 * cols];
         simd!(normalize(op, x, &weight, y, inv_rms, wide.split_at_mut(cols)));
@@ -86,9 +85,9 @@ pub(super) fn backward(
     let dy = name.float("dy", dy, rows * cols)?;
     let dx = name.float_mut("dx", dx, rows * cols)?;
     let per_task = (CHUNK / cols).max(1);
-    let outputs = dx.chunks(per_task * cols).into_par_iter();
-    let tasks = outputs.zip(inv_rms.par_chunks(per_task)).enumerate();
-    tasks.for_each(|(task, (dx, inv_rms))| {
+    let outputs = dx.chunks(per_task * cols).into_iter();
+    let tasks = outputs.zip(inv_rms.chunks(per_task)).enumerate();
+    team::for_each(tasks, |(task, (dx, inv_rms))| {
         let [x, dy] = [x, dy].map(|x| x.chunk(task, per_task * cols));
         let mut wide = vec![0.0; 4 * cols];
         simd!(gradient(cols, [x, dy], &weight, inv_rms, dx, accumulate, &mut wide));

@@ -1,11 +1,10 @@
 //! Rotary position embedding.
 
-use rayon::prelude::*;
-
 use super::Cpu;
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::simd::simd;
+use super::team;
 use crate::Result;
 use crate::ops::{Rope, RopeTable};
 
@@ -31,9 +30,9 @@ pub(super) fn rotate(
     let x = name.float("x", x, tokens * width)?;
     let out = name.float_mut("out", out, tokens * width)?;
     let sign = if inverse { -1.0 } else { 1.0 };
-    let outputs = out.chunks(TOKENS * width).into_par_iter();
-    let tasks = outputs.zip(positions.par_chunks(TOKENS)).enumerate();
-    tasks.for_each(|(task, (mut out, positions))| {
+    let outputs = out.chunks(TOKENS * width).into_iter();
+    let tasks = outputs.zip(positions.chunks(TOKENS)).enumerate();
+    team::for_each(tasks, |(task, (mut out, positions))| {
         let x = x.chunk(task, TOKENS * width);
         let mut wide = vec![0.0; 2 * width];
         let (wide_x, wide_out) = wide.split_at_mut(width);

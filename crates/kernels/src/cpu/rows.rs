@@ -1,9 +1,8 @@
 //! Moving elements: download, copy, gather.
 
-use rayon::prelude::*;
-
 use super::buffer::{CpuBuffer, Storage};
 use super::check::Op;
+use super::team;
 use crate::{Buffer, Error, Result};
 
 /// Rows of one task of a gather.
@@ -68,8 +67,8 @@ pub(super) fn gather(
     let ids = name.u32("ids", ids, ids.len())?;
     name.indices(ids, rows)?;
     let out = name.float_mut("out", out, ids.len() * cols)?;
-    let tasks = out.chunks(ROWS * cols).into_par_iter().zip(ids.par_chunks(ROWS));
-    tasks.for_each(|(mut out, ids)| {
+    let tasks = out.chunks(ROWS * cols).into_iter().zip(ids.chunks(ROWS));
+    team::for_each(tasks, |(mut out, ids)| {
         for (i, &id) in ids.iter().enumerate() {
             // The rows of a large table are far apart, which no processor foresees.
             if let Some(&next) = ids.get(i + 1) {

@@ -242,6 +242,13 @@ impl<'a> FloatMut<'a> {
             Self::Bf16(x) => narrow_slice(values, x),
         }
     }
+
+    pub(super) fn as_ref(&self) -> FloatRef<'_> {
+        match self {
+            Self::F32(x) => FloatRef::F32(x),
+            Self::Bf16(x) => FloatRef::Bf16(x),
+        }
+    }
 }
 
 /// The first `len` elements of a scratch vector that grows as needed; content unspecified.

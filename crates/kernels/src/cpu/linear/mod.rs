@@ -134,7 +134,7 @@ pub(super) fn forward(
         tile.store(out);
     };
     #[cfg(amx)]
-    if amx::multiply_few(x, checked.weight, &mut y, (m, n, k), |out, tile| {
+    if amx::multiply_few(cpu, x, checked.weight, &mut y, (m, n, k), |out, tile| {
         if let Some((adapter, xa)) = lora {
             adapter.add_low(xa, out, tile);
         }
