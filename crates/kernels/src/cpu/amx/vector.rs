@@ -8,10 +8,11 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm_loadu_si128, _mm512_add_epi32, _mm512_and_si512, _mm512_castps_si512,
-    _mm512_castsi512_ps, _mm512_cvtepu8_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32,
+    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm512_add_epi32, _mm512_add_ps,
+    _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepu8_epi32,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_ps,
+    _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
+    _mm512_srli_epi32,
 };
 use std::sync::LazyLock;
 
@@ -107,41 +108,48 @@ fn dots(weight: &Weight<'_>, row: usize, x: &[f32], (m, k): (usize, usize)) -> [
 #[target_feature(enable = "avx512f")]
 fn dots_of<const M: usize>(weight: &Weight<'_>, row: usize, x: &[f32], k: usize) -> [f32; ROWS] {
     assert_eq!(x.len(), M * k, "rows differ from their shape");
-    let mut sums = [_mm512_setzero_ps(); M];
+    // Several sums, for each addition waits for the one before.
+    let mut sums = [[_mm512_setzero_ps(); 4]; M];
     match weight {
         Weight::FourBit(weight, rounds) => {
             let codebook = load(weight.codebook());
             for col in (0..k).step_by(RUN) {
                 let (bytes, absmax) = weight.run(row, col);
+                fetch(bytes);
                 let mut values = _mm512_mul_ps(codebook, _mm512_set1_ps(absmax));
                 if *rounds {
                     values = round(values);
                 }
-                let weights = [0, 16].map(|first| look_up(&bytes[first..], values));
+                // Closures would be compiled without the vectors that this function is for.
+                let weights = [look_up(&bytes[..16], values), look_up(&bytes[16..], values)];
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let x = &x[i * k + col..][..RUN];
-                    *sum = _mm512_fmadd_ps(weights[0][0], load(&x[..16]), *sum);
-                    *sum = _mm512_fmadd_ps(weights[0][1], load(&x[16..32]), *sum);
-                    *sum = _mm512_fmadd_ps(weights[1][0], load(&x[32..48]), *sum);
-                    *sum = _mm512_fmadd_ps(weights[1][1], load(&x[48..]), *sum);
+                    sum[0] = _mm512_fmadd_ps(weights[0][0], load(&x[..16]), sum[0]);
+                    sum[1] = _mm512_fmadd_ps(weights[0][1], load(&x[16..32]), sum[1]);
+                    sum[2] = _mm512_fmadd_ps(weights[1][0], load(&x[32..48]), sum[2]);
+                    sum[3] = _mm512_fmadd_ps(weights[1][1], load(&x[48..]), sum[3]);
                 }
             }
         }
         Weight::Dense(values) => {
             let values = &values[row * k..(row + 1) * k];
-            for (col, values) in (0..k).step_by(32).zip(values.chunks_exact(32)) {
-                let [even, odd] = widen(values);
+            for (col, values) in (0..k).step_by(RUN).zip(values.chunks_exact(RUN)) {
+                fetch(values);
+                let weights = [widen(&values[..32]), widen(&values[32..])];
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    let x = &x[i * k + col..][..32];
-                    *sum = _mm512_fmadd_ps(even, load(&x[..16]), *sum);
-                    *sum = _mm512_fmadd_ps(odd, load(&x[16..]), *sum);
+                    let x = &x[i * k + col..][..RUN];
+                    sum[0] = _mm512_fmadd_ps(weights[0][0], load(&x[..16]), sum[0]);
+                    sum[1] = _mm512_fmadd_ps(weights[0][1], load(&x[16..32]), sum[1]);
+                    sum[2] = _mm512_fmadd_ps(weights[1][0], load(&x[32..48]), sum[2]);
+                    sum[3] = _mm512_fmadd_ps(weights[1][1], load(&x[48..]), sum[3]);
                 }
             }
         }
     }
     let mut dots = [0.0; ROWS];
     for (dot, sum) in dots.iter_mut().zip(sums) {
-        *dot = _mm512_reduce_add_ps(sum);
+        let [a, b, c, d] = sum;
+        *dot = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
     }
     dots
 }
@@ -152,6 +160,16 @@ fn load(x: &[f32]) -> __m512 {
     let x: &[f32; 16] = x.first_chunk().expect("16 values");
     // SAFETY: 16 readable values.
     unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+/// Asks for what lies ahead of some part of a weight: the processor's own prefetcher begins anew with every
+/// 4 KiB.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fetch<T>(part: &[T]) {
+    const AHEAD: usize = 2048;
+    // A hint, which may name any address.
+    _mm_prefetch::<_MM_HINT_T0>(part.as_ptr().wrapping_byte_add(AHEAD).cast());
 }
 
 /// To the nearest bf16, even where there are two; for finite values.
@@ -172,7 +190,8 @@ fn look_up(bytes: &[u8], codebook: __m512) -> [__m512; 2] {
     // SAFETY: 16 readable bytes.
     let bytes = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
     // Only the lowest four bits of an index count.
-    [_mm512_srli_epi32::<4>(bytes), bytes].map(|codes| _mm512_permutexvar_ps(codes, codebook))
+    let high = _mm512_srli_epi32::<4>(bytes);
+    [_mm512_permutexvar_ps(high, codebook), _mm512_permutexvar_ps(bytes, codebook)]
 }
 
 /// 32 values: the even ones, then the odd ones.

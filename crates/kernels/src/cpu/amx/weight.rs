@@ -17,6 +17,9 @@ pub(super) struct FourBit<'a> {
     codebook: &'static [f32; 16],
     /// Logarithm of the block size.
     shift: u32,
+    /// The same of the blocks of absmax, where they are quantised; a division would take longer than
+    /// all else that is done with a run.
+    nested_shift: u32,
     pub(super) n: usize,
     pub(super) k: usize,
 }
@@ -32,7 +35,15 @@ impl<'a> FourBit<'a> {
         let codebook = weight.quant_type().values();
         let shift = blocksize.ilog2();
         let absmax = weight.absmax();
-        Some(Self { packed: weight.packed(), absmax, codebook, shift, n, k })
+        let nested = match absmax {
+            nf4::Absmax::Plain(_) => 1,
+            nf4::Absmax::Nested(nested) => nested.blocksize,
+        };
+        if !nested.is_power_of_two() {
+            return None;
+        }
+        let nested_shift = nested.ilog2();
+        Some(Self { packed: weight.packed(), absmax, codebook, shift, nested_shift, n, k })
     }
 
     pub(super) const fn codebook(&self) -> &'static [f32; 16] {
@@ -40,7 +51,11 @@ impl<'a> FourBit<'a> {
     }
 
     /// Packed codes and absmax of the 64 elements of a row from `col` on; zeros beyond the last row.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "a call would cost as much as what is done with the run"
+    )]
+    #[inline(always)]
     pub(super) fn run(&self, row: usize, col: usize) -> (&[u8; 32], f32) {
         const NONE: &[u8; 32] = &[0; 32];
         if row >= self.n {
@@ -51,13 +66,14 @@ impl<'a> FourBit<'a> {
         (packed, self.absmax_of(first >> self.shift))
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "as above")]
+    #[inline(always)]
     fn absmax_of(&self, block: usize) -> f32 {
         match self.absmax {
             nf4::Absmax::Plain(absmax) => absmax[block],
             nf4::Absmax::Nested(nested) => {
                 let code = usize::from(nested.codes[block]);
-                nested.map[code] * nested.absmax[block / nested.blocksize] + nested.offset
+                nested.map[code] * nested.absmax[block >> self.nested_shift] + nested.offset
             }
         }
     }
