@@ -2,7 +2,10 @@
 
 use cudarc::driver::{
     DevicePtr, DriverError, LaunchConfig, PushKernelArg, result,
-    sys::{CUgraphInstantiate_flags, CUstreamCaptureMode as Mode, CUstreamCaptureStatus as Status},
+    sys::{
+        CUgraphExecUpdateResultInfo, CUgraphInstantiate_flags, CUstreamCaptureMode as Mode,
+        CUstreamCaptureStatus as Status, cuGraphExecUpdate_v2,
+    },
 };
 
 use super::support::{Session, on_emulator};
@@ -121,6 +124,55 @@ fn pinned_copies_are_captured() {
             }
             result::free_host(pinned).expect("freed");
         }
+    }) {
+        run.passed().found(&[]);
+    }
+}
+
+/// An executable graph takes the arguments of another of the same operations, and refuses others.
+#[test]
+fn an_executable_graph_is_updated() {
+    for run in on_emulator(&[EAGER, LAZY], || {
+        let session = Session::new().expect("loads");
+        let stream = &session.stream;
+        let function = session.function("add");
+        let mut x = stream.clone_htod(&[0f32; 64]).expect("copied");
+        stream.synchronize().expect("runs");
+        let mut capture = |amounts: &[f32]| {
+            stream.begin_capture(Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).expect("begins");
+            for amount in amounts {
+                let mut launch = stream.launch_builder(&function);
+                launch.arg(&mut x).arg(&64u32).arg(amount);
+                // SAFETY: these are the kernel's parameters.
+                unsafe { launch.launch(LaunchConfig::for_num_elems(64)) }.expect("captured");
+            }
+            // SAFETY: the stream captures.
+            unsafe { result::stream::end_capture(stream.cu_stream()) }.expect("a graph")
+        };
+        let [first, other, longer] =
+            [&[1.0, 2.0][..], &[10.0, 20.0], &[1.0, 2.0, 3.0]].map(&mut capture);
+        // SAFETY: the handles are alive until they are destroyed, once.
+        unsafe {
+            let executable = result::graph::instantiate(first, FLAGS).expect("made");
+            let update = |graph| {
+                let mut info = std::mem::zeroed::<CUgraphExecUpdateResultInfo>();
+                code(cuGraphExecUpdate_v2(executable, graph, &raw mut info).result())
+            };
+            let launch =
+                || result::graph::launch(executable, stream.cu_stream()).expect("launched");
+            launch();
+            assert_eq!(update(other), 0);
+            launch();
+            assert_eq!(update(longer), 910);
+            // A failed update leaves it as it was.
+            launch();
+            for graph in [first, other, longer] {
+                result::graph::destroy(graph).expect("destroyed");
+            }
+            launch();
+            result::graph::exec_destroy(executable).expect("destroyed");
+        }
+        assert_eq!(stream.clone_dtoh(&x), Ok(vec![3.0 + 3.0 * 30.0; 64]));
     }) {
         run.passed().found(&[]);
     }
