@@ -68,6 +68,35 @@ fn a_run_gives_the_same_bytes_again() {
     assert!(adapter("recomputed", &["--set", "train.gradient_checkpointing=true"]) == first);
 }
 
+/// Steps of batches whose lengths differ and of batches whose lengths repeat.
+#[test]
+fn graphs_change_no_bit() {
+    let w = Workspace::new();
+    w.write("rows.jsonl", &tokens());
+    let report = w.arg("report.json");
+    let train = |output: &str, more: &[&str]| {
+        let steps = ["--device", "cuda", "--set", "train.max_steps=6"];
+        let variables =
+            [("QLORA_CUDA_ALLOCATIONS", "shared"), ("CUDA_EMULATOR_REPORT", report.as_str())];
+        stdout(&w.train_with(output, &[&steps, more].concat(), &variables));
+        let adapter = fs::read(w.path(output).join("adapter/adapter_model.safetensors")).unwrap();
+        (adapter, w.losses(output))
+    };
+    for recompute in ["train.gradient_checkpointing=false", "train.gradient_checkpointing=true"] {
+        let (plain, graphs) = (format!("plain-{recompute}"), format!("graphs-{recompute}"));
+        let expected = train(&plain, &["--set", recompute]);
+        assert!(train(&graphs, &["--set", recompute, "--cuda-graphs"]) == expected, "{recompute}");
+        // Written by the emulated driver alone.
+        let Ok(report) = fs::read_to_string(&report) else { continue };
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        let calls = |call| report["calls"][call].as_u64().unwrap();
+        let (launched, made) = (calls("cuGraphLaunch"), calls("cuGraphInstantiateWithFlags"));
+        assert!(launched >= 2 * made, "{launched} launches of {made} graphs");
+    }
+    let recipe = fs::read_to_string(w.path("graphs-train.gradient_checkpointing=true/recipe.toml"));
+    assert!(recipe.unwrap().contains("cuda_graphs = true"));
+}
+
 #[test]
 fn answers_are_those_of_the_processor() {
     let w = Workspace::new();

@@ -4,7 +4,7 @@ use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
     LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
-use crate::{Buffer, DType, HostSlice, MemoryKind, MemoryUsage, Result};
+use crate::{Buffer, DType, Error, HostSlice, MemoryKind, MemoryUsage, Result};
 
 /// A device that stores buffers and runs operations on them.
 ///
@@ -21,6 +21,14 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     /// Float type of activations that this backend is made for: what to train in where nobody asks
     /// for another.
     const ACTIVATIONS: DType;
+
+    /// Runs `work`, which is a training step or the like, with what it submits handed to the device in large
+    /// pieces, where the device takes such: graphs, on CUDA. Results are the same.
+    ///
+    /// Errors are those of `work`, or of handing over what it submitted.
+    fn in_graphs<T, E: From<Error>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        work()
+    }
 
     /// Live and peak bytes of all buffers and quantised weights.
     fn memory(&self) -> MemoryUsage;

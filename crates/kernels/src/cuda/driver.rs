@@ -5,8 +5,10 @@
 //! they launch; a kernel that goes astray harms only device memory, which holds no Rust value.
 #![allow(unsafe_code)]
 
+mod graph;
+
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 use cudarc::driver::{
@@ -14,6 +16,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
+use self::graph::Graphs;
 use super::params::{self, Kernel};
 use crate::{Error, Result};
 
@@ -77,6 +80,8 @@ pub(super) fn count() -> Result<usize> {
 /// A device, its stream and its kernels.
 #[derive(Debug)]
 pub(super) struct Driver {
+    /// Before the context, which they belong to.
+    graphs: Mutex<Graphs>,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
@@ -110,7 +115,7 @@ impl Driver {
             .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
             .map_err(open)?;
         let multiprocessors = multiprocessors.max(1) as usize;
-        Ok(Self { context, stream, functions, multiprocessors })
+        Ok(Self { graphs: Mutex::default(), context, stream, functions, multiprocessors })
     }
 
     pub(super) fn multiprocessors(&self) -> usize {
@@ -136,6 +141,7 @@ impl Driver {
     /// An allocation of `bytes` > 0 bytes; `None` when the device has no room for it.
     pub(super) fn allocate(&self, bytes: usize) -> Result<Option<u64>> {
         self.bind("allocating")?;
+        self.settle()?;
         // SAFETY: the context is current on this thread.
         match unsafe { result::malloc_sync(bytes) } {
             Ok(address) => Ok(Some(address)),
@@ -144,9 +150,15 @@ impl Driver {
         }
     }
 
-    /// Gives an allocation back, after all work on it. A failure is left for the next call to report:
-    /// the driver's errors stay.
+    /// Gives an allocation back, after all work on it.
     pub(super) fn free(&self, address: u64) {
+        if !self.free_later(address) {
+            self.free_now(address);
+        }
+    }
+
+    /// A failure is left for the next call to report: the driver's errors stay.
+    fn free_now(&self, address: u64) {
         if self.bind("freeing").is_ok() {
             // SAFETY: `Memory` frees what `allocate` gave it, once.
             let _ = unsafe { result::free_sync(address) };
@@ -158,6 +170,7 @@ impl Driver {
             return Ok(());
         }
         self.bind("zeroing")?;
+        self.submit("zero")?;
         // SAFETY: the range lies in a live allocation, see the module's documentation.
         unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
             .map_err(|e| device("zeroing", e))
@@ -168,6 +181,7 @@ impl Driver {
             return Ok(());
         }
         self.bind("copying to the device")?;
+        self.settle()?;
         // SAFETY: as in `zero`; pageable host memory has been read when the call returns.
         unsafe { result::memcpy_htod_async(address, data, self.stream.cu_stream()) }
             .map_err(|e| device("copying to the device", e))
@@ -181,6 +195,7 @@ impl Driver {
         let what = "copying from the device";
         if !out.is_empty() {
             self.bind(what)?;
+            self.settle()?;
             // SAFETY: as in `zero`; `out` outlives the copy, which is waited for below.
             unsafe { result::memcpy_dtoh_async(out, address, self.stream.cu_stream()) }
                 .map_err(|e| device(what, e))?;
@@ -193,12 +208,14 @@ impl Driver {
             return Ok(());
         }
         self.bind("copying")?;
+        self.submit("copy")?;
         // SAFETY: as in `zero`, for both ranges.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(|e| device("copying", e))
     }
 
     pub(super) fn synchronize(&self, what: &str) -> Result<()> {
+        self.settle()?;
         self.stream.synchronize().map_err(|e| device(what, e))
     }
 
@@ -228,6 +245,7 @@ impl Driver {
             block_dim: (threads, 1, 1),
             shared_mem_bytes: shared as u32,
         };
+        self.submit(kernel.name)?;
         let function = &self.functions[kernel.name];
         let mut launch = self.stream.launch_builder(function);
         launch.arg(Params::of(params));

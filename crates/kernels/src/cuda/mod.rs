@@ -1,7 +1,7 @@
 //! The backend for NVIDIA cards of compute capability 8.0 and newer.
 //!
 //! All work goes to one stream, so that a buffer given back may be used again at once: what reads it
-//! was submitted before. Nothing waits for the device but [`download`](Backend::download),
+//! was submitted before. Inside [`in_graphs`](Backend::in_graphs) it goes as graphs. Nothing waits for the device but [`download`](Backend::download),
 //! [`squared_norm`](Backend::squared_norm) and [`quantize`](Backend::quantize).
 
 mod attention;
@@ -32,7 +32,7 @@ use crate::ops::{
     LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
 use crate::trace::span;
-use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
+use crate::{Backend, DType, Error, HostSlice, MemoryKind, MemoryUsage, Result};
 
 pub(crate) use self::driver::has_nvtx;
 
@@ -86,6 +86,15 @@ impl Backend for Cuda {
     type Buffer = CudaBuffer;
     type QuantizedWeight = CudaQuantizedWeight;
     const ACTIVATIONS: DType = DType::Bf16;
+
+    fn in_graphs<T, E: From<Error>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        self.driver().capture(true)?;
+        let done = work();
+        let launched = self.driver().capture(false);
+        let done = done?;
+        launched?;
+        Ok(done)
+    }
 
     fn memory(&self) -> MemoryUsage {
         self.memory.ledger.usage()

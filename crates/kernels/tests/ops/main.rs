@@ -12,6 +12,8 @@ mod elementwise;
 mod errors;
 mod gated;
 mod gradients;
+#[cfg(feature = "cuda")]
+mod graphs;
 mod linear;
 mod memory;
 mod optimizer;

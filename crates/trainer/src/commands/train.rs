@@ -35,6 +35,9 @@ pub struct Args {
     /// Directory for what the run writes [recipe: output.dir].
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Hand each step to the card as CUDA graphs [recipe: train.cuda_graphs = true].
+    #[arg(long)]
+    cuda_graphs: bool,
     /// Set any field of the recipe, e.g. train.learning_rate=1e-4. The value is TOML or a bare string.
     #[arg(long = "set", value_name = "K=V")]
     overrides: Vec<Override>,
@@ -57,6 +60,9 @@ pub fn run(args: Args) -> Result<()> {
         ("--output", "output", "dir", &args.output),
     ] {
         overrides.extend(path.as_ref().map(|path| Override::path(option, section, field, path)));
+    }
+    if args.cuda_graphs {
+        overrides.push(Override::on("--cuda-graphs", "train", "cuda_graphs"));
     }
     let recipe = Recipe::read(&args.recipe, &overrides)?;
     let output = Output::check(&recipe)?;

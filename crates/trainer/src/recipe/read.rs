@@ -23,12 +23,21 @@ pub struct Override {
 impl Override {
     /// A path given by an option of its own, e.g. `--model`.
     pub fn path(option: &str, section: &str, field: &str, path: &Path) -> Self {
+        Self::option(option, section, field, path.to_string_lossy().into_owned())
+    }
+
+    /// A switch with an option of its own, e.g. `--cuda-graphs`.
+    pub fn on(option: &str, section: &str, field: &str) -> Self {
+        Self::option(option, section, field, true)
+    }
+
+    fn option(option: &str, section: &str, field: &str, value: impl Into<Value>) -> Self {
         Self {
             origin: option.to_owned(),
             section: section.to_owned(),
             field: field.to_owned(),
             key: None,
-            value: Value::String(path.to_string_lossy().into_owned()),
+            value: value.into(),
         }
     }
 }

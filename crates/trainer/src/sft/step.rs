@@ -17,6 +17,7 @@ pub struct StepSettings {
     optimizer: AdamWConfig,
     precision: Precision,
     recompute: Recompute,
+    cuda_graphs: bool,
     max_grad_norm: Option<f64>,
     dropout_key: u64,
 }
@@ -38,6 +39,7 @@ impl StepSettings {
             } else {
                 Recompute::None
             },
+            cuda_graphs: train.cuda_graphs,
             max_grad_norm: Some(train.max_grad_norm).filter(|norm| *norm > 0.0),
             dropout_key: train.seed,
         }
@@ -94,6 +96,13 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
     /// Takes one step on `window`. A loss or gradient that is not finite ends the run before the
     /// adapter is touched.
     pub fn step(&mut self, window: &Window) -> Result<StepOutcome> {
+        if self.settings.cuda_graphs {
+            return self.decoder.backend().in_graphs(|| self.submit(window));
+        }
+        self.submit(window)
+    }
+
+    fn submit(&mut self, window: &Window) -> Result<StepOutcome> {
         let _span = span(|| format!("step {}", self.steps + 1));
         let backend = self.decoder.backend();
         let (loss, grads) = self.gradients(window)?;
