@@ -4,7 +4,9 @@
 // 2023), but no atomics, no copy of dK and dV for each query head, and sums of one fixed order.
 //
 // A block has four warps of 16 rows; for heads of 256 the dK and dV kernel has eight, two for the same
-// rows, each with half of the columns: the sums of both gradients would not fit the registers. The other
+// rows, each with half of the columns: the sums of both gradients would not fit the registers. There its two
+// products over the head's size go in two runs of eight steps: unrolled whole, as elsewhere, they keep more
+// addresses of tiles at once, and three registers spill on sm_80, 86 and 89. Runs of four gain no more. The other
 // side comes in tiles of Step rows: 64, or 32 for heads of 128 (two blocks on a multiprocessor of 100 KiB) and
 // 256. Of its two operands one is copied while the other is multiplied. Weights and their gradients are
 // rounded to bf16 for the second products. NaN in dO, q or k spreads in a tile as it does in the forward.
@@ -91,7 +93,7 @@ __device__ __forceinline__ void backward_q(const AttentionBackwardParams& p) {
 
 template <int D, int Step, int Warps>
 __device__ __forceinline__ void backward_kv(const AttentionBackwardParams& p) {
-    constexpr int kColumns = D / (Warps / 4), kBlock = Warps * 32;
+    constexpr int kColumns = D / (Warps / 4), kBlock = Warps * 32, kUnroll = D <= 128 ? D / 16 : 8;
     extern __shared__ __align__(128) bf16 tiles[];
     bf16 *k_tile = tiles, *v_tile = k_tile + FLASH_ROWS * D, *q_tile = v_tile + FLASH_ROWS * D;
     bf16* d_o_tile = q_tile + Step * D;
@@ -140,10 +142,10 @@ __device__ __forceinline__ void backward_kv(const AttentionBackwardParams& p) {
         }
         async_commit();
         Accumulator<Step> slope, weight;
-        multiply_rows<D, Step>(slope, value, d_o_tile);
+        multiply_rows<D, Step, kUnroll>(slope, value, d_o_tile);
         async_wait<0>();
         __syncthreads(); // the queries are there
-        multiply_rows<D, Step>(weight, key, q_tile);
+        multiply_rows<D, Step, kUnroll>(weight, key, q_tile);
 #pragma unroll
         for (int j = 0; j < Step / 8; ++j) {
             const int i = j * 8 + lane % 4 * 2;

@@ -78,15 +78,15 @@ struct LeftRows {
     }
 };
 
-// c = a . b^T for the N rows of tile `b`.
-template <int D, int N, bool Held>
+// c = a . b^T for the N rows of tile `b`, in runs of `Unroll` steps.
+template <int D, int N, int Unroll = D / 16, bool Held>
 __device__ __forceinline__ void multiply_rows(Accumulator<N>& c, const LeftRows<D, Held>& a, const bf16* b) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int j = 0; j < N / 8; ++j)
 #pragma unroll
         for (int e = 0; e < 4; ++e) c[j][e] = 0.0f;
-#pragma unroll
+#pragma unroll(Unroll)
     for (int step = 0; step < D / 16; ++step) {
         uint32_t left[4];
         a.get(left, step);
