@@ -1,4 +1,4 @@
-//! The ledger of the CPU backend.
+//! The ledger of the CPU backend, and what the CUDA backend asks the driver for.
 
 use kernels::{Backend, Buffer, Cpu, DType, HostSlice, MemoryKind};
 use nf4::QuantConfig;
@@ -63,4 +63,42 @@ fn reused_memory_counts_what_was_asked_for() {
         let ones = crate::support::upload(&cpu, DType::F32, &vec![1.0; len]);
         cpu.add_assign(&mut buffer, &ones).unwrap();
     }
+}
+
+/// Buffers of all sizes that come and go, in the order of a step, over several chunks of the driver's memory.
+#[cfg(feature = "cuda")]
+fn step_of_buffers(k: &kernels::Cuda) {
+    let mut held = std::collections::VecDeque::new();
+    for i in 0..200_usize {
+        let len = (i * 7_919 % 97 + 1) << (i % 17);
+        held.push_back(k.alloc(DType::F32, len, MemoryKind::Scratch).unwrap());
+        if i % 3 > 0 {
+            let other = if i % 2 == 0 { held.pop_front() } else { held.swap_remove_back(i % 7) };
+            drop(other);
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn cuda_steps_after_the_first_allocate_nothing() {
+    use crate::child;
+    if child::results().is_some() {
+        let steps: usize = std::env::var("STEPS").unwrap().parse().unwrap();
+        let k = crate::cuda();
+        let _weights = k.zeros(DType::U8, 3 << 20, MemoryKind::Weights).unwrap();
+        (0..steps).for_each(|_| step_of_buffers(&k));
+        return;
+    }
+    if !child::emulated() {
+        return;
+    }
+    let allocations = |steps| {
+        let variables = [("STEPS", steps), ("QLORA_CUDA_ALLOCATIONS", "shared")];
+        let name = "memory::cuda_steps_after_the_first_allocate_nothing";
+        child::run(name, &variables).report["calls"]["cuMemAlloc_v2"].as_u64().unwrap()
+    };
+    let first = allocations("1");
+    assert!(first > 4, "{first} chunks");
+    assert_eq!(allocations("6"), first);
 }
