@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 mod graph;
+mod staging;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use self::graph::Graphs;
+use self::staging::Staging;
 use super::params::{self, Kernel};
 use crate::{Error, Result};
 
@@ -80,8 +82,10 @@ pub(super) fn count() -> Result<usize> {
 /// A device, its stream and its kernels.
 #[derive(Debug)]
 pub(super) struct Driver {
-    /// Before the context, which they belong to.
+    // Before the context, which they belong to.
     graphs: Mutex<Graphs>,
+    /// `None` before the first large copy.
+    staging: Mutex<Option<Staging>>,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
@@ -115,7 +119,8 @@ impl Driver {
             .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
             .map_err(open)?;
         let multiprocessors = multiprocessors.max(1) as usize;
-        Ok(Self { graphs: Mutex::default(), context, stream, functions, multiprocessors })
+        let (graphs, staging) = (Mutex::default(), Mutex::default());
+        Ok(Self { graphs, staging, context, stream, functions, multiprocessors })
     }
 
     pub(super) fn multiprocessors(&self) -> usize {
@@ -176,7 +181,8 @@ impl Driver {
             .map_err(|e| device("zeroing", e))
     }
 
-    pub(super) fn copy_in<T: NoUninit>(&self, address: u64, data: &[T]) -> Result<()> {
+    /// A copy to the device in the stream of the kernels, by way of the driver's own buffers.
+    fn copy_in_order<T: NoUninit>(&self, address: u64, data: &[T]) -> Result<()> {
         if data.is_empty() {
             return Ok(());
         }

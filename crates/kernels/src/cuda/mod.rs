@@ -1,8 +1,10 @@
 //! The backend for NVIDIA cards of compute capability 8.0 and newer.
 //!
 //! All work goes to one stream, so that a buffer given back may be used again at once: what reads it
-//! was submitted before. Inside [`in_graphs`](Backend::in_graphs) it goes as graphs. Nothing waits for the device but [`download`](Backend::download),
-//! [`squared_norm`](Backend::squared_norm) and [`quantize`](Backend::quantize).
+//! was submitted before. Large copies to the device run beside it, and each waits for it and it for each.
+//! Inside [`in_graphs`](Backend::in_graphs) work goes as graphs. Nothing waits for the device but
+//! [`download`](Backend::download), [`squared_norm`](Backend::squared_norm) and
+//! [`quantize`](Backend::quantize).
 
 mod attention;
 mod buffer;

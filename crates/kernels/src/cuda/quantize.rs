@@ -14,7 +14,8 @@ const THREADS: u32 = 256;
 const BLOCKS: usize = THREADS as usize / 32;
 
 /// Codes are found on the device, absmax quantised in turn on the host: there are few of them, and the order in
-/// which they are summed is part of the format.
+/// which they are summed is part of the format. Two chunks take turns, so that one is copied while the other is
+/// quantised.
 pub(super) fn quantize(
     cuda: &Cuda,
     name: &str,
@@ -28,9 +29,16 @@ pub(super) fn quantize(
     let packed = region(len.div_ceil(2), MemoryKind::Weights)?;
     let mut absmax = vec![0.0_f32; len.div_ceil(blocksize)];
     let absmax_region = region(size_of_val(&*absmax), MemoryKind::Scratch)?;
-    let chunk = region(len.min(CHUNK) * size(weight), MemoryKind::Scratch)?;
-    for start in (0..len).step_by(CHUNK) {
+    let chunk = || {
+        let memory = region(len.min(CHUNK) * size(weight), MemoryKind::Scratch)?;
+        Ok((memory, cuda.driver().mark()?))
+    };
+    let mut chunks =
+        (0..len.div_ceil(CHUNK).min(2)).map(|_| chunk()).collect::<Result<Vec<_>>>()?;
+    for (i, start) in (0..len).step_by(CHUNK).enumerate() {
         let end = len.min(start + CHUNK);
+        let turn = i % chunks.len();
+        let (chunk, free) = &mut chunks[turn];
         let params = QuantizeParams {
             x: Tensor { data: chunk.address, dtype: dtype(weight), reserved: 0 },
             len: (end - start) as u64,
@@ -40,13 +48,15 @@ pub(super) fn quantize(
             midpoints: *config.quant_type.midpoints(),
             block: blocksize as u32,
         };
+        let driver = cuda.driver();
         match weight {
-            Elements::F32(x) => cuda.driver().copy_in(chunk.address, &x[start..end])?,
-            Elements::Bf16(x) => cuda.driver().copy_in(chunk.address, &x[start..end])?,
-            Elements::F16(x) => cuda.driver().copy_in(chunk.address, &x[start..end])?,
+            Elements::F32(x) => driver.copy_in_after(free, chunk.address, &x[start..end])?,
+            Elements::Bf16(x) => driver.copy_in_after(free, chunk.address, &x[start..end])?,
+            Elements::F16(x) => driver.copy_in_after(free, chunk.address, &x[start..end])?,
         }
         let warps = (end - start).div_ceil(blocksize);
-        cuda.driver().launch(&QUANTIZE, &params, [warps.div_ceil(BLOCKS), 1, 1], THREADS, 0)?;
+        driver.launch(&QUANTIZE, &params, [warps.div_ceil(BLOCKS), 1, 1], THREADS, 0)?;
+        *free = driver.mark()?;
     }
     cuda.driver().copy_out(absmax_region.address, &mut absmax)?;
     if absmax.iter().any(|x| !x.is_finite()) {

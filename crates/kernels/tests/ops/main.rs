@@ -6,6 +6,8 @@ mod attention;
 #[cfg(feature = "cuda")]
 mod child;
 #[cfg(feature = "cuda")]
+mod copies;
+#[cfg(feature = "cuda")]
 mod counters;
 mod cross_entropy;
 mod elementwise;
