@@ -1,6 +1,7 @@
 // Root-mean-square norm by row (Zhang and Sennrich 2019). A block of 256 threads works on one row, or each of its
 // warps on a short one (heads). Eight elements a thread and turn; the first turns stay in registers, so that rows of
-// up to 8192 elements (backward 4096; a warp's, an eighth) are read once.
+// up to 8192 elements (backward 4096; a warp's, an eighth) are read once. The sum before a norm is made and stored on
+// the way, with the bits of `add`: it need not be read again.
 #include "common/element.cuh"
 #include "common/reduce.cuh"
 
@@ -45,18 +46,31 @@ __device__ __forceinline__ void forward(const RmsNormParams& p) {
     const Row<kLanes> row(p.cols);
     if (row.index >= p.rows) return;
     float held[kHeld][kVector] = {}, squares = 0.0f;
+    const bool adds = p.sum.data != 0;
+    const auto load = [&](float(&x)[kVector], uint32_t i) {
+        row.load(x, p.x, row.start(), i);
+        if (!adds) return;
+        float added[kVector];
+        row.load(added, p.added, row.start(), i);
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) x[e] += added[e];
+        row.store(p.sum, i, x);
+        if (p.sum.dtype != DTYPE_BF16) return;
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) x[e] = __bfloat162float(__float2bfloat16_rn(x[e]));
+    };
     const auto add_squares = [&](const float(&x)[kVector]) {
 #pragma unroll
         for (int e = 0; e < kVector; ++e) squares += x[e] * x[e];
     };
 #pragma unroll
     for (int turn = 0; turn < kHeld; ++turn) {
-        if (row.at(turn) < p.cols) row.load(held[turn], p.x, row.start(), row.at(turn));
+        if (row.at(turn) < p.cols) load(held[turn], row.at(turn));
         add_squares(held[turn]);
     }
     for (uint32_t i = row.at(kHeld); i < p.cols; i += kLanes * kVector) {
         float x[kVector];
-        row.load(x, p.x, row.start(), i);
+        load(x, i);
         add_squares(x);
     }
     const float inv = 1.0f / sqrtf(row.sum(squares) / float(p.cols) + p.eps);
@@ -74,7 +88,7 @@ __device__ __forceinline__ void forward(const RmsNormParams& p) {
     }
     for (uint32_t i = row.at(kHeld); i < p.cols; i += kLanes * kVector) {
         float x[kVector];
-        row.load(x, p.x, row.start(), i);
+        row.load(x, adds ? p.sum : p.x, row.start(), i);
         finish(i, x);
     }
 }
@@ -127,11 +141,11 @@ __device__ __forceinline__ void backward(const RmsNormBackwardParams& p) {
 
 } // namespace
 
-extern "C" __global__ void __launch_bounds__(kThreads) rms_norm(const __grid_constant__ RmsNormParams p) {
+extern "C" __global__ void __launch_bounds__(kThreads, 4) rms_norm(const __grid_constant__ RmsNormParams p) {
     forward<kThreads>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads) rms_norm_short(const __grid_constant__ RmsNormParams p) {
+extern "C" __global__ void __launch_bounds__(kThreads, 4) rms_norm_short(const __grid_constant__ RmsNormParams p) {
     forward<32>(p);
 }
 

@@ -62,8 +62,10 @@ typedef struct {
     uint64_t rows, cols;
 } ScatterParams;
 
+/* Where there is a sum, x + added is stored in it and takes the place of x. */
 typedef struct {
     Tensor x, weight, y;
+    Tensor added, sum;
     uint64_t inv_rms;
     uint32_t rows, cols;
     float eps;

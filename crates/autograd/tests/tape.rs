@@ -144,8 +144,8 @@ impl Network {
             softcap: None,
         };
         let o = tape.attention(op, &self.sequences, &q, &k, &v)?;
-        let x = tape.add(x, &o)?;
-        let (gate, up) = (linear(tape, &x, 3)?, linear(tape, &x, 4)?);
+        let (x, h) = tape.add_rms_norm(x, &o, &self.norm, 1e-5)?;
+        let (gate, up) = (linear(tape, &h, 3)?, linear(tape, &h, 4)?);
         let y = tape.gated(Activation::Silu, &gate, &up)?;
         tape.add(&x, &y)
     }

@@ -90,6 +90,21 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
         y: &mut Self::Buffer,
         inv_rms: &mut Self::Buffer,
     ) -> Result<()>;
+    /// `sum = x + added`, and [`rms_norm`](Self::rms_norm) of the sum: the bits of the one after the other.
+    #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
+    fn add_rms_norm(
+        &self,
+        op: RmsNorm,
+        x: &Self::Buffer,
+        added: &Self::Buffer,
+        weight: &Self::Buffer,
+        sum: &mut Self::Buffer,
+        y: &mut Self::Buffer,
+        inv_rms: &mut Self::Buffer,
+    ) -> Result<()> {
+        self.add(x, added, sum)?;
+        self.rms_norm(op, sum, weight, y, inv_rms)
+    }
     /// Gradient of the input; added to `dx` when `accumulate`.
     #[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
     fn rms_norm_backward(

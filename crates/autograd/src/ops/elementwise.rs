@@ -20,13 +20,18 @@ impl<K: Backend> Tape<'_, K> {
         same_shape("add", "y", x, y)?;
         let mut out = self.alloc(x.tensor.dtype(), x.tensor.len())?;
         self.backend().add(x.tensor.buffer(), y.tensor.buffer(), &mut out)?;
-        let out = Tensor::new(out, x.tensor.shape());
+        Ok(self.push_sum(x, y, out))
+    }
+
+    /// The sum of `x` and `y`.
+    pub(crate) fn push_sum(&mut self, x: &Var<K>, y: &Var<K>, sum: K::Buffer) -> Var<K> {
+        let sum = Tensor::new(sum, x.tensor.shape());
         let needs_grad = x.requires_grad() || y.requires_grad();
         let (x, y) = (Slot::of(x), Slot::of(y));
-        Ok(self.push(out, needs_grad, move |pass, grad| {
+        self.push(sum, needs_grad, move |pass, grad| {
             pass.give(&x, grad.clone())?;
             pass.give(&y, grad)
-        }))
+        })
     }
 
     /// `act(gate) * up`.
@@ -54,7 +59,7 @@ impl<K: Backend> Tape<'_, K> {
     }
 }
 
-fn same_shape<K: Backend>(
+pub(super) fn same_shape<K: Backend>(
     op: &'static str,
     operand: &'static str,
     x: &Var<K>,

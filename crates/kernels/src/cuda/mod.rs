@@ -185,6 +185,20 @@ impl Backend for Cuda {
         rows::rms_norm(self, op, x, weight, y, inv_rms)
     }
 
+    fn add_rms_norm(
+        &self,
+        op: RmsNorm,
+        x: &CudaBuffer,
+        added: &CudaBuffer,
+        weight: &CudaBuffer,
+        sum: &mut CudaBuffer,
+        y: &mut CudaBuffer,
+        inv_rms: &mut CudaBuffer,
+    ) -> Result<()> {
+        let _span = span(|| "add_rms_norm");
+        rows::add_rms_norm(self, op, [x, added, weight], sum, y, inv_rms)
+    }
+
     fn rms_norm_backward(
         &self,
         op: RmsNorm,

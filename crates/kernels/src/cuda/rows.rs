@@ -85,10 +85,39 @@ pub(super) fn rms_norm(
     y: &mut CudaBuffer,
     inv_rms: &mut CudaBuffer,
 ) -> Result<()> {
-    let name = Op("rms_norm");
+    let params = norm(Op("rms_norm"), op, [x, weight], y, inv_rms)?;
+    launch_norm(cuda, &params)
+}
+
+/// Of `[x, added, weight]`.
+pub(super) fn add_rms_norm(
+    cuda: &Cuda,
+    op: RmsNorm,
+    [x, added, weight]: [&CudaBuffer; 3],
+    sum: &mut CudaBuffer,
+    y: &mut CudaBuffer,
+    inv_rms: &mut CudaBuffer,
+) -> Result<()> {
+    let (name, len) = (Op("add_rms_norm"), op.rows * op.cols);
+    let params = RmsNormParams {
+        added: name.tensor("added", added, len)?,
+        sum: name.tensor("sum", sum, len)?,
+        ..norm(name, op, [x, weight], y, inv_rms)?
+    };
+    launch_norm(cuda, &params)
+}
+
+/// Of `[x, weight]`.
+fn norm(
+    name: Op,
+    op: RmsNorm,
+    [x, weight]: [&CudaBuffer; 2],
+    y: &CudaBuffer,
+    inv_rms: &CudaBuffer,
+) -> Result<RmsNormParams> {
     let RmsNorm { rows, cols, eps } = op;
     name.require(cols > 0, || "rows of no columns".into())?;
-    let params = RmsNormParams {
+    Ok(RmsNormParams {
         x: name.tensor("x", x, rows * cols)?,
         weight: name.tensor("weight", weight, cols)?,
         y: name.tensor("y", y, rows * cols)?,
@@ -96,10 +125,14 @@ pub(super) fn rms_norm(
         rows: rows as u32,
         cols: cols as u32,
         eps,
-        reserved: 0,
-    };
+        ..RmsNormParams::default()
+    })
+}
+
+fn launch_norm(cuda: &Cuda, params: &RmsNormParams) -> Result<()> {
+    let (rows, cols) = (params.rows as usize, params.cols as usize);
     let (kernel, blocks) = by_length(cols, rows, [RMS_NORM_SHORT, RMS_NORM]);
-    cuda.driver().launch(&kernel, &params, [blocks, 1, 1], THREADS, 0)
+    cuda.driver().launch(&kernel, params, [blocks, 1, 1], THREADS, 0)
 }
 
 /// Of `[x, weight, inv_rms, dy]`.

@@ -37,7 +37,7 @@ macro_rules! checks {
             checks!(@each $backend, $dtype,
                 elementwise::check_add, elementwise::check_add_assign, elementwise::check_scale,
                 elementwise::check_copy_and_gather,
-                rms_norm::check_rms_norm, rms_norm::check_rms_norm_backward,
+                rms_norm::check_rms_norm, rms_norm::check_add_rms_norm, rms_norm::check_rms_norm_backward,
                 rope::check_rope,
                 gated::check_gated, gated::check_gated_backward,
                 linear::check_linear, linear::check_linear_backward,

@@ -39,6 +39,33 @@ pub(crate) fn check_rms_norm<K: Backend>(k: &K, dtype: DType) {
     }
 }
 
+/// Bit for bit the sum and then its norm. `x` and the sum are of one type, as a residual stream is; what is added
+/// and `y` may be of another.
+pub(crate) fn check_add_rms_norm<K: Backend>(k: &K, dtype: DType) {
+    for (op, other) in shapes().flat_map(|op| FLOATS.map(|other| (op, other))) {
+        let (x, weight) = operands(op, dtype, other);
+        let len = x.f32.len();
+        let (x, weight) = (x.upload(k), weight.upload(k));
+        let added = Host::normal(other, 5, len).upload(k);
+        let outputs =
+            || [(dtype, len), (other, len), (DType::F32, op.rows)].map(|(t, n)| output(k, t, n));
+        let [mut sum, mut y, mut inv_rms] = outputs();
+        k.add_rms_norm(op, &x, &added, &weight, &mut sum, &mut y, &mut inv_rms).unwrap();
+        let found = [sum, y, inv_rms];
+        let [mut sum, mut y, mut inv_rms] = outputs();
+        k.add(&x, &added, &mut sum).unwrap();
+        k.rms_norm(op, &sum, &weight, &mut y, &mut inv_rms).unwrap();
+        let bits = |x: &K::Buffer| {
+            k.download(x).unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        for (what, (found, expected)) in
+            ["sum", "y", "inv_rms"].into_iter().zip(found.iter().zip([&sum, &y, &inv_rms]))
+        {
+            assert!(bits(found) == bits(expected), "{what} of {op:?} with {other}");
+        }
+    }
+}
+
 pub(crate) fn check_rms_norm_backward<K: Backend>(k: &K, dtype: DType) {
     for (op, dy_dtype) in shapes().flat_map(|op| FLOATS.map(|dy| (op, dy))) {
         check_gradient(k, op, dtype, dy_dtype);

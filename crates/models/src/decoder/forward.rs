@@ -141,10 +141,9 @@ impl<K: Backend> Decoder<K> {
         };
         drop((q, k, v));
         let o = project(tape, &o, Projection::O)?;
-        let x = tape.add(x, &o)?;
+        let (x, h) = tape.add_rms_norm(x, &o, &layer.mlp_norm, eps)?;
         drop(o);
 
-        let h = tape.rms_norm(&x, &layer.mlp_norm, eps)?;
         let gate = project(tape, &h, Projection::Gate)?;
         let up = project(tape, &h, Projection::Up)?;
         drop(h);
