@@ -33,7 +33,7 @@ pub(crate) fn rounded(bytes: usize) -> Option<usize> {
 
 impl Arena {
     pub(crate) const fn new() -> Self {
-        Self { chunks: BTreeMap::new(), free: BTreeMap::new(), by_size: BTreeSet::new() }
+        Self { chunks: Vec::new() }
     }
 
     /// Adds a chunk, all of it free.

@@ -123,7 +123,7 @@ impl MomentMap {
 #[inline(always)]
 fn bucket(x: f32) -> usize {
     let (sign, magnitude) = (x.to_bits() >> 31, x.abs().to_bits() >> 16);
-    (sign << 12 | magnitude.max(LOWEST) - LOWEST) as usize & (BUCKETS - 1)
+    (sign << 12 | (magnitude.max(LOWEST) - LOWEST)) as usize & (BUCKETS - 1)
 }
 
 /// The least value of a bucket.

@@ -27,7 +27,7 @@ pub(super) struct Operands<'a, const I: usize, const O: usize> {
     pub(super) outputs: [FloatMut<'a>; O],
 }
 
-impl<'a, const I: usize, const O: usize> Operands<'a, I, O> {
+impl<const I: usize, const O: usize> Operands<'_, I, O> {
     /// The operands in pieces that are one task each.
     pub(super) fn tasks(self) -> impl Iterator<Item = Self> {
         let Self { inputs, mut outputs } = self;
@@ -54,7 +54,7 @@ pub(super) fn update<const I: usize, const O: usize>(
     tasks: Vec<Operands<'_, I, O>>,
     f: impl Fn([f32; I], [f32; O]) -> [f32; O] + Sync,
 ) {
-    team::for_each(tasks, |task| simd!(walk::<true, I, O>(task, |x, old| f(x, old))));
+    team::for_each(tasks, |task| simd!(walk::<true, I, O>(task, &f)));
 }
 
 #[inline(always)]

@@ -35,7 +35,7 @@ pub struct Args {
     /// Directory for what the run writes [recipe: output.dir].
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Hand each step to the card as CUDA graphs [recipe: train.cuda_graphs = true].
+    /// Hand each step to the card as CUDA graphs [recipe: `train.cuda_graphs` = true].
     #[arg(long)]
     cuda_graphs: bool,
     /// Set any field of the recipe, e.g. train.learning_rate=1e-4. The value is TOML or a bare string.
@@ -45,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: Device,
     /// Print what the steps spend their time on, and write the last ones' timeline to DIR/trace.json
-    /// (chrome://tracing, Perfetto). On the CPU only.
+    /// (Perfetto, `chrome://tracing`). On the CPU only.
     #[arg(long)]
     profile: bool,
 }

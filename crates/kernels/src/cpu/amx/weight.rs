@@ -51,10 +51,7 @@ impl<'a> FourBit<'a> {
     }
 
     /// Packed codes and absmax of the 64 elements of a row from `col` on; zeros beyond the last row.
-    #[expect(
-        clippy::inline_always,
-        reason = "a call would cost as much as what is done with the run"
-    )]
+    // A call would cost as much as what is done with the run.
     #[inline(always)]
     pub(super) fn run(&self, row: usize, col: usize) -> (&[u8; 32], f32) {
         const NONE: &[u8; 32] = &[0; 32];
