@@ -1,4 +1,4 @@
-//! Which parts of a device's memory are free.
+//! Which parts of a device's memory, or of the host's, are free.
 //!
 //! First fit: the oldest chunk that has room, and there the lowest address. So a step that takes and gives
 //! the same sizes in the same order as the step before finds the same places again and needs no further

@@ -1,5 +1,7 @@
 //! The mask of LoRA dropout.
 
+use half::bf16;
+
 use super::check::Op;
 use super::simd::simd;
 use crate::ops::Dropout;
@@ -26,6 +28,24 @@ impl Mask {
             threshold: dropout.threshold(),
             keep: 1.0 / (1.0 - dropout.p),
         })
+    }
+
+    /// What is kept is multiplied by this.
+    pub(super) const fn keep(&self) -> f32 {
+        self.keep
+    }
+
+    /// Elements `start..start + x.len()` of the whole tensor with zeros where they are dropped, not
+    /// scaled: bf16 values stay what they are.
+    pub(super) fn select(&self, start: usize, x: &[bf16], out: &mut [bf16]) {
+        const BLOCK: usize = 256;
+        simd!(for (i, (x, out)) in x.chunks(BLOCK).zip(out.chunks_mut(BLOCK)).enumerate() {
+            let mut factors = [1.0; BLOCK];
+            self.apply_from(start + i * BLOCK, &mut factors[..x.len()]);
+            for ((out, x), factor) in out.iter_mut().zip(x).zip(&factors) {
+                *out = if *factor == 0.0 { bf16::ZERO } else { *x };
+            }
+        });
     }
 
     /// Masks elements `start..start + x.len()` of the whole tensor.

@@ -68,7 +68,7 @@ pub(crate) fn output<K: Backend>(k: &K, dtype: DType, len: usize) -> K::Buffer {
 
 /// Units of f32 rounding, relative to the largest element, that are always allowed: a naive
 /// implementation may be exact by luck.
-const FLOOR: f64 = 8.0 / 16_777_216.0;
+pub(crate) const FLOOR: f64 = 8.0 / 16_777_216.0;
 
 /// The same where bf16 activations meet f32 factors: tensor cores take these as sums of two bf16
 /// values, which miss 2^-18 of them - of every term, so more of a sum that cancels - while an
@@ -103,7 +103,7 @@ pub(crate) fn assert_close_product<K: Backend>(
 }
 
 #[track_caller]
-fn assert_close_above<K: Backend>(
+pub(crate) fn assert_close_above<K: Backend>(
     k: &K,
     floor: f64,
     what: &str,

@@ -137,7 +137,7 @@ impl LowRank<'_> {
         side: Side,
         f: impl FnOnce(Operands<'_>) -> T,
     ) -> Result<T> {
-        let Self { left, factor, r, scale } = self;
+        let Self { left, factor, r, scale, .. } = self;
         let depth = TURNS.len() * r.next_multiple_of(RANKS);
         let left = split_in_rows(cpu, left, r, scale, TURNS)?;
         let rows = &Rows::new(cpu, &left.values()[..m * depth], m, depth)?;

@@ -54,6 +54,8 @@ pub(super) use self::{
     vector::multiply_few,
 };
 
+use super::dropout::Mask;
+
 /// How a weight `[n, k]` is multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
@@ -71,6 +73,8 @@ pub(super) struct LowRank<'a> {
     pub(super) factor: &'a [f32],
     pub(super) r: usize,
     pub(super) scale: f32,
+    /// What is dropped of the result, before it is added.
+    pub(super) mask: Option<Mask>,
 }
 
 #[cfg(not(amx))]

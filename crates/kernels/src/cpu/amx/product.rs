@@ -15,9 +15,11 @@ use super::weight::{FourBit, RUN};
 use super::{LowRank, Side};
 use crate::Result;
 use crate::cpu::Cpu;
+use crate::cpu::dropout::Mask;
+use crate::cpu::simd::simd;
 use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};
-use crate::cpu::view::{FloatMut, FloatRef};
+use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::cpu::weight::WeightRef;
 
 /// Most columns of a task.
@@ -44,6 +46,7 @@ struct Scratch {
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
     static DELTA: RefCell<Vec<f32>> = RefCell::default();
+    static MASKED: RefCell<Vec<f32>> = RefCell::default();
 }
 
 /// Whether products with this activation, whose rows have `k` columns, can run on the tiles.
@@ -80,8 +83,8 @@ pub(in crate::cpu) fn multiply(
         let (out, dims) = (out.reborrow(), (m, cols));
         match low {
             None => parallel(base, None, out, dims, &finish),
-            Some(low) => low.with(cpu, dims, side, |low| {
-                parallel(base, Some(low), out, dims, &finish);
+            Some(low) => low.with(cpu, dims, side, |operands| {
+                parallel(base, Some((operands, low.mask)), out, dims, &finish);
             })?,
         }
         Ok(true)
@@ -125,7 +128,7 @@ pub(super) struct Area {
 
 fn parallel(
     base: Operands<'_>,
-    low: Option<Operands<'_>>,
+    low: Option<(Operands<'_>, Option<Mask>)>,
     out: FloatMut<'_>,
     (m, cols): (usize, usize),
     finish: &(impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync),
@@ -133,7 +136,11 @@ fn parallel(
     let width = even(cols, COLS, 64);
     let most = if cols.div_ceil(width) < ENOUGH { ROWS_OF_FEW_COLS } else { ROWS };
     let tasks = tiles(out, cols, 0..cols, even(m, most, BLOCK), width);
-    team::for_each(tasks, |tile| fill_tile(base, low, tile, finish));
+    team::for_each(tasks, |tile| match low {
+        Some((low, Some(mask))) => fill_masked(base, (low, mask), cols, tile, finish),
+        Some((low, None)) => fill_tile(base, Some(low), tile, finish),
+        None => fill_tile(base, None, tile, finish),
+    });
 }
 
 fn fill_tile(
@@ -153,6 +160,39 @@ fn fill_tile(
             if let Some(next) = strips.get(i + 1) {
                 next.prefetch();
             }
+        });
+    });
+}
+
+/// As [`fill_tile`], with the low-rank part masked: it cannot be summed with the rest. `width` is that of
+/// the whole output.
+fn fill_masked(
+    base: Operands<'_>,
+    (low, mask): (Operands<'_>, Mask),
+    width: usize,
+    tile: Tile<'_>,
+    finish: &impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>),
+) {
+    let Tile { row, rows, col, cols, .. } = tile;
+    let area = Area { first_block: row / BLOCK, rows, col, cols };
+    MASKED.with_borrow_mut(|masked| {
+        let masked = sized(masked, rows * cols);
+        run(low, None, area, |i, sums| {
+            for (r, sums) in sums.chunks(cols).enumerate() {
+                let r = i * BLOCK + r;
+                let out = &mut masked[r * cols..(r + 1) * cols];
+                out.copy_from_slice(sums);
+                mask.apply((row + r) * width + col, out);
+            }
+        });
+        fill_tile(base, None, tile, &|delta: &mut Vec<f32>,
+                                      sums: &mut [f32],
+                                      tile: &mut Tile<'_>| {
+            let masked = &masked[(tile.row - row) * cols..][..sums.len()];
+            simd!(for (sum, masked) in sums.iter_mut().zip(masked) {
+                *sum += masked;
+            });
+            finish(delta, sums, tile);
         });
     });
 }

@@ -4,7 +4,7 @@ use super::slab::{Slab, slabs};
 use super::{Adapter, Checked, LORA_ROWS, Scratch, TILE_COLS, TILE_ROWS};
 use crate::Result;
 use crate::cpu::Cpu;
-use crate::cpu::amx::{self, Side};
+use crate::cpu::amx::{self, LowRank, Side};
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
 use crate::cpu::gemm::{Mat, gemm};
@@ -131,8 +131,10 @@ fn a_gradient(
     mut da: FloatMut<'_>,
 ) -> Result<()> {
     let r = adapter.r;
+    let dropped = adapter.dropped(cpu, x, k)?;
+    let (rows, keep) = dropped.as_ref().map_or((x, 1.0), |x| (x.values(), x.keep));
     let out = (&mut da, Side::Straight);
-    if adapter.mask.is_none() && amx::gradient(cpu, (dyb, r), x, (m, k), adapter.scale, out)? {
+    if amx::gradient(cpu, (dyb, r), rows, (m, k), adapter.scale * keep, out)? {
         return Ok(());
     }
     let x = Matrix { data: x, width: k };
@@ -181,13 +183,9 @@ fn input_gradient(
         }
     };
     let weight = (checked.weight, Side::Straight);
-    // What is dropped out cannot be summed with the rest.
-    let unmasked = lora.filter(|(adapter, _)| adapter.mask.is_none());
-    let low = unmasked.map(|(adapter, dyb)| adapter.low_rank(dyb, &adapter.a));
+    let low = lora
+        .map(|(adapter, dyb)| LowRank { mask: adapter.mask, ..adapter.low_rank(dyb, &adapter.a) });
     let done = amx::multiply(cpu, dy, weight, low, &mut dx, (m, n, k), |scratch, out, tile| {
-        if low.is_none() {
-            add_low(scratch, out, tile);
-        }
         if accumulate {
             let before = sized(scratch, out.len());
             tile.load(before);

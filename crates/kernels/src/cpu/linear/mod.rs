@@ -10,8 +10,9 @@ mod slab;
 
 use std::borrow::Cow;
 
+use half::bf16;
+
 use self::slab::{Slab, slabs};
-use super::Cpu;
 use super::amx::{self, LowRank, Side};
 use super::buffer::CpuBuffer;
 use super::check::Op;
@@ -23,6 +24,7 @@ use super::team;
 use super::tiles::{Tile, tiles};
 use super::view::{FloatRef, sized};
 use super::weight::{WeightRef, to_f32};
+use super::{Cpu, F32Scratch};
 use crate::Result;
 use crate::ops::{Linear, Lora};
 
@@ -51,6 +53,19 @@ struct Adapter<'a> {
     r: usize,
     scale: f32,
     mask: Option<Mask>,
+}
+
+/// Activations with zeros where they are dropped; what is kept is `keep` times as much.
+struct Dropped {
+    copy: F32Scratch,
+    len: usize,
+    keep: f32,
+}
+
+impl Dropped {
+    fn values(&self) -> FloatRef<'_> {
+        FloatRef::Bf16(&bytemuck::cast_slice(&self.copy)[..self.len])
+    }
 }
 
 /// What a task needs besides its output.
@@ -96,9 +111,24 @@ impl<'a> Adapter<'a> {
         gemm(out, true, self.scale, xa, b.t());
     }
 
+    /// `x` `[_, k]` where there is dropout and bf16 is multiplied on tiles.
+    fn dropped(&self, cpu: &Cpu, x: FloatRef<'_>, k: usize) -> Result<Option<Dropped>> {
+        let (FloatRef::Bf16(x), Some(mask)) = (x, self.mask) else {
+            return Ok(None);
+        };
+        if !cpu.has_amx() || k == 0 {
+            return Ok(None);
+        }
+        let mut copy = cpu.scratch(x.len().div_ceil(2))?;
+        let out: &mut [bf16] = &mut bytemuck::cast_slice_mut(&mut copy)[..x.len()];
+        let tasks = x.chunks(LORA_ROWS * k).zip(out.chunks_mut(LORA_ROWS * k)).enumerate();
+        team::for_each(tasks, |(task, (x, out))| mask.select(task * LORA_ROWS * k, x, out));
+        Ok(Some(Dropped { copy, len: x.len(), keep: mask.keep() }))
+    }
+
     /// `scale * left . factor` as part of a product.
     const fn low_rank<'s>(&self, left: &'s [f32], factor: &'s [f32]) -> LowRank<'s> {
-        LowRank { left, factor, r: self.r, scale: self.scale }
+        LowRank { left, factor, r: self.r, scale: self.scale, mask: None }
     }
 }
 
@@ -182,8 +212,10 @@ fn down_projection(
     xa: &mut [f32],
 ) -> Result<()> {
     let r = adapter.r;
+    let dropped = adapter.dropped(cpu, x, k)?;
+    let (rows, scale) = dropped.as_ref().map_or((x, 1.0), |x| (x.values(), x.keep));
     let a = (&*adapter.a, Side::Transposed);
-    if adapter.mask.is_none() && amx::shrink(cpu, x, a, (k, r), 1.0, xa)? {
+    if amx::shrink(cpu, rows, a, (k, r), scale, xa)? {
         return Ok(());
     }
     let a = Mat::new(&adapter.a, r, k);
