@@ -1,6 +1,6 @@
 """Measures the CPU against what else there is, and prints Markdown tables: medians over the rounds (least..most).
 
-Usage: run.py BINARIES NF4_DIR GGUF WORK [--rounds N] [--quick] [--only a|b|c|d]
+Usage: run.py BINARIES NF4_DIR GGUF WORK [--rounds N] [--quick] [--only a|b|c|d] [--match TEXT]
 
 BINARIES holds qlora-train and examples/. Every round runs every contender once, so that whatever else the machine
 does meets all of them. Contenders that fail are named at the end.
@@ -53,6 +53,9 @@ class Bench:
 
     def add(self, table, row, column, value):
         self.figures[table, row, column].append(value)
+        # A run of an hour that fails at its end has not been for nothing.
+        with open(f"{self.work}/figures.jsonl", "a") as log:
+            print(json.dumps([table, row, column, value]), file=log)
 
     def run(self, command, environment={}):
         """Lines of JSON on standard output; wall time in s; peak resident memory in MB."""
@@ -66,7 +69,8 @@ class Bench:
             err.seek(0)
             if process.returncode:
                 raise Failed(err.read().strip().rpartition("\n")[2] or f"exit code {process.returncode}")
-            lines = [json.loads(line) for line in out if line.startswith("{")]
+            # Libraries print dictionaries of their own, which are no JSON.
+            lines = [json.loads(line) for line in out if line.startswith('{"')]
         return lines, wall, usage.ru_maxrss / 1024
 
     def python(self, script, *arguments, tuned=True):
@@ -167,7 +171,7 @@ class Bench:
         sections = {"a": self.training, "b": self.products, "c": self.generation, "d": self.quantization}
         for letter, section in sections.items():
             if self.arguments.only in (None, letter):
-                yield from section()
+                yield from ((name, run) for name, run in section() if self.arguments.match in name)
 
     def all_rounds(self):
         failed = {}
@@ -227,6 +231,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", choices="abcd")
+    parser.add_argument("--match", default="")
     bench = Bench(parser.parse_args())
     failed = bench.all_rounds()
     machine()
