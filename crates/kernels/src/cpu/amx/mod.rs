@@ -7,18 +7,15 @@
 //!
 //! `QLORA_CPU=no-amx` in the environment turns it off, for comparison.
 //!
-//! Measured on two cores of a Xeon (2 MiB of L2 each) that others kept busy (load 4 to 14), the best of
-//! several runs of the example `cpu_linear`, which vary by a factor of two: lower bounds.
+//! Measured on two cores of a Xeon (2 MiB of L2 each, 29 GB/s a core from L3) that others share: a step of
+//! `SmolLM2-135M` with LoRA (4 x 256 tokens, bf16, NF4, rank 16) takes 0.66 s at best and mostly 0.69 to 0.74,
+//! of which linears take 330 to 370 ms (the tile loop about a third of that, the rest are panels, outputs and
+//! the adapter), attention 140 to 150, the head 92 to 105, all element-wise operations about 75. What moved
+//! most: huge pages, threads that stay awake, and the adapter, attention and head on tiles.
 //!
-//! | M, N, K          | forward, TFLOP/s | over f32   | dX, TFLOP/s | over f32   |
-//! |------------------|------------------|------------|-------------|------------|
-//! | 256, 4096, 4096  | 1.2              | 22 to 36 x | 0.9         | 19 to 28 x |
-//! | 1024, 4096, 4096 | 1.2              | 31 to 53 x | 1.4         | 31 to 47 x |
-//! | 1024, 576, 576   | 1.7              | 23 to 28 x | 1.6         | 12 to 22 x |
-//!
-//! Training SmolLM2-135M with LoRA (4 x 256 tokens, bf16, NF4, rank 16) on the same two cores when quiet,
-//! five steps, alternating: 240 and 224 tokens/s against 93 and 87 without. The tile loop is 8 % of a step;
-//! the adapter's f32 products and attention are the largest part now.
+//! Rejected: reading rows that start within a cache line (7 % of a step); odd elements of causal rows apart from
+//! whole vectors (twice the time of a row); panels of the head's gradient in two bf16 parts (only the label's
+//! share needs more than one).
 
 #[cfg(amx)]
 mod adapter;
