@@ -65,6 +65,7 @@ pub(super) enum Side {
 /// `scale * left [m, r] . F` to be added to a product, where F is a factor `[n, r]` transposed or a
 /// factor `[r, k]`, as the weight of the product is.
 #[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(amx), expect(dead_code, reason = "nothing multiplies by it there"))]
 pub(super) struct LowRank<'a> {
     pub(super) left: &'a [f32],
     pub(super) factor: &'a [f32],
@@ -78,6 +79,7 @@ pub(super) struct LowRank<'a> {
 pub(super) use self::missing::{available, gradient, multiply, shrink};
 
 #[cfg(not(amx))]
+#[expect(clippy::unnecessary_wraps, reason = "the same signatures as where there is a matrix unit")]
 mod missing {
     use super::{LowRank, Side};
     use crate::Result;

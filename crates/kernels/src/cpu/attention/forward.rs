@@ -38,6 +38,8 @@ pub(in crate::cpu) fn forward(
     let v = name.float("v", v, k_len)?;
     let o = name.float_mut("o", o, q_len)?;
     let lse = FloatMut::F32(name.f32_mut("lse", lse, layout.q_tokens * op.heads)?);
+    #[cfg(not(amx))]
+    let _ = cpu;
     #[cfg(amx)]
     if let Some(inputs) = tiled::Forward::new(cpu, layout, [q, k, v]) {
         inputs.run(o, lse);
