@@ -76,6 +76,7 @@ learning_rate = {LEARNING_RATE}
 weight_decay = {WEIGHT_DECAY}
 lr_scheduler = "constant"
 max_grad_norm = 0.0
+precision = "f32"
 """)
     arguments = ["--model", quantized, "--data", f"{work}/rows.jsonl", "--output", f"{work}/run"]
     subprocess.run([binary, "train", f"{work}/recipe.toml", *arguments], check=True, stdout=subprocess.DEVNULL)

@@ -192,7 +192,8 @@ fn a_diverging_run_stops_and_keeps_what_was_measured() {
 #[test]
 fn accumulated_steps_are_the_steps_of_one_large_batch() {
     let w = Workspace::new();
-    let same = ["--set", "lora.lora_dropout=0", "--set", "train.max_steps=5"];
+    let mut same = vec!["--set", "lora.lora_dropout=0", "--set", "train.max_steps=5"];
+    same.extend(["--set", "train.precision=f32"]);
     let whole = ["--set", "train.batch_size=4", "--set", "train.gradient_accumulation_steps=1"];
     stdout(&w.train("parts", &same));
     stdout(&w.train("whole", &[&same[..], &whole].concat()));

@@ -55,7 +55,7 @@ fn workspace() -> Workspace {
         "recipe.toml",
         &format!(
             "[model]\nadapter = {:?}\nquantize = \"none\"\n[data]\nshuffle = false\n[train]\nbatch_size = 2\n\
-             epochs = 1\nlearning_rate = 0.01\nlr_scheduler = \"constant\"\nweight_decay = 0.01\nmax_grad_norm = 0\n",
+             epochs = 1\nlearning_rate = 0.01\nlr_scheduler = \"constant\"\nweight_decay = 0.01\nmax_grad_norm = 0\nprecision = \"f32\"\n",
             w.arg("start")
         ),
     );
@@ -119,7 +119,9 @@ fn eight_bit_moments_train_about_as_f32_ones_do() {
     let losses = |optim: &str| -> Vec<f64> {
         let set = format!("train.optim={optim}");
         // Adapter matrices of 4096 elements and more.
-        stdout(&w.train(optim, &["--set", "lora.r=64", "--set", &set]));
+        stdout(
+            &w.train(optim, &["--set", "lora.r=64", "--set", "train.precision=f32", "--set", &set]),
+        );
         w.losses(optim).into_iter().map(f64::from_bits).collect()
     };
     let (single, eight) = (losses("adamw"), losses("adamw_8bit"));

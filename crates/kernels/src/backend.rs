@@ -20,7 +20,7 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
 
     /// Float type of activations that this backend is made for: what to train in where nobody asks
     /// for another.
-    const ACTIVATIONS: DType;
+    fn activations(&self) -> DType;
 
     /// Runs `work`, which is a training step or the like, with what it submits handed to the device in large
     /// pieces, where the device takes such: graphs, on CUDA. Results are the same.

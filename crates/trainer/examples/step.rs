@@ -92,7 +92,7 @@ impl Task for Cost<'_> {
         let source = Random { config: &config, made: Mutex::default() };
         let options = LoadOptions {
             format: BaseFormat::Quantized(QuantConfig::default()),
-            narrow: Precision::Auto.resolve::<K>() == Precision::Bf16,
+            narrow: Precision::Auto.resolve(backend) == Precision::Bf16,
             progress: &|_, _| (),
         };
         let decoder = Decoder::load(backend, &source, &config, &options)?;
@@ -100,7 +100,7 @@ impl Task for Cost<'_> {
         let train =
             TrainSection { gradient_checkpointing: self.recompute, ..TrainSection::default() };
         let schedule = Schedule::new(&train, self.steps + 1);
-        let settings = StepSettings::new::<K>(&train);
+        let settings = StepSettings::new(backend, &train);
         let mut trainer = SftTrainer::new(&decoder, adapter, schedule, settings)?;
         let window = window(self.rows, self.length, config.vocab_size);
         let mut seconds = Vec::new();

@@ -100,7 +100,8 @@ impl Base {
         let progress = Progress::new("loading", source.names().len(), 0);
         let options = LoadOptions {
             format: quantization.format()?,
-            narrow: K::ACTIVATIONS == DType::Bf16 && precision.resolve::<K>() == Precision::Bf16,
+            narrow: backend.activations() == DType::Bf16
+                && precision.resolve(backend) == Precision::Bf16,
             progress: &|done, _| progress.set(done, String::new),
         };
         Ok(Decoder::load(backend, source, self.config(), &options)?)
@@ -200,7 +201,7 @@ impl ModelArgs {
     pub fn load<K: Backend>(&self, backend: &K, base: Base) -> Result<Loaded<K>> {
         let decoder = base.load(backend, self.quantization(), self.precision)?;
         let adapter = self.adapter.as_ref().map(|dir| Adapter::load(&decoder, dir)).transpose()?;
-        Ok(Loaded { base, decoder, adapter, precision: self.precision.on::<K>() })
+        Ok(Loaded { base, decoder, adapter, precision: self.precision.on(backend) })
     }
 
     fn quantization(&self) -> Quantization {

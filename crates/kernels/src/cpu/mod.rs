@@ -101,7 +101,10 @@ impl DerefMut for F32Scratch {
 impl Backend for Cpu {
     type Buffer = CpuBuffer;
     type QuantizedWeight = CpuQuantizedWeight;
-    const ACTIVATIONS: DType = DType::F32;
+
+    fn activations(&self) -> DType {
+        if self.amx { DType::Bf16 } else { DType::F32 }
+    }
 
     fn memory(&self) -> MemoryUsage {
         self.shared.ledger.usage()

@@ -87,7 +87,10 @@ impl Cuda {
 impl Backend for Cuda {
     type Buffer = CudaBuffer;
     type QuantizedWeight = CudaQuantizedWeight;
-    const ACTIVATIONS: DType = DType::Bf16;
+
+    fn activations(&self) -> DType {
+        DType::Bf16
+    }
 
     fn in_graphs<T, E: From<Error>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         self.driver().capture(true)?;

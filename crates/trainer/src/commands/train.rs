@@ -142,7 +142,7 @@ impl Task for Fit<'_> {
         let adapter = adapter(recipe, &decoder)?;
         let (trainable, all) = (adapter.params().numel(), base.parameters());
         say(&crate::base::trainable_line(trainable, all));
-        output.start(&resolved::<K>(recipe))?;
+        output.start(&resolved(backend, recipe))?;
         let summary =
             sft::train(recipe, &decoder, adapter, &train, eval.as_ref(), output, profile)?;
         Ok((summary, backend.memory()))
@@ -150,9 +150,9 @@ impl Task for Fit<'_> {
 }
 
 /// The recipe with what the backend settles.
-fn resolved<K: Backend>(recipe: &Recipe) -> Recipe {
+fn resolved<K: Backend>(backend: &K, recipe: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
-    recipe.train.precision = recipe.train.precision.resolve::<K>();
+    recipe.train.precision = recipe.train.precision.resolve(backend);
     recipe
 }
 

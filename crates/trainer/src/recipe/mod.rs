@@ -292,7 +292,7 @@ pub enum Scheduler {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// `bf16` on a card, `f32` on the processor.
+    /// `bf16` on a card and on a processor with a matrix unit (AMX), `f32` on others.
     #[default]
     Auto,
     /// 32-bit floats.
@@ -304,17 +304,17 @@ pub enum Precision {
 impl Precision {
     /// `Auto` settled for the backend.
     #[must_use]
-    pub fn resolve<K: Backend>(self) -> Self {
+    pub fn resolve<K: Backend>(self, backend: &K) -> Self {
         match self {
-            Self::Auto if K::ACTIVATIONS == DType::Bf16 => Self::Bf16,
+            Self::Auto if backend.activations() == DType::Bf16 => Self::Bf16,
             Self::Auto => Self::F32,
             given => given,
         }
     }
 
     /// What the tape is told.
-    pub fn on<K: Backend>(self) -> autograd::Precision {
-        match self.resolve::<K>() {
+    pub fn on<K: Backend>(self, backend: &K) -> autograd::Precision {
+        match self.resolve(backend) {
             Self::Bf16 => autograd::Precision::BF16,
             Self::Auto | Self::F32 => autograd::Precision::F32,
         }

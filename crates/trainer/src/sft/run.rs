@@ -48,7 +48,7 @@ pub fn train<K: Backend>(
 ) -> Result<Summary> {
     let plan = Plan::new(&recipe.train, &recipe.data, train_set.examples.len());
     let schedule = Schedule::new(&recipe.train, plan.total_steps());
-    let settings = StepSettings::new::<K>(&recipe.train);
+    let settings = StepSettings::new(decoder.backend(), &recipe.train);
     let progress = Progress::new("step", plan.total_steps(), recipe.train.logging_steps);
     let mut run = Run {
         recipe,
@@ -176,7 +176,7 @@ impl<K: Backend> Run<'_, K> {
             Some(self.trainer.adapter()),
             eval_set,
             train.batch_size,
-            train.precision.on::<K>(),
+            train.precision.on(self.decoder.backend()),
             |_| (),
         )?;
         let (loss, perplexity) = (evaluation.loss, evaluation.perplexity());

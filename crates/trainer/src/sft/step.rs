@@ -23,8 +23,8 @@ pub struct StepSettings {
 }
 
 impl StepSettings {
-    /// What `train` asks for on backend `K`.
-    pub fn new<K: Backend>(train: &TrainSection) -> Self {
+    /// What `train` asks for on a backend.
+    pub fn new<K: Backend>(backend: &K, train: &TrainSection) -> Self {
         Self {
             optim: train.optim,
             optimizer: AdamWConfig {
@@ -33,7 +33,7 @@ impl StepSettings {
                 eps: train.adam_epsilon as f32,
                 weight_decay: train.weight_decay as f32,
             },
-            precision: train.precision.on::<K>(),
+            precision: train.precision.on(backend),
             recompute: if train.gradient_checkpointing {
                 Recompute::Layers
             } else {
