@@ -321,14 +321,29 @@ pub(crate) fn check_ragged_linear<K: Backend>(k: &K, dtype: DType) {
 }
 
 fn check_forward<K: Backend>(k: &K, case: Case, dtype: DType) {
+    let (_, _, depth) = case.shape;
     let operands = Operands::new(case, dtype);
     let (naive, truth) =
         (reference::linear(&operands.naive()), reference::linear(&operands.truth()));
     for y_dtype in FLOATS {
         let (y, xa) = operands.upload(k).forward(k, y_dtype);
-        assert_close_product(k, dtype, &format!("{y_dtype} y of {case:?}"), &y, &naive.0, &truth.0);
+        assert_close_product(
+            k,
+            (dtype, depth),
+            &format!("{y_dtype} y of {case:?}"),
+            &y,
+            &naive.0,
+            &truth.0,
+        );
         if let Some(xa) = xa {
-            assert_close_product(k, dtype, &format!("xa of {case:?}"), &xa, &naive.1, &truth.1);
+            assert_close_product(
+                k,
+                (dtype, depth),
+                &format!("xa of {case:?}"),
+                &xa,
+                &naive.1,
+                &truth.1,
+            );
         }
     }
 }
@@ -476,10 +491,10 @@ fn check_backward<K: Backend>(k: &K, case: Case, dtype: DType) {
     k.linear_backward(&uploaded.op(), &uploaded.x, xa.as_ref(), &dy.upload(k), grads).unwrap();
     let naive = reference::linear_backward(&operands.naive(), &dy.f32);
     let truth = reference::linear_backward(&operands.truth(), &dy.f64);
-    assert_close_product(k, dtype, &format!("dx of {case:?}"), &dx, &naive[0], &truth[0]);
+    assert_close_product(k, (dtype, n), &format!("dx of {case:?}"), &dx, &naive[0], &truth[0]);
     if let (Some(da), Some(db)) = (&da, &db) {
-        assert_close_product(k, dtype, &format!("da of {case:?}"), da, &naive[1], &truth[1]);
-        assert_close_product(k, dtype, &format!("db of {case:?}"), db, &naive[2], &truth[2]);
+        assert_close_product(k, (dtype, m), &format!("da of {case:?}"), da, &naive[1], &truth[1]);
+        assert_close_product(k, (dtype, m), &format!("db of {case:?}"), db, &naive[2], &truth[2]);
     }
 }
 
@@ -514,6 +529,6 @@ fn check_accumulates<K: Backend>(k: &K, case: Case, dtype: DType, dx_dtype: DTyp
     for (i, (what, got)) in [("dx", &dx), ("da", &da), ("db", &db)].into_iter().enumerate() {
         let naive: Vec<f32> = naive[i].iter().zip(&before[i].f32).map(|(a, b)| a + b).collect();
         let truth: Vec<f64> = truth[i].iter().zip(&before[i].f64).map(|(a, b)| a + b).collect();
-        assert_close_product(k, dtype, what, got, &naive, &truth);
+        assert_close_product(k, (dtype, if i == 0 { n } else { m }), what, got, &naive, &truth);
     }
 }
