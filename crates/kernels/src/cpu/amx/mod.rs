@@ -10,7 +10,7 @@
 //! Measured on two cores of a Xeon (2 MiB of L2 each, 29 GB/s a core from L3) that others share: a step of
 //! `SmolLM2-135M` with LoRA (4 x 256 tokens, bf16, NF4, rank 16) takes 0.66 s at best and mostly 0.69 to 0.74,
 //! of which linears take 330 to 370 ms (the tile loop about a third of that, the rest are panels, outputs and
-//! the adapter), attention 140 to 150, the head 92 to 105, all element-wise operations about 75. What moved
+//! the adapter), attention 140 to 150, the head 92 to 105, all element-wise operations about 90. What moved
 //! most: huge pages, threads that stay awake, and the adapter, attention and head on tiles.
 //!
 //! Rejected: reading rows that start within a cache line (7 % of a step); odd elements of causal rows apart from
