@@ -52,7 +52,7 @@ impl Cli {
                 .build_global()
                 .with_context(|| format!("cannot start {threads} threads"))?;
         }
-        // Within the pool: from outside, each operation would put this thread to sleep and wake another.
+        // Within the pool: from outside, each loop of rayon would put this thread to sleep and wake another.
         rayon::scope(|_| self.command.run())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The threads are those of the current rayon pool. A thread that a loop has called on stays for
 //! [`LINGER`], watching for the next loop: rayon's would sleep after a few microseconds and take some
-//! 40 us to be woken (a loop of 50 us on two threads took 83 us with 30 us between loops, against 51).
+//! 40 us to be woken (a loop of 50 us on two threads took 81 us with 30 us between loops, against 50).
 //! Each thread begins with its own share of the tasks, always the same one of equal loops, so that what
 //! one loop wrote is in the caches of the core that reads it in the next; then it takes what others left.
 
@@ -12,7 +12,7 @@ use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 /// How long a thread watches for the next loop.
@@ -66,14 +66,16 @@ fn threads(count: usize) -> usize {
 
 fn run(count: usize, work: &Work<'_>) {
     let threads = threads(count);
-    let region = if threads > 1 { TEAM.region.try_lock().ok() } else { None };
-    // Within a loop, or beside another thread's.
-    let Some(region) = region else {
-        (0..count).for_each(|index| work(0, index));
-        return;
+    let region = match TEAM.region.try_lock() {
+        // What a panic interrupted was closed as it unwound.
+        Err(TryLockError::Poisoned(region)) => Some(region.into_inner()),
+        region => region.ok(),
     };
-    TEAM.run(count, threads, work);
-    drop(region);
+    match region.filter(|_| threads > 1) {
+        Some(_region) => TEAM.run(count, threads, work),
+        // Within a loop, or beside another thread's.
+        None => (0..count).for_each(|index| work(0, index)),
+    }
 }
 
 struct Team {
@@ -133,16 +135,15 @@ impl Team {
         unsafe { *self.job.get() = Some(Job { work, threads }) };
         self.open.store(true, Ordering::SeqCst);
         self.epoch.fetch_add(1, Ordering::SeqCst);
-        let closed = Close(self);
         for share in 1..threads {
             if !self.present[share].swap(true, Ordering::SeqCst) {
                 rayon::spawn(move || self.watch(share));
             }
         }
-        self.take(0, threads, work);
-        drop(closed);
-        let panic = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(panic) = panic {
+        let mine = catch_unwind(AssertUnwindSafe(|| self.take(0, threads, work)));
+        self.close();
+        let others = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panic) = mine.err().or(others) {
             resume_unwind(panic);
         }
     }
@@ -224,15 +225,6 @@ impl Team {
             }
             std::hint::spin_loop();
         }
-    }
-}
-
-/// Closes the loop, also when a task of the calling thread panics.
-struct Close(&'static Team);
-
-impl Drop for Close {
-    fn drop(&mut self) {
-        self.0.close();
     }
 }
 
@@ -318,6 +310,11 @@ mod tests {
                     sum.fetch_add(i, Ordering::Relaxed);
                 });
                 assert_eq!(sum.into_inner(), 45);
+                // On both threads, each of which waits for the other.
+                let barrier = std::sync::Barrier::new(2);
+                for_each(0..2, |_: usize| {
+                    barrier.wait();
+                });
             }
         });
     }

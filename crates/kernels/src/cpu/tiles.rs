@@ -8,6 +8,8 @@ use std::slice;
 
 use half::bf16;
 
+#[cfg(amx)]
+use super::prefetch;
 use super::view::{FloatMut, FloatRef};
 
 /// Rows and columns of the matrix that a task computes.
@@ -50,16 +52,20 @@ impl<'a> Tile<'a> {
     /// Copies the tile to `out` `[rows, cols]` in f32.
     pub(super) fn load(&self, out: &mut [f32]) {
         for (row, out) in (0..self.rows).zip(out.chunks_mut(self.cols)) {
-            let part = self.first.after(row * self.stride);
-            // SAFETY: the row's part lies in the matrix and is borrowed exclusively by this tile, which
-            // is borrowed here.
-            let part = unsafe {
-                match part {
-                    First::F32(x) => FloatRef::F32(slice::from_raw_parts(x, self.cols)),
-                    First::Bf16(x) => FloatRef::Bf16(slice::from_raw_parts(x, self.cols)),
-                }
-            };
-            part.widen_into(out);
+            self.part(row).widen_into(out);
+        }
+    }
+
+    /// The tile's part of a row.
+    fn part(&self, row: usize) -> FloatRef<'_> {
+        assert!(row < self.rows, "a row beyond the tile");
+        // SAFETY: the row's part lies in the matrix and is borrowed exclusively by this tile, which is
+        // borrowed here.
+        unsafe {
+            match self.first.after(row * self.stride) {
+                First::F32(x) => FloatRef::F32(slice::from_raw_parts(x, self.cols)),
+                First::Bf16(x) => FloatRef::Bf16(slice::from_raw_parts(x, self.cols)),
+            }
         }
     }
 
@@ -81,16 +87,10 @@ impl<'a> Tile<'a> {
     /// Fetches the tile's cache lines, to be written soon.
     #[cfg(amx)]
     pub(super) fn prefetch(&self) {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        const LINE: usize = 64;
         for row in 0..self.rows {
-            let (part, bytes) = match self.first.after(row * self.stride) {
-                First::F32(x) => (x.cast::<i8>(), self.cols * size_of::<f32>()),
-                First::Bf16(x) => (x.cast(), self.cols * size_of::<bf16>()),
-            };
-            for byte in (0..bytes).step_by(LINE) {
-                // SAFETY: a hint about memory that the tile borrows.
-                unsafe { _mm_prefetch::<_MM_HINT_ET0>(part.wrapping_add(byte)) }
+            match self.part(row) {
+                FloatRef::F32(x) => prefetch::to_write(x),
+                FloatRef::Bf16(x) => prefetch::to_write(x),
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use kernels::{Cpu, DType};
 
+use crate::attention;
 use crate::linear::{self, Case, Stored, fp4, nf4};
+use crate::results;
 
 /// Many parts of the depth, tasks of rows and columns, rows that collide in the cache; the last row
 /// block and column pair whole and not, up to 16 rows and more.
@@ -46,9 +48,20 @@ fn it_is_used_and_can_be_left_out() {
     // Another order of the sums, or weights rounded to bf16, moves some sum across a rounding.
     for (case, what) in CASES {
         let [with, without] =
-            [&with, &without].map(|cpu| crate::results::of_linear(cpu, case, DType::Bf16));
+            [&with, &without].map(|cpu| results::of_linear(cpu, case, DType::Bf16));
         for i in [0, 2, 3] {
             assert!(with[i].1 != without[i].1, "{} of {what} is the same to the bit", with[i].0);
         }
     }
+    // Probabilities rounded to bf16 do as well.
+    let case = attention::Case::new((6, 2, 64), &[(70, 70), (33, 90)], None, None);
+    let [attention_with, attention_without] =
+        [&with, &without].map(|cpu| results::of_attention(cpu, &case, DType::Bf16));
+    let [head_with, head_without] =
+        [&with, &without].map(|cpu| results::of_cross_entropy(cpu, (100, 64, 1_100), DType::Bf16));
+    for (with, without) in attention_with.iter().zip(&attention_without) {
+        assert!(with.1 != without.1, "{} of attention is the same to the bit", with.0);
+    }
+    let differs = head_with.iter().zip(&head_without).any(|(with, without)| with.1 != without.1);
+    assert!(differs, "the head's results are the same to the bit");
 }

@@ -3,9 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_castsi128_si512, _mm512_inserti32x4,
-    _mm512_permutex2var_epi16, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    __m512i, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_permutex2var_epi16,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
 use std::ops::Range;
@@ -14,6 +13,7 @@ use half::bf16;
 
 use super::fill::{Source, TILE};
 use super::tile::STEP;
+use crate::cpu::prefetch;
 
 /// Rows between what is put in place and what is fetched for later.
 const AHEAD: usize = 16;
@@ -54,11 +54,8 @@ impl<'a> Dense<'a> {
     #[inline]
     fn prefetch(&self, row: usize, cols: Range<usize>) {
         let first = row * self.stride;
-        let values = self.values.get(first + cols.start..first + cols.end).unwrap_or(&[]);
-        for line in values.chunks(STEP) {
-            // SAFETY: a hint about bytes that are borrowed.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
-        }
+        let values = self.values.get(first + cols.start..first + cols.end);
+        prefetch::to_read(values.unwrap_or(&[]));
     }
 }
 

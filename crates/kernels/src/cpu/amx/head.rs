@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use half::bf16;
 
 use super::dense::{Dense, Straight, Transposed};
-use super::product::{Area, Operands, even, run, supports};
+use super::product::{Area, COLS, Operands, even, run, supports};
 use super::rows::Rows;
 use super::small::Lines;
 use super::tile::BLOCK;
@@ -25,8 +25,6 @@ use crate::cpu::{Cpu, F32Scratch, team};
 const PANEL: usize = 512;
 /// Most tokens of a task.
 const TOKENS: usize = 256;
-/// Columns of the gradient that are multiplied together.
-const COLS: usize = 256;
 /// Tasks that are enough for the threads: the vocabulary is cut in parts until there are as many.
 const ENOUGH: usize = 8;
 /// Elements of the gradient, for one part of the vocabulary, that are held at a time (8 MiB).

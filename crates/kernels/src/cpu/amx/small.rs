@@ -110,7 +110,9 @@ impl Panel {
 pub(in crate::cpu) fn product(left: &[bf16], right: &Panel, out: &mut [f32], accumulate: bool) {
     let (steps, cols) = (right.steps, right.pairs * BLOCK);
     let depth = steps * STEP;
-    assert!(steps > 0 && out.len() / cols * depth == left.len(), "operands differ in shape");
+    let rows = left.len() / depth;
+    assert!(rows.is_multiple_of(BLOCK) && rows * depth == left.len(), "no whole tiles");
+    assert!(rows * cols == out.len(), "operands differ in shape");
     let tiles = Tiles::configure();
     for (left, out) in left.chunks_exact(BLOCK * depth).zip(out.chunks_exact_mut(BLOCK * cols)) {
         let left = Left { first: left.as_ptr().cast(), row: 2 * depth, step: 2 * STEP };

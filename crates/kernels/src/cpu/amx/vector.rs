@@ -1,7 +1,7 @@
 //! Products of few rows, as in generation: each weight is read once and meets all rows in registers.
 //!
 //! `vpermps` looks 16 weights up at a time, straight from the bytes of their codes: 32 weights take six
-//! operations and the multiplications, some 20 GB/s of codes a core against 14 GB/s from memory. Sums are
+//! operations and the multiplications, so that memory sets the pace. Sums are
 //! f32; 4-bit weights are rounded to bf16 where those of the tiles are, so that a token weighs the same in a
 //! prompt and after it.
 
@@ -122,12 +122,8 @@ fn dots_of<const M: usize>(weight: &Weight<'_>, row: usize, x: &[f32], k: usize)
                 }
                 // Closures would be compiled without the vectors that this function is for.
                 let weights = [look_up(&bytes[..16], values), look_up(&bytes[16..], values)];
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let x = &x[i * k + col..][..RUN];
-                    sum[0] = _mm512_fmadd_ps(weights[0][0], load(&x[..16]), sum[0]);
-                    sum[1] = _mm512_fmadd_ps(weights[0][1], load(&x[16..32]), sum[1]);
-                    sum[2] = _mm512_fmadd_ps(weights[1][0], load(&x[32..48]), sum[2]);
-                    sum[3] = _mm512_fmadd_ps(weights[1][1], load(&x[48..]), sum[3]);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    add_products(sums, weights, &x[i * k + col..][..RUN]);
                 }
             }
         }
@@ -136,12 +132,8 @@ fn dots_of<const M: usize>(weight: &Weight<'_>, row: usize, x: &[f32], k: usize)
             for (col, values) in (0..k).step_by(RUN).zip(values.chunks_exact(RUN)) {
                 fetch(values);
                 let weights = [widen(&values[..32]), widen(&values[32..])];
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let x = &x[i * k + col..][..RUN];
-                    sum[0] = _mm512_fmadd_ps(weights[0][0], load(&x[..16]), sum[0]);
-                    sum[1] = _mm512_fmadd_ps(weights[0][1], load(&x[16..32]), sum[1]);
-                    sum[2] = _mm512_fmadd_ps(weights[1][0], load(&x[32..48]), sum[2]);
-                    sum[3] = _mm512_fmadd_ps(weights[1][1], load(&x[48..]), sum[3]);
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    add_products(sums, weights, &x[i * k + col..][..RUN]);
                 }
             }
         }
@@ -152,6 +144,15 @@ fn dots_of<const M: usize>(weight: &Weight<'_>, row: usize, x: &[f32], k: usize)
         *dot = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d)));
     }
     dots
+}
+
+/// Adds the products of 64 weights with as many elements of a row.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_products(sums: &mut [__m512; 4], weights: [[__m512; 2]; 2], x: &[f32]) {
+    for i in 0..4 {
+        sums[i] = _mm512_fmadd_ps(weights[i / 2][i % 2], load(&x[16 * i..]), sums[i]);
+    }
 }
 
 #[inline]

@@ -1,10 +1,8 @@
 //! 4-bit weights as panels are filled from them.
 
-#![allow(unsafe_code)]
-
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
+use crate::cpu::prefetch;
 use crate::cpu::weight::CpuQuantizedWeight;
 
 /// Elements that share a scale wherever rows are made of whole runs.
@@ -63,7 +61,7 @@ impl<'a> FourBit<'a> {
         (packed, self.absmax_of(first >> self.shift))
     }
 
-    #[expect(clippy::inline_always, reason = "as above")]
+    #[expect(clippy::inline_always, reason = "part of `run`")]
     #[inline(always)]
     fn absmax_of(&self, block: usize) -> f32 {
         match self.absmax {
@@ -80,9 +78,6 @@ impl<'a> FourBit<'a> {
     pub(super) fn prefetch(&self, row: usize, cols: Range<usize>) {
         let first = row * self.k / 2;
         let codes = first + cols.start / 2..first + cols.end / 2;
-        for line in self.packed.get(codes).unwrap_or(&[]).chunks(64) {
-            // SAFETY: a hint about bytes that are borrowed.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
-        }
+        prefetch::to_read(self.packed.get(codes).unwrap_or(&[]));
     }
 }

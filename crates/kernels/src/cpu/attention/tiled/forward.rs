@@ -110,8 +110,8 @@ impl<'a> Forward<'a> {
     }
 }
 
-/// Turns raw products, of which a query sees those in `visible`, into weights relative to the running maximum, rounded into
-/// `probs`, and rescales what came before.
+/// Turns raw products, of which a query sees those in `visible`, into weights relative to the running
+/// maximum, rounded into `probs`, and rescales what came before.
 #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
 fn online_softmax(
