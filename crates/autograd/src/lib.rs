@@ -8,12 +8,12 @@
 //! **Architecture Invariant:** no file format and no model here. A recomputed forward is bit-identical
 //! to the first, because everything random in it is drawn by counter.
 
-mod checkpoint;
 mod error;
 mod linear;
 mod ops;
 mod optim;
 mod params;
+mod remake;
 mod tape;
 mod tensor;
 

@@ -1,10 +1,12 @@
 //! The tape: what a forward pass did, run backwards once.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use kernels::{Backend, Buffer, DType, MemoryKind};
 
-use crate::tensor::NodeId;
+use crate::remake::{Made, Remake, Saved, Source};
+use crate::tensor::{NodeId, ValueId};
 use crate::{ParamGrads, Result, Tensor, Var};
 
 /// Element types of a forward pass.
@@ -27,17 +29,17 @@ pub(crate) type BackwardFn<'m, K> =
     Box<dyn FnOnce(&mut Backward<'_, K>, Arc<<K as Backend>::Buffer>) -> Result<()> + 'm>;
 
 struct Node<'m, K: Backend> {
-    /// `None` for a leaf, whose gradient the caller of [`Tape::run_backward`] collects.
-    backward: Option<BackwardFn<'m, K>>,
+    backward: BackwardFn<'m, K>,
 }
 
 /// Records operations on [`Var`]s. `'m` is the lifetime of the weights that they borrow.
 pub struct Tape<'m, K: Backend> {
     backend: K,
     precision: Precision,
-    /// Whether dropout is drawn; stays while a recomputed block's first run is not recorded.
-    training: bool,
     recording: bool,
+    /// Whether results are kept for the backward pass.
+    keeps: bool,
+    remakes: Vec<Rc<Remake<'m, K>>>,
     nodes: Vec<Node<'m, K>>,
     /// Gradients that operations computed in the forward pass.
     seeds: Vec<(Slot, Arc<K::Buffer>)>,
@@ -54,12 +56,13 @@ impl<'m, K: Backend> Tape<'m, K> {
         Self::new(backend, precision, false)
     }
 
-    fn new(backend: &K, precision: Precision, training: bool) -> Self {
+    fn new(backend: &K, precision: Precision, recording: bool) -> Self {
         Self {
             backend: backend.clone(),
             precision,
-            training,
-            recording: training,
+            recording,
+            keeps: true,
+            remakes: Vec::new(),
             nodes: Vec::new(),
             seeds: Vec::new(),
         }
@@ -80,67 +83,87 @@ impl<'m, K: Backend> Tape<'m, K> {
         self.recording
     }
 
-    /// Runs the tape backwards from the losses recorded on it, adding to `grads`.
-    pub fn backward(mut self, grads: &mut ParamGrads<K>) -> Result<()> {
-        let seeds = std::mem::take(&mut self.seeds);
-        self.run_backward(seeds, grads)?;
-        Ok(())
+    /// Whether results of the operations from here on are kept for the backward pass (as at first), or made
+    /// again in it from their operands. Gradients are the same bits either way: what is made again is made by
+    /// the same operation, and its randomness is drawn by counter. The weights must not change in between.
+    pub fn keep(&mut self, keeps: bool) {
+        self.keeps = keeps;
     }
 
-    /// Runs the tape backwards from the given gradients, which add up where a node has several;
-    /// returns those of the nodes, of which only leaves are left.
-    pub(crate) fn run_backward(
-        self,
-        seeds: Vec<(Slot, Arc<K::Buffer>)>,
-        params: &mut ParamGrads<K>,
-    ) -> Result<Vec<Option<Arc<K::Buffer>>>> {
-        let grads = vec![None; self.nodes.len()];
-        let mut pass = Backward { backend: self.backend, grads, params };
+    /// Runs the tape backwards from the losses recorded on it, adding to `grads`.
+    pub fn backward(self, grads: &mut ParamGrads<K>) -> Result<()> {
+        let Self { backend, nodes, seeds, remakes, .. } = self;
+        // Those that are needed are held by whoever needs them.
+        drop(remakes);
+        let mut pass = Backward { backend, grads: vec![None; nodes.len()], params: grads };
         for (slot, grad) in seeds {
             pass.give(&slot, grad)?;
         }
-        for (i, node) in self.nodes.into_iter().enumerate().rev() {
-            let Some(backward) = node.backward else { continue };
+        for (i, node) in nodes.into_iter().enumerate().rev() {
             if let Some(grad) = pass.grads[i].take() {
-                backward(&mut pass, grad)?;
+                (node.backward)(&mut pass, grad)?;
             }
         }
-        Ok(pass.grads)
-    }
-
-    pub(crate) fn is_training(&self) -> bool {
-        self.training
+        Ok(())
     }
 
     pub(crate) fn alloc(&self, dtype: DType, len: usize) -> Result<K::Buffer> {
         Ok(self.backend.alloc(dtype, len, MemoryKind::Activations)?)
     }
 
-    pub(crate) fn pause(&mut self) -> bool {
-        std::mem::replace(&mut self.recording, false)
+    /// How to make the `count` results of an operation again, where the backward will need that.
+    pub(crate) fn remake(
+        &mut self,
+        count: usize,
+        run: impl Fn(&K) -> Result<Made<K>> + 'm,
+    ) -> Option<ValueId> {
+        if !self.recording || self.keeps {
+            return None;
+        }
+        self.remakes.push(Rc::new(Remake::new(count, run)));
+        Some(ValueId(self.remakes.len() - 1))
     }
 
-    pub(crate) fn resume(&mut self, recording: bool) {
-        self.recording = recording;
+    /// Where the backward gets `var` from to make something else of it.
+    pub(crate) fn source(&self, var: &Var<K>) -> Source<'m, K> {
+        self.result(var.value, 0, &var.tensor)
     }
 
-    pub(crate) fn leaf(&mut self, tensor: Tensor<K>) -> Var<K> {
-        self.nodes.push(Node { backward: None });
-        Var { tensor, node: Some(NodeId(self.nodes.len() - 1)) }
+    /// `var`, for the backward to read.
+    pub(crate) fn save(&self, var: &Var<K>) -> Saved<'m, K> {
+        Saved::new(self.source(var))
+    }
+
+    /// Result `which` of an operation, for its backward to read.
+    pub(crate) fn save_result(
+        &self,
+        value: Option<ValueId>,
+        which: usize,
+        tensor: &Tensor<K>,
+    ) -> Saved<'m, K> {
+        Saved::new(self.result(value, which, tensor))
+    }
+
+    fn result(&self, value: Option<ValueId>, which: usize, tensor: &Tensor<K>) -> Source<'m, K> {
+        match value {
+            None => Source::Kept(tensor.clone()),
+            Some(value) => Source::Remade(Rc::clone(&self.remakes[value.0]), which),
+        }
     }
 
     /// Makes the output of an operation; it gets a node if the tape records and `needs_grad`.
     pub(crate) fn push(
         &mut self,
         tensor: Tensor<K>,
+        value: Option<ValueId>,
         needs_grad: bool,
         backward: impl FnOnce(&mut Backward<'_, K>, Arc<K::Buffer>) -> Result<()> + 'm,
     ) -> Var<K> {
-        if !(self.recording && needs_grad) {
-            return Var::constant(tensor);
-        }
-        self.nodes.push(Node { backward: Some(Box::new(backward)) });
-        Var { tensor, node: Some(NodeId(self.nodes.len() - 1)) }
+        let node = (self.recording && needs_grad).then(|| {
+            self.nodes.push(Node { backward: Box::new(backward) });
+            NodeId(self.nodes.len() - 1)
+        });
+        Var { tensor, node, value }
     }
 
     /// Starts the backward pass at `var` with a gradient that the forward already knows.

@@ -64,23 +64,29 @@ impl<K: Backend> Tensor<K> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeId(pub(crate) usize);
 
+/// Index of an operation of a tape whose results are made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ValueId(pub(crate) usize);
+
 /// A tensor, and the node that made it if a gradient must flow there.
 #[derive(Debug)]
 pub struct Var<K: Backend> {
     pub(crate) tensor: Tensor<K>,
     pub(crate) node: Option<NodeId>,
+    /// Where its value comes from in the backward pass; `None` where it is kept.
+    pub(crate) value: Option<ValueId>,
 }
 
 impl<K: Backend> Clone for Var<K> {
     fn clone(&self) -> Self {
-        Self { tensor: self.tensor.clone(), node: self.node }
+        Self { tensor: self.tensor.clone(), node: self.node, value: self.value }
     }
 }
 
 impl<K: Backend> Var<K> {
     /// A tensor that needs no gradient.
     pub fn constant(tensor: Tensor<K>) -> Self {
-        Self { tensor, node: None }
+        Self { tensor, node: None, value: None }
     }
 
     /// The value.

@@ -19,6 +19,10 @@ const IDS: [u32; 7] = [3, 1, 4, 1, 5, 9, 2];
 /// Two sequences, of 4 and 3 tokens; one label in the middle is not trained.
 const LABELS: [u32; 7] = [1, IGNORE, 1, IGNORE, 9, 2, IGNORE];
 
+/// Bits of what is kept: every operation of a block, and the blocks alone.
+const ALL: u32 = (1 << 13) - 1;
+const BLOCKS: u32 = 1 << 12;
+
 struct Network {
     cpu: Cpu,
     table: <Cpu as Backend>::Buffer,
@@ -30,12 +34,6 @@ struct Network {
     positions: Arc<<Cpu as Backend>::Buffer>,
     sequences: Arc<Sequences<Cpu>>,
     rope: Arc<RopeTable<Cpu>>,
-}
-
-#[derive(Clone, Copy)]
-enum Mode {
-    Keep,
-    Recompute,
 }
 
 fn normal(stream: u64, len: usize, scale: f32) -> Vec<f32> {
@@ -106,16 +104,11 @@ fn network() -> (Network, Params<Cpu>) {
 
 impl Network {
     /// Sum of losses; on a recording tape its gradient is seeded.
-    fn run<'m>(&'m self, tape: &mut Tape<'m, Cpu>, params: &'m Params<Cpu>, mode: Mode) -> f64 {
+    fn run<'m>(&'m self, tape: &mut Tape<'m, Cpu>, params: &'m Params<Cpu>, kept: u32) -> f64 {
         let mut x = tape.embed(&self.table, HIDDEN, &self.ids).unwrap();
         // Twice the same block: its parameters and its input are used more than once.
         for pass in 0..2 {
-            let block =
-                move |tape: &mut Tape<'m, Cpu>, x: &Var<Cpu>| self.block(tape, params, x, pass);
-            x = match mode {
-                Mode::Keep => block(tape, &x).unwrap(),
-                Mode::Recompute => tape.checkpoint(&x, block).unwrap(),
-            };
+            x = self.block(tape, params, &x, pass, kept).unwrap();
         }
         tape.linear_cross_entropy(&x, &self.linears[5], &self.labels, 1.0).unwrap().sum()
     }
@@ -126,14 +119,20 @@ impl Network {
         params: &'m Params<Cpu>,
         x: &Var<Cpu>,
         pass: u64,
+        kept: u32,
     ) -> autograd::Result<Var<Cpu>> {
+        let set = |tape: &mut Tape<'m, Cpu>, bit: u32| tape.keep(kept >> bit & 1 == 1);
+        set(tape, 0);
         let h = tape.rms_norm(x, &self.norm, 1e-5)?;
         let linear = |tape: &mut Tape<'m, Cpu>, x: &Var<Cpu>, i: usize| {
             let dropout = Dropout { p: 0.25, key: 5, stream: pass * 16 + i as u64 };
+            set(tape, 1 + i as u32);
             tape.linear(x, &self.linears[i], Some((self.loras[i], params)), Some(dropout))
         };
         let (q, k, v) = (linear(tape, &h, 0)?, linear(tape, &h, 1)?, linear(tape, &h, 2)?);
+        set(tape, 6);
         let q = tape.rope(&q, HEAD_DIM, &self.rope, &self.positions)?;
+        set(tape, 7);
         let k = tape.rope(&k, HEAD_DIM, &self.rope, &self.positions)?;
         let op = Attention {
             heads: HEADS,
@@ -143,22 +142,26 @@ impl Network {
             window: None,
             softcap: None,
         };
+        set(tape, 8);
         let o = tape.attention(op, &self.sequences, &q, &k, &v)?;
-        let (x, h) = tape.add_rms_norm(x, &o, &self.norm, 1e-5)?;
+        let keeps = [9, 10].map(|bit| kept >> bit & 1 == 1);
+        let (x, h) = tape.add_rms_norm(x, &o, &self.norm, 1e-5, keeps)?;
         let (gate, up) = (linear(tape, &h, 3)?, linear(tape, &h, 4)?);
+        set(tape, 11);
         let y = tape.gated(Activation::Silu, &gate, &up)?;
+        set(tape, 12);
         tape.add(&x, &y)
     }
 
     fn gradients(
         &self,
         params: &Params<Cpu>,
-        mode: Mode,
+        kept: u32,
         precision: Precision,
     ) -> (f64, Vec<Vec<f32>>) {
         let mut grads = ParamGrads::zeros(&self.cpu, params).unwrap();
         let mut tape = Tape::training(&self.cpu, precision);
-        let loss = self.run(&mut tape, params, mode);
+        let loss = self.run(&mut tape, params, kept);
         tape.backward(&mut grads).unwrap();
         let list = grads.buffers().iter().map(|g| self.cpu.download(g).unwrap()).collect();
         (loss, list)
@@ -168,7 +171,7 @@ impl Network {
 #[test]
 fn gradients_agree_with_finite_differences() {
     let (network, mut params) = network();
-    let (_, grads) = network.gradients(&params, Mode::Keep, Precision::F32);
+    let (_, grads) = network.gradients(&params, ALL, Precision::F32);
     let start: Vec<Vec<f32>> =
         params.iter().map(|p| network.cpu.download(&p.value).unwrap()).collect();
     for which in 0..params.len() {
@@ -178,7 +181,7 @@ fn gradients_agree_with_finite_differences() {
                 start[which].iter().zip(&direction).map(|(x, d)| x + step * d).collect();
             params.iter_mut().nth(which).unwrap().value = up(&network.cpu, &moved);
             // Dropout is drawn on recording tapes only, so the loss must come from one.
-            network.run(&mut Tape::training(&network.cpu, Precision::F32), &params, Mode::Keep)
+            network.run(&mut Tape::training(&network.cpu, Precision::F32), &params, ALL)
         };
         let step = 1e-2;
         let (near, far) = (
@@ -209,7 +212,7 @@ fn two_losses_of_one_hidden_state_add_up() {
         let mut grads = ParamGrads::zeros(cpu, &params).unwrap();
         let mut tape = Tape::training(cpu, Precision::F32);
         let x = tape.embed(&network.table, HIDDEN, &network.ids).unwrap();
-        let x = network.block(&mut tape, &params, &x, 0).unwrap();
+        let x = network.block(&mut tape, &params, &x, 0, ALL).unwrap();
         for labels in labels {
             tape.linear_cross_entropy(&x, head, labels, 1.0).unwrap();
         }
@@ -228,32 +231,50 @@ fn two_losses_of_one_hidden_state_add_up() {
 }
 
 #[test]
-fn recompute_gives_the_same_bits() {
+fn what_is_kept_changes_no_bit() {
     let (network, params) = network();
     for precision in [Precision::F32, Precision::BF16] {
-        let kept = network.gradients(&params, Mode::Keep, precision);
-        let again = network.gradients(&params, Mode::Recompute, precision);
-        assert_eq!(kept, again);
+        let whole = network.gradients(&params, ALL, precision);
+        let single = (0..13).flat_map(|bit| [1 << bit, ALL ^ (1 << bit)]);
+        for kept in single.chain([0, BLOCKS, 0b0_1010_1010_1010, 0b1_0101_0101_0101]) {
+            assert!(whole == network.gradients(&params, kept, precision), "{kept:#b}");
+        }
     }
 }
 
+/// Bytes of activations, and the most bytes at once.
+fn live(network: &Network) -> (usize, usize) {
+    let usage = network.cpu.memory();
+    let activations = usage.live.iter().find(|(kind, _)| *kind == MemoryKind::Activations);
+    (activations.expect("every kind is listed").1, usage.peak)
+}
+
 #[test]
-fn recompute_keeps_less() {
-    let (network, params) = network();
-    let live = |mode| {
+fn what_is_not_kept_is_not_held() {
+    let held = |kept| {
+        let (network, params) = network();
+        let mut grads = ParamGrads::zeros(&network.cpu, &params).unwrap();
         let mut tape = Tape::training(&network.cpu, Precision::F32);
-        network.run(&mut tape, &params, mode);
-        let usage = network.cpu.memory();
-        usage.live.iter().find(|(kind, _)| *kind == MemoryKind::Activations).unwrap().1
+        network.run(&mut tape, &params, kept);
+        let (after_forward, _) = live(&network);
+        tape.backward(&mut grads).unwrap();
+        assert_eq!(live(&network).0, 0);
+        (after_forward, live(&network).1)
     };
-    assert!(live(Mode::Recompute) * 3 < live(Mode::Keep));
+    let ((all, most), (blocks, least)) = (held(ALL), held(BLOCKS));
+    assert!(blocks * 3 < all, "{blocks} of {all}");
+    assert!(least < most, "{least} of {most}");
+    // Of the last only what it is made of can be kept instead.
+    for bit in 0..12 {
+        assert!(held(ALL ^ (1 << bit)).0 <= all, "{bit}");
+    }
 }
 
 #[test]
 fn an_inference_tape_keeps_nothing() {
     let (network, params) = network();
     let mut tape = Tape::inference(&network.cpu, Precision::F32);
-    network.run(&mut tape, &params, Mode::Keep);
+    network.run(&mut tape, &params, ALL);
     let usage = network.cpu.memory();
     assert!(usage.live.contains(&(MemoryKind::Activations, 0)), "{usage:?}");
 }

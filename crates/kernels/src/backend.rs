@@ -119,7 +119,7 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     ) -> Result<()>;
 
     /// Frozen linear with its adapter. With LoRA, `xa` (f32 `[m, r]`) receives `dropout(x) . A^T`,
-    /// which the backward needs; without, it is `None`.
+    /// which the backward reads; without, it is `None`.
     fn linear(
         &self,
         op: &Linear<'_, Self>,
@@ -128,7 +128,8 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
         xa: Option<&mut Self::Buffer>,
     ) -> Result<()>;
     /// Gradients of [`linear`](Self::linear): `dX = dY.W + scale * mask((dY.B).A)`,
-    /// `dA += scale * (dY.B)^T . dropout(X)`, `dB += scale * dY^T . xa`.
+    /// `dA += scale * (dY.B)^T . dropout(X)`, `dB += scale * dY^T . xa`. Without the forward's `xa` it is
+    /// computed again.
     fn linear_backward(
         &self,
         op: &Linear<'_, Self>,

@@ -96,6 +96,14 @@ pub struct Linear<'a, K: Backend> {
     pub lora: Option<Lora<'a, K>>,
 }
 
+#[expect(clippy::expl_impl_clone_on_copy, reason = "a derive would ask for `K: Copy`")]
+impl<K: Backend> Clone for Linear<'_, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K: Backend> Copy for Linear<'_, K> {}
+
 /// Gradients that [`Backend::linear_backward`] writes; `None` where not needed.
 #[derive(Debug)]
 pub struct LinearGrads<'a, K: Backend> {

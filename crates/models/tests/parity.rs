@@ -10,7 +10,7 @@ use common::{
 };
 use kernels::Cpu;
 use models::RopeScaling;
-use models::decoder::{Adapter, BaseFormat, Decoder, ForwardOptions, Recompute};
+use models::decoder::{Adapter, BaseFormat, Decoder, ForwardOptions, Keep};
 
 const LOGITS: f64 = 1e-4;
 const LOSS: f64 = 1e-5;
@@ -234,17 +234,31 @@ fn bitsandbytes_checkpoint() {
     check_loss(eval_loss(&decoder, None, &rows), &r, "loss_bnb4_model");
 }
 
+/// Every choice of what is kept of a layer.
+fn keeps() -> impl Iterator<Item = Keep> {
+    (0..64u32).map(|bits| {
+        let [norms, qkv, attention, residual, gate_up, gated] =
+            std::array::from_fn(|i| bits >> i & 1 == 1);
+        Keep { norms, qkv, attention, residual, gate_up, gated }
+    })
+}
+
 #[test]
-fn recompute_gives_the_same_bits() {
+fn what_is_kept_changes_no_bit() {
     let r = Reference::open("models/qwen3", "ref");
     let rows = Rows::all_trained(r.ids("input_ids"));
     let decoder = load("qwen3", nf4_base(true));
     let lora = adapter_with_dropout(&decoder, "qwen3/adapter", 0.25);
     let [(without, _), (with, _)] = [None, Some(7)].map(|dropout_key| {
         let options = ForwardOptions { dropout_key, ..ForwardOptions::default() };
-        let kept = loss_and_grads(&decoder, &lora, &rows, options);
-        let again = ForwardOptions { recompute: Recompute::Layers, ..options };
-        assert_eq!(kept, loss_and_grads(&decoder, &lora, &rows, again));
+        let kept = loss_and_grads(&decoder, &lora, &rows, options.clone());
+        for keep in keeps() {
+            // Layers beyond are kept.
+            for keep in [vec![keep; decoder.config().num_hidden_layers], vec![keep]] {
+                let again = ForwardOptions { keep: keep.clone().into(), ..options.clone() };
+                assert!(kept == loss_and_grads(&decoder, &lora, &rows, again), "{keep:?}");
+            }
+        }
         kept
     });
     assert!((with - without).abs() > 1e-3, "dropout is drawn: {with} against {without}");

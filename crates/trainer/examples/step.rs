@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use data::{Batch, Example, Window};
 use half::bf16;
 use kernels::{Backend, Philox};
-use models::decoder::{Adapter, BaseFormat, Decoder, LoadOptions};
+use models::decoder::{Adapter, BaseFormat, Decoder, Keep, LoadOptions};
 use models::weights::{TensorInfo, TensorSource};
 use models::{HostData, HostTensor, LoraConfig, ModelConfig};
 use nf4::{QuantConfig, QuantizedTensor};
@@ -97,10 +97,11 @@ impl Task for Cost<'_> {
         };
         let decoder = Decoder::load(backend, &source, &config, &options)?;
         let adapter = Adapter::init(&decoder, &LoraConfig { r: 16, ..LoraConfig::default() }, 42)?;
-        let train =
-            TrainSection { gradient_checkpointing: self.recompute, ..TrainSection::default() };
+        let train = TrainSection::default();
         let schedule = Schedule::new(&train, self.steps + 1);
-        let settings = StepSettings::new(backend, &train);
+        let keep = if self.recompute { Keep::NOTHING } else { Keep::ALL };
+        let keep = keep.for_layers(config.num_hidden_layers);
+        let settings = StepSettings::new(backend, &train, keep);
         let mut trainer = SftTrainer::new(&decoder, adapter, schedule, settings)?;
         let window = window(self.rows, self.length, config.vocab_size);
         let mut seconds = Vec::new();

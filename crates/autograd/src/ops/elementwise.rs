@@ -1,12 +1,12 @@
 //! Rows of a frozen table, residual sum, gated activation.
 
 use kernels::ops::Activation;
-use kernels::{Backend, Buffer};
+use kernels::{Backend, Buffer, MemoryKind};
 
 use crate::tape::Slot;
 use crate::{Error, Result, Tape, Tensor, Var};
 
-impl<K: Backend> Tape<'_, K> {
+impl<'m, K: Backend> Tape<'m, K> {
     /// Rows `ids` (u32) of a frozen `[rows, cols]` table, in the residual stream's type.
     pub fn embed(&mut self, table: &K::Buffer, cols: usize, ids: &K::Buffer) -> Result<Var<K>> {
         let rows = ids.len();
@@ -18,17 +18,20 @@ impl<K: Backend> Tape<'_, K> {
     /// `x + y` in the type of `x`.
     pub fn add(&mut self, x: &Var<K>, y: &Var<K>) -> Result<Var<K>> {
         same_shape("add", "y", x, y)?;
-        let mut out = self.alloc(x.tensor.dtype(), x.tensor.len())?;
-        self.backend().add(x.tensor.buffer(), y.tensor.buffer(), &mut out)?;
+        let out = sum(self.backend(), &x.tensor, &y.tensor, MemoryKind::Activations)?;
         Ok(self.push_sum(x, y, out))
     }
 
     /// The sum of `x` and `y`.
-    pub(crate) fn push_sum(&mut self, x: &Var<K>, y: &Var<K>, sum: K::Buffer) -> Var<K> {
-        let sum = Tensor::new(sum, x.tensor.shape());
+    pub(crate) fn push_sum(&mut self, x: &Var<K>, y: &Var<K>, out: Tensor<K>) -> Var<K> {
+        let (left, right) = (self.source(x), self.source(y));
+        let value = self.remake(1, move |backend| {
+            let (x, y) = (left.get(backend)?, right.get(backend)?);
+            Ok(vec![sum(backend, &x, &y, MemoryKind::Scratch)?])
+        });
         let needs_grad = x.requires_grad() || y.requires_grad();
         let (x, y) = (Slot::of(x), Slot::of(y));
-        self.push(sum, needs_grad, move |pass, grad| {
+        self.push(out, value, needs_grad, move |pass, grad| {
             pass.give(&x, grad.clone())?;
             pass.give(&y, grad)
         })
@@ -37,13 +40,19 @@ impl<K: Backend> Tape<'_, K> {
     /// `act(gate) * up`.
     pub fn gated(&mut self, act: Activation, gate: &Var<K>, up: &Var<K>) -> Result<Var<K>> {
         same_shape("gated", "up", gate, up)?;
-        let mut out = self.alloc(gate.tensor.dtype(), gate.tensor.len())?;
-        let (g, u) = (gate.tensor.clone(), up.tensor.clone());
-        self.backend().gated(act, g.buffer(), u.buffer(), &mut out)?;
-        let out = Tensor::new(out, gate.tensor.shape());
+        let kind = MemoryKind::Activations;
+        let out = multiply(self.backend(), act, &gate.tensor, &up.tensor, kind)?;
+        let sources = [gate, up].map(|x| self.source(x));
+        let value = self.remake(1, move |backend| {
+            let [gate, up] = sources.each_ref().map(|x| x.get(backend));
+            Ok(vec![multiply(backend, act, &gate?, &up?, MemoryKind::Scratch)?])
+        });
         let needs_grad = gate.requires_grad() || up.requires_grad();
+        let saved = [gate, up].map(|x| self.save(x));
         let (gate, up) = (Slot::of(gate), Slot::of(up));
-        Ok(self.push(out, needs_grad, move |pass, grad| {
+        Ok(self.push(out, value, needs_grad, move |pass, grad| {
+            let [g, u] = saved.each_ref().map(|x| x.get(&pass.backend));
+            let (g, u) = (g?, u?);
             let (mut d_gate, mut d_up) = (pass.alloc(&gate)?, pass.alloc(&up)?);
             pass.backend.gated_backward(
                 act,
@@ -57,6 +66,31 @@ impl<K: Backend> Tape<'_, K> {
             pass.give(&up, d_up.into())
         }))
     }
+}
+
+/// `x + y`, like `x`.
+fn sum<K: Backend>(
+    backend: &K,
+    x: &Tensor<K>,
+    y: &Tensor<K>,
+    kind: MemoryKind,
+) -> Result<Tensor<K>> {
+    let mut out = backend.alloc(x.dtype(), x.len(), kind)?;
+    backend.add(x.buffer(), y.buffer(), &mut out)?;
+    Ok(Tensor::new(out, x.shape()))
+}
+
+/// `act(gate) * up`, like `gate`.
+fn multiply<K: Backend>(
+    backend: &K,
+    act: Activation,
+    gate: &Tensor<K>,
+    up: &Tensor<K>,
+    kind: MemoryKind,
+) -> Result<Tensor<K>> {
+    let mut out = backend.alloc(gate.dtype(), gate.len(), kind)?;
+    backend.gated(act, gate.buffer(), up.buffer(), &mut out)?;
+    Ok(Tensor::new(out, gate.shape()))
 }
 
 pub(super) fn same_shape<K: Backend>(

@@ -1,8 +1,9 @@
 //! Frozen linear with its adapter.
 
 use kernels::ops::{Dropout, Linear, LinearGrads};
-use kernels::{Backend, DType};
+use kernels::{Backend, DType, MemoryKind};
 
+use crate::remake::{Made, Saved};
 use crate::tape::Slot;
 use crate::{Error, FrozenLinear, LoraLinear, Params, Result, Tape, Tensor, Var};
 
@@ -37,7 +38,7 @@ impl<'m, K: Backend> Tape<'m, K> {
                 expected: vec![m, k],
             });
         }
-        let dropout = dropout.filter(|_| self.is_training());
+        let dropout = dropout.filter(|_| self.is_recording());
         let op = Linear {
             m,
             n,
@@ -46,16 +47,19 @@ impl<'m, K: Backend> Tape<'m, K> {
             bias: linear.bias.as_ref(),
             lora: adapter.map(|(lora, params)| lora.operand(params, dropout)),
         };
-        let mut y = self.alloc(dtype, m * n)?;
-        let mut xa = adapter.map(|(lora, _)| self.alloc(DType::F32, m * lora.r)).transpose()?;
-        let input = x.tensor.clone();
-        self.backend().linear(&op, input.buffer(), &mut y, xa.as_mut())?;
-
-        let mut shape = x.tensor.shape().to_vec();
-        *shape.last_mut().expect("x has columns") = n;
+        let mut made = multiply(self.backend(), &op, &x.tensor, dtype, MemoryKind::Activations)?;
+        let operand = self.source(x);
+        let value = self.remake(made.len(), move |backend| {
+            multiply(backend, &op, &operand.get(backend)?, dtype, MemoryKind::Scratch)
+        });
+        let input = self.save(x);
+        let xa = made.get(1).map(|xa| self.save_result(value, 1, xa));
         let slot = Slot::of(x);
         let needs_grad = slot.wanted() || adapter.is_some();
-        Ok(self.push(Tensor::new(y, &shape), needs_grad, move |pass, dy| {
+        Ok(self.push(made.swap_remove(0), value, needs_grad, move |pass, dy| {
+            let x = input.get(&pass.backend)?;
+            // Where it is not at hand the backward makes it: a small part of making `y` too.
+            let xa = xa.as_ref().and_then(Saved::at_hand);
             let mut dx = pass.take(&slot)?;
             let [da, db] = match adapter {
                 Some((lora, _)) => pass.params.pair_mut(lora.a, lora.b).map(Some),
@@ -64,11 +68,31 @@ impl<'m, K: Backend> Tape<'m, K> {
             let accumulate_dx = dx.as_ref().is_some_and(|(_, partial)| *partial);
             let dx_buffer = dx.as_mut().map(|(buffer, _)| buffer);
             let grads = LinearGrads { dx: dx_buffer, accumulate_dx, da, db };
-            pass.backend.linear_backward(&op, input.buffer(), xa.as_ref(), &dy, grads)?;
+            let xa = xa.as_ref().map(Tensor::buffer);
+            pass.backend.linear_backward(&op, x.buffer(), xa, &dy, grads)?;
             if let Some((dx, _)) = dx {
                 pass.put(&slot, dx);
             }
             Ok(())
         }))
     }
+}
+
+/// The product, and with an adapter `dropout(x) . A^T`.
+fn multiply<K: Backend>(
+    backend: &K,
+    op: &Linear<'_, K>,
+    x: &Tensor<K>,
+    dtype: DType,
+    kind: MemoryKind,
+) -> Result<Made<K>> {
+    let (m, n) = (op.m, op.n);
+    let mut y = backend.alloc(dtype, m * n, kind)?;
+    let mut xa = op.lora.map(|lora| backend.alloc(DType::F32, m * lora.r, kind)).transpose()?;
+    backend.linear(op, x.buffer(), &mut y, xa.as_mut())?;
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut().expect("x has columns") = n;
+    let mut made = vec![Tensor::new(y, &shape)];
+    made.extend(op.lora.zip(xa).map(|(lora, xa)| Tensor::new(xa, &[m, lora.r])));
+    Ok(made)
 }

@@ -126,9 +126,17 @@ pub(super) fn backward(
     let da = grads.da.map(|da| name.tensor("da", da, r * k)).transpose()?;
     let db = grads.db.map(|db| name.tensor("db", db, n * r)).transpose()?;
     let xa = xa.map(|xa| name.single("xa", xa, m * r).map(|_| xa.tensor())).transpose()?;
-    name.require(db.is_none() || xa.is_some(), || "`db` needs `xa`".into())?;
     let gradient = Activations { x: dy, mask: None, m, k: n };
-    if let (Some(db), Some(xa)) = (db, xa) {
+    let input = Activations { x, mask: adapter.mask, m, k };
+    if let Some(db) = db {
+        // Held until what reads it is submitted.
+        let own = cuda.scratch(if xa.is_none() { m * r } else { 0 })?;
+        let xa = if let Some(xa) = xa {
+            xa
+        } else {
+            input.shrink(cuda, (adapter.a, Layout::RankByK), r, own.tensor())?;
+            own.tensor()
+        };
         gradient.gradient(cuda, xa, r, (db, Layout::KByRank), alpha)?;
     }
     if dx.is_none() && da.is_none() {
@@ -139,7 +147,6 @@ pub(super) fn backward(
     let dyb = scratch.tensor();
     gradient.shrink(cuda, (adapter.b, Layout::KByRank), r, dyb)?;
     if let Some(da) = da {
-        let input = Activations { x, mask: adapter.mask, m, k };
         input.gradient(cuda, dyb, r, (da, Layout::RankByK), alpha)?;
     }
     if let Some(out) = dx {

@@ -519,10 +519,16 @@ fn check_accumulates<K: Backend>(k: &K, case: Case, dtype: DType, dx_dtype: DTyp
     let [mut dx, mut da, mut db] = before.each_ref().map(|x| x.upload(k));
     let (op, dy_buffer) = (uploaded.op(), dy.upload(k));
     let none = || LinearGrads { dx: None, accumulate_dx: true, da: None, db: None };
-    let run = |xa, grads| k.linear_backward(&op, &uploaded.x, xa, &dy_buffer, grads).unwrap();
+    let run = |xa: Option<&_>, grads: LinearGrads<'_, K>| {
+        k.linear_backward(&op, &uploaded.x, xa, &dy_buffer, grads).unwrap()
+    };
     run(None, LinearGrads { dx: Some(&mut dx), ..none() });
     run(None, LinearGrads { da: Some(&mut da), ..none() });
     run(xa.as_ref(), LinearGrads { db: Some(&mut db), ..none() });
+    let mut again = before[2].upload(k);
+    run(None, LinearGrads { db: Some(&mut again), ..none() });
+    let [db_values, again] = [&db, &again].map(|x| k.download(x).unwrap());
+    assert_eq!(db_values, again, "xa computed again");
     run(None, none());
     let naive = reference::linear_backward(&operands.naive(), &dy.f32);
     let truth = reference::linear_backward(&operands.truth(), &dy.f64);

@@ -1,29 +1,21 @@
 //! The forward pass, once for training, evaluation and generation.
 
+use std::sync::Arc;
+
 use autograd::{Params, Tape, Tensor, TokenLosses, Var};
 use kernels::ops::{Activation, Attention, Dropout};
 use kernels::trace::span;
 use kernels::{Backend, DType, MemoryKind};
 
-use super::{Adapter, Decoder, Inputs, Layer, Projection};
+use super::{Adapter, Decoder, Inputs, Keep, Layer, Projection};
 use crate::Result;
 use crate::generate::LayerCache;
 
-/// What the backward pass may recompute instead of keeping.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Recompute {
-    /// Keep every activation.
-    #[default]
-    None,
-    /// Keep each layer's input, recompute the rest (gradient checkpointing).
-    Layers,
-}
-
 /// Options of one training forward pass.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ForwardOptions {
-    /// Memory for time.
-    pub recompute: Recompute,
+    /// What the backward finds of each layer; everything for layers beyond.
+    pub keep: Arc<[Keep]>,
     /// Key of the run's dropout; `None` trains without.
     pub dropout_key: Option<u64>,
     /// Number of this forward pass within the run, so that each draws other masks.
@@ -31,7 +23,6 @@ pub struct ForwardOptions {
 }
 
 /// What every layer of one forward pass needs.
-#[derive(Clone)]
 struct Pass<'m, K: Backend> {
     inputs: &'m Inputs<K>,
     adapter: Option<&'m Adapter<K>>,
@@ -50,13 +41,7 @@ impl<K: Backend> Decoder<K> {
         let pass = Pass { inputs, adapter, options };
         let mut x = self.embed(tape, inputs)?;
         for index in 0..self.layers.len() {
-            x = match options.recompute {
-                Recompute::None => self.layer(tape, &x, index, &pass, None)?,
-                Recompute::Layers => {
-                    let pass = pass.clone();
-                    tape.checkpoint(&x, move |tape, x| self.layer(tape, x, index, &pass, None))?
-                }
-            };
+            x = self.layer(tape, &x, index, &pass, None)?;
         }
         Ok(tape.rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?)
     }
@@ -128,28 +113,40 @@ impl<K: Backend> Decoder<K> {
             let (adapter, dropout) = pass.adapter_of(index, p);
             tape.linear(x, layer.projection(p), adapter, dropout)
         };
+        let keep = pass.options.keep.get(index).copied().unwrap_or_default();
+        tape.keep(keep.norms);
         let h = tape.rms_norm(x, &layer.attention_norm, eps)?;
+        tape.keep(keep.qkv);
         let q = project(tape, &h, Projection::Q)?;
         let k = project(tape, &h, Projection::K)?;
         let v = project(tape, &h, Projection::V)?;
         drop(h);
         let (q, k) = self.position(tape, layer, q, k, pass.inputs)?;
+        tape.keep(keep.attention);
         let op = self.attention_op(index);
         let o = match cache {
             None => tape.attention(op, &pass.inputs.sequences, &q, &k, &v)?,
             Some(cache) => self.attend_cached(op, pass.inputs, cache, [&q, &k, &v])?,
         };
         drop((q, k, v));
+        tape.keep(keep.residual);
         let o = project(tape, &o, Projection::O)?;
-        let (x, h) = tape.add_rms_norm(x, &o, &layer.mlp_norm, eps)?;
+        let kept = [keep.residual, keep.norms];
+        let (x, h) = tape.add_rms_norm(x, &o, &layer.mlp_norm, eps, kept)?;
         drop(o);
 
+        tape.keep(keep.gate_up);
         let gate = project(tape, &h, Projection::Gate)?;
         let up = project(tape, &h, Projection::Up)?;
         drop(h);
+        tape.keep(keep.gated);
         let act = tape.gated(Activation::Silu, &gate, &up)?;
         drop((gate, up));
+        tape.keep(keep.gate_up);
         let down = project(tape, &act, Projection::Down)?;
+        drop(act);
+        // The next layer's input.
+        tape.keep(true);
         tape.add(&x, &down)
     }
 

@@ -2,6 +2,7 @@
 
 mod forward;
 mod inputs;
+mod keep;
 mod load;
 mod lora;
 mod projection;
@@ -12,9 +13,10 @@ use autograd::FrozenLinear;
 use kernels::Backend;
 use kernels::ops::RopeTable;
 
-pub use forward::{ForwardOptions, Recompute};
+pub use forward::ForwardOptions;
 pub use inputs::Inputs;
 pub(crate) use inputs::Span;
+pub use keep::Keep;
 pub use load::{BaseFormat, LoadOptions};
 pub use lora::Adapter;
 pub use projection::Projection;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use data::Dataset;
 use kernels::Backend;
-use models::decoder::{Adapter, Decoder};
+use models::decoder::{Adapter, Decoder, Keep};
 
 use super::{Evaluation, Output, Plan, SftTrainer, StepOutcome, StepSettings, evaluate};
 use crate::metrics::{EvalRow, MetricsWriter, Row, StepRow, peak_rss_bytes};
@@ -48,7 +48,9 @@ pub fn train<K: Backend>(
 ) -> Result<Summary> {
     let plan = Plan::new(&recipe.train, &recipe.data, train_set.examples.len());
     let schedule = Schedule::new(&recipe.train, plan.total_steps());
-    let settings = StepSettings::new(decoder.backend(), &recipe.train);
+    let keep = if recipe.train.gradient_checkpointing { Keep::NOTHING } else { Keep::ALL };
+    let keep = keep.for_layers(decoder.config().num_hidden_layers);
+    let settings = StepSettings::new(decoder.backend(), &recipe.train, keep);
     let progress = Progress::new("step", plan.total_steps(), recipe.train.logging_steps);
     let mut run = Run {
         recipe,

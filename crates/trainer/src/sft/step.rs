@@ -1,11 +1,13 @@
 //! One optimizer step.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
 use autograd::{AdamW, AdamWConfig, ParamGrads, Precision, Tape, clip_factor};
 use data::Window;
 use kernels::Backend;
 use kernels::trace::span;
-use models::decoder::{Adapter, Decoder, ForwardOptions, Recompute};
+use models::decoder::{Adapter, Decoder, ForwardOptions, Keep};
 
 use crate::recipe::{Optim, TrainSection};
 use crate::schedule::Schedule;
@@ -16,15 +18,16 @@ pub struct StepSettings {
     optim: Optim,
     optimizer: AdamWConfig,
     precision: Precision,
-    recompute: Recompute,
+    /// By layer.
+    keep: Arc<[Keep]>,
     cuda_graphs: bool,
     max_grad_norm: Option<f64>,
     dropout_key: u64,
 }
 
 impl StepSettings {
-    /// What `train` asks for on a backend.
-    pub fn new<K: Backend>(backend: &K, train: &TrainSection) -> Self {
+    /// What `train` asks for on a backend, keeping of each layer what `keep` says.
+    pub fn new<K: Backend>(backend: &K, train: &TrainSection, keep: Arc<[Keep]>) -> Self {
         Self {
             optim: train.optim,
             optimizer: AdamWConfig {
@@ -34,11 +37,7 @@ impl StepSettings {
                 weight_decay: train.weight_decay as f32,
             },
             precision: train.precision.on(backend),
-            recompute: if train.gradient_checkpointing {
-                Recompute::Layers
-            } else {
-                Recompute::None
-            },
+            keep,
             cuda_graphs: train.cuda_graphs,
             max_grad_norm: Some(train.max_grad_norm).filter(|norm| *norm > 0.0),
             dropout_key: train.seed,
@@ -133,7 +132,7 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
         for batch in &window.micro_batches {
             let inputs = self.decoder.inputs(&batch.input_ids, &batch.seq_lens)?;
             let options = ForwardOptions {
-                recompute: self.settings.recompute,
+                keep: Arc::clone(&self.settings.keep),
                 dropout_key: Some(self.settings.dropout_key),
                 pass: self.passes,
             };

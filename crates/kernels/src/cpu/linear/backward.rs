@@ -1,7 +1,7 @@
 //! Gradients of the linear: input and adapter; the weight is frozen.
 
 use super::slab::{Slab, slabs};
-use super::{Adapter, Checked, LORA_ROWS, Scratch, TILE_COLS, TILE_ROWS};
+use super::{Adapter, Checked, LORA_ROWS, Scratch, TILE_COLS, TILE_ROWS, down_projection};
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::amx::{self, LowRank, Side};
@@ -47,8 +47,14 @@ pub(in crate::cpu) fn backward(
     let da = grads.da.map(|da| name.float_mut("da", da, r * k)).transpose()?;
     let db = grads.db.map(|db| name.float_mut("db", db, n * r)).transpose()?;
     let xa = xa.map(|xa| name.f32("xa", xa, m * r)).transpose()?;
-    name.require(db.is_none() || xa.is_some(), || "`db` needs `xa`".into())?;
-    if let (Some(db), Some(xa)) = (db, xa) {
+    if let Some(db) = db {
+        let mut own = cpu.scratch(if xa.is_none() { m * r } else { 0 })?;
+        let xa = if let Some(xa) = xa {
+            xa
+        } else {
+            down_projection(cpu, adapter, x, k, &mut own)?;
+            &own
+        };
         b_gradient(cpu, adapter, dy, xa, (m, n), db)?;
     }
     if dx.is_none() && da.is_none() {

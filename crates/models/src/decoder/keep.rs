@@ -1,0 +1,56 @@
+//! What a training step keeps of each layer's forward.
+
+use std::sync::Arc;
+
+/// What of a decoder layer is kept for its backward, besides its input; the rest is computed again there.
+/// Gradients are the same bits whatever is kept.
+///
+/// Sizes are for each token, with bf16 activations and an f32 residual stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Keep {
+    /// Both norms' outputs, `4 hidden` bytes: a pass over memory to make again.
+    pub norms: bool,
+    /// Rotated queries and keys, and values, `2 (q + 2 kv)` bytes: three products.
+    pub qkv: bool,
+    /// Attention's output, `2 q` bytes: attention.
+    pub attention: bool,
+    /// The residual stream after attention, `4 hidden` bytes: the output projection.
+    pub residual: bool,
+    /// The MLP's two projections, `4 intermediate` bytes: two products.
+    pub gate_up: bool,
+    /// Their gated product, `2 intermediate` bytes: a pass over memory.
+    pub gated: bool,
+}
+
+impl Keep {
+    /// Everything.
+    pub const ALL: Self = Self {
+        norms: true,
+        qkv: true,
+        attention: true,
+        residual: true,
+        gate_up: true,
+        gated: true,
+    };
+
+    /// Nothing but the layer's input: gradient checkpointing.
+    pub const NOTHING: Self = Self {
+        norms: false,
+        qkv: false,
+        attention: false,
+        residual: false,
+        gate_up: false,
+        gated: false,
+    };
+
+    /// The same for each of `layers` layers.
+    pub fn for_layers(self, layers: usize) -> Arc<[Self]> {
+        std::iter::repeat_n(self, layers).collect()
+    }
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
