@@ -14,9 +14,11 @@ use crate::{Result, Tensor};
 /// Results of one operation: its output, and what its backward needs beside it.
 pub(crate) type Made<K> = Vec<Tensor<K>>;
 
+type Run<'m, K> = dyn Fn(&K) -> Result<Made<K>> + 'm;
+
 /// How to make the results of an operation again.
 pub(crate) struct Remake<'m, K: Backend> {
-    run: Box<dyn Fn(&K) -> Result<Made<K>> + 'm>,
+    run: Box<Run<'m, K>>,
     results: Vec<Remade<K>>,
 }
 

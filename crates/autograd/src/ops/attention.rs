@@ -8,7 +8,7 @@ use kernels::{Backend, DType, MemoryKind};
 use crate::tape::Slot;
 use crate::{Result, Tape, Tensor, Var};
 
-impl<'m, K: Backend> Tape<'m, K> {
+impl<K: Backend> Tape<'_, K> {
     /// Attention of `q` `[tokens, heads * head_dim]` over `k` and `v`.
     pub fn attention(
         &mut self,

@@ -6,7 +6,7 @@ use kernels::{Backend, Buffer, MemoryKind};
 use crate::tape::Slot;
 use crate::{Error, Result, Tape, Tensor, Var};
 
-impl<'m, K: Backend> Tape<'m, K> {
+impl<K: Backend> Tape<'_, K> {
     /// Rows `ids` (u32) of a frozen `[rows, cols]` table, in the residual stream's type.
     pub fn embed(&mut self, table: &K::Buffer, cols: usize, ids: &K::Buffer) -> Result<Var<K>> {
         let rows = ids.len();

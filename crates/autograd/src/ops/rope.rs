@@ -8,7 +8,7 @@ use kernels::{Backend, Buffer, MemoryKind};
 use crate::tape::Slot;
 use crate::{Result, Tape, Tensor, Var};
 
-impl<'m, K: Backend> Tape<'m, K> {
+impl<K: Backend> Tape<'_, K> {
     /// Rotates `[tokens, heads * head_dim]` by the angles of `positions` (u32 `[tokens]`).
     pub fn rope(
         &mut self,
