@@ -24,6 +24,8 @@ struct Chunk {
     bytes: usize,
     /// Bytes by address. No two ranges touch.
     free: BTreeMap<u64, usize>,
+    /// Bytes up to the end of whatever was ever in use.
+    extent: usize,
 }
 
 /// `bytes` as the arena counts them; `None` where there is no such number.
@@ -39,12 +41,29 @@ impl Arena {
 
     /// Adds a chunk, all of it free.
     pub(crate) fn grow(&mut self, address: u64, bytes: usize) {
-        self.chunks.push(Chunk { address, bytes, free: BTreeMap::from([(address, bytes)]) });
+        let free = BTreeMap::from([(address, bytes)]);
+        self.chunks.push(Chunk { address, bytes, free, extent: 0 });
     }
 
     /// Bytes of all chunks.
     pub(crate) fn reserved(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.bytes).sum()
+    }
+
+    /// Bytes of all chunks up to the last that was ever in use: what one chunk must have for the same to fit,
+    /// where there was one.
+    pub(crate) fn extent(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.extent).sum()
+    }
+
+    /// Makes [`extent`](Self::extent) that of what is in use now.
+    pub(crate) fn reset_extent(&mut self) {
+        for chunk in &mut self.chunks {
+            let end = chunk.address + chunk.bytes as u64;
+            let last = chunk.free.last_key_value();
+            let idle = last.filter(|&(&start, &len)| start + len as u64 == end);
+            chunk.extent = chunk.bytes - idle.map_or(0, |(_, &len)| len);
+        }
     }
 
     /// Takes `bytes`, rounded by [`rounded`], from the first range that has them.
@@ -76,6 +95,7 @@ impl Chunk {
         if size > bytes {
             self.free.insert(address + bytes as u64, size - bytes);
         }
+        self.extent = self.extent.max((address - self.address) as usize + bytes);
         Some(address)
     }
 
@@ -126,6 +146,24 @@ mod tests {
         arena.give(a, 3 * ALIGN);
         arena.give(b, 2 * ALIGN);
         assert_eq!(arena.take(14 * ALIGN), Some(a), "neighbours are joined");
+    }
+
+    #[test]
+    fn the_extent_reaches_to_the_last_use() {
+        let mut arena = Arena::default();
+        arena.grow(4096, CHUNK);
+        let [a, b] = [8, 2].map(|n| arena.take(n * ALIGN).unwrap());
+        assert_eq!(arena.extent(), 10 * ALIGN);
+        arena.give(b, 2 * ALIGN);
+        assert_eq!(arena.extent(), 10 * ALIGN);
+        arena.reset_extent();
+        assert_eq!(arena.extent(), 8 * ALIGN);
+        arena.give(a, 8 * ALIGN);
+        arena.reset_extent();
+        assert_eq!(arena.extent(), 0);
+        arena.take(CHUNK).unwrap();
+        arena.reset_extent();
+        assert_eq!(arena.extent(), CHUNK);
     }
 
     #[test]

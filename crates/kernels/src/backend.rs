@@ -30,8 +30,22 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
         work()
     }
 
-    /// Live and peak bytes of all buffers and quantised weights.
+    /// Live and peak bytes of all buffers and quantised weights, and the work done.
     fn memory(&self) -> MemoryUsage;
+    /// Forgets the peak and the work so far.
+    fn reset_peak(&self);
+    /// Bytes that buffers can have besides those there are; `None` where nobody knows.
+    fn free_memory(&self) -> Option<usize>;
+    /// Makes sure of `bytes` bytes in one piece for all buffers to come, where none has been made yet.
+    fn reserve(&self, bytes: usize) -> Result<()>;
+
+    /// A backend that goes through the motions: it allocates, checks and counts as this one does, in the same
+    /// places, but has no memory and computes nothing; values that it hands out are zeros. What a training step
+    /// takes is found by running that step on it.
+    #[must_use]
+    fn dry_run(&self) -> Self;
+    /// Whether this is one.
+    fn is_dry_run(&self) -> bool;
     /// Allocates `len` elements of unspecified content.
     fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<Self::Buffer>;
     /// Allocates `len` zeros.

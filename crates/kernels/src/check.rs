@@ -16,6 +16,11 @@ pub(crate) struct Sequence {
     pub(crate) k: Range<usize>,
 }
 
+/// Numbers of queries and keys of each sequence.
+pub(crate) fn lengths(sequences: &[Sequence]) -> impl Iterator<Item = (usize, usize)> {
+    sequences.iter().map(|sequence| (sequence.q.len(), sequence.k.len()))
+}
+
 /// Bounds of the sequences as an operation has them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds<'a> {

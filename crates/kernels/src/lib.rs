@@ -29,5 +29,5 @@ pub use cuda::{
     Cuda, CudaBuffer, CudaQuantizedWeight, DeviceInfo, Route, RouteEntry, RouteTiming, Routes,
 };
 pub use error::{Error, Result};
-pub use memory::{MemoryKind, MemoryLedger, MemoryUsage};
+pub use memory::{MemoryKind, MemoryLedger, MemoryUsage, Reached};
 pub use philox::Philox;

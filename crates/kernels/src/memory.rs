@@ -1,13 +1,17 @@
-//! Which bytes are live, by what they are for.
+//! Which bytes are live, by what they are for, and how much is multiplied.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::Error;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use crate::trace::{self, Span};
 
 /// What a buffer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MemoryKind {
     /// Frozen weights of the decoder layers.
     Weights,
+    /// Absmax of quantised weights.
+    QuantState,
     /// Embedding and output head.
     Embeddings,
     /// Adapter weights.
@@ -18,7 +22,7 @@ pub enum MemoryKind {
     Optimizer,
     /// Kept between forward and backward.
     Activations,
-    /// Lives within one operation or one layer.
+    /// Lives within one operation or one layer: gradients of activations, what is computed again, workspace.
     Scratch,
     /// Token ids, labels, positions.
     Data,
@@ -28,8 +32,9 @@ pub enum MemoryKind {
 
 impl MemoryKind {
     /// Every kind, in report order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Weights,
+        Self::QuantState,
         Self::Embeddings,
         Self::Adapters,
         Self::Gradients,
@@ -41,12 +46,46 @@ impl MemoryKind {
     ];
 }
 
-/// Live and peak bytes of a backend, shared by all its buffers.
+/// Bytes by kind, in the order of [`MemoryKind::ALL`].
+type ByKind = [usize; MemoryKind::ALL.len()];
+
+/// Live and peak bytes of a backend, shared by all its buffers, and the work of its operations.
 #[derive(Debug, Default)]
-pub struct MemoryLedger {
-    live: [AtomicUsize; MemoryKind::ALL.len()],
-    total: AtomicUsize,
-    peak: AtomicUsize,
+pub struct MemoryLedger(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    live: ByKind,
+    total: usize,
+    peak: usize,
+    at_peak: ByKind,
+    /// The operation that runs, or ran last.
+    operation: &'static str,
+    running: bool,
+    reached_by: Reached,
+    flops: Vec<(&'static str, u64)>,
+}
+
+/// Where a peak was reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reached {
+    /// Before any operation.
+    #[default]
+    Before,
+    /// By the workspace of an operation.
+    Within(&'static str),
+    /// By a buffer that was made when this operation had ended.
+    After(&'static str),
+}
+
+impl std::fmt::Display for Reached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Before => f.write_str("before the first operation"),
+            Self::Within(operation) => write!(f, "within {operation}"),
+            Self::After(operation) => write!(f, "after {operation}"),
+        }
+    }
 }
 
 /// A reading of a [`MemoryLedger`].
@@ -56,36 +95,115 @@ pub struct MemoryUsage {
     pub live: Vec<(MemoryKind, usize)>,
     /// Most bytes live at once.
     pub peak: usize,
+    /// Bytes of the backend's memory up to the last that was ever in use: the peak and the gaps between buffers.
+    pub extent: usize,
+    /// Bytes by kind when that was so for the first time.
+    pub at_peak: Vec<(MemoryKind, usize)>,
+    /// What made them so many.
+    pub reached: Reached,
+    /// Floating-point operations of products so far, by operation: two for each product of two numbers that
+    /// the mathematics asks for, however the backend goes about it.
+    pub flops: Vec<(&'static str, u64)>,
+}
+
+impl MemoryUsage {
+    /// All floating-point operations.
+    pub fn total_flops(&self) -> u64 {
+        self.flops.iter().map(|(_, flops)| flops).sum()
+    }
 }
 
 impl MemoryLedger {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Numbers are all that changes under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Counts a buffer in.
     pub fn add(&self, kind: MemoryKind, bytes: usize) {
-        self.live[kind as usize].fetch_add(bytes, Relaxed);
-        let total = self.total.fetch_add(bytes, Relaxed) + bytes;
-        self.peak.fetch_max(total, Relaxed);
+        let state = &mut *self.state();
+        state.live[kind as usize] += bytes;
+        state.total += bytes;
+        if state.total > state.peak {
+            (state.peak, state.at_peak) = (state.total, state.live);
+            state.reached_by = match (state.operation, state.running) {
+                ("", _) => Reached::Before,
+                (operation, true) => Reached::Within(operation),
+                (operation, false) => Reached::After(operation),
+            };
+        }
+    }
+
+    /// Bytes of a kind that are live now.
+    pub(crate) fn live(&self, kind: MemoryKind) -> usize {
+        self.state().live[kind as usize]
     }
 
     /// Counts a buffer out.
     pub fn remove(&self, kind: MemoryKind, bytes: usize) {
-        self.live[kind as usize].fetch_sub(bytes, Relaxed);
-        self.total.fetch_sub(bytes, Relaxed);
+        let mut state = self.state();
+        state.live[kind as usize] -= bytes;
+        state.total -= bytes;
+    }
+
+    /// Counts floating-point operations.
+    pub(crate) fn count(&self, operation: &'static str, flops: u64) {
+        if flops == 0 {
+            return;
+        }
+        let mut state = self.state();
+        match state.flops.iter_mut().find(|(name, _)| *name == operation) {
+            Some((_, sum)) => *sum += flops,
+            None => state.flops.push((operation, flops)),
+        }
+    }
+
+    /// Begins an operation, which ends when what is returned is dropped.
+    pub(crate) fn begin(&self, operation: &'static str) -> Operation<'_> {
+        let mut state = self.state();
+        (state.operation, state.running) = (operation, true);
+        drop(state);
+        Operation { ledger: self, _span: trace::span(|| operation) }
+    }
+
+    /// Forgets the peak and the work so far.
+    pub fn reset_peak(&self) {
+        let state = &mut *self.state();
+        (state.peak, state.at_peak) = (state.total, state.live);
+        (state.reached_by, state.operation) = (Reached::Before, "");
+        state.flops.clear();
     }
 
     /// The error for `bytes` bytes that cannot be had.
     pub(crate) fn out_of_memory(&self, kind: MemoryKind, bytes: usize) -> Error {
-        Error::OutOfMemory { kind, bytes, held: self.usage().live }
+        Error::OutOfMemory { kind, bytes, held: self.usage(0).live }
     }
 
-    /// What is live now, and the peak so far.
-    pub fn usage(&self) -> MemoryUsage {
+    /// What is live now, and the peak so far, in memory of this `extent`.
+    pub fn usage(&self, extent: usize) -> MemoryUsage {
+        let state = self.state();
+        let named = |bytes: &ByKind| MemoryKind::ALL.into_iter().zip(*bytes).collect();
         MemoryUsage {
-            live: MemoryKind::ALL
-                .iter()
-                .map(|&kind| (kind, self.live[kind as usize].load(Relaxed)))
-                .collect(),
-            peak: self.peak.load(Relaxed),
+            live: named(&state.live),
+            peak: state.peak,
+            extent,
+            at_peak: named(&state.at_peak),
+            reached: state.reached_by,
+            flops: state.flops.clone(),
         }
+    }
+}
+
+/// An operation that runs: a span of a profile, and the name under which its workspace is counted.
+#[must_use = "the operation ends at once"]
+pub(crate) struct Operation<'a> {
+    ledger: &'a MemoryLedger,
+    _span: Span,
+}
+
+impl Drop for Operation<'_> {
+    fn drop(&mut self) {
+        self.ledger.state().running = false;
     }
 }
 
@@ -97,13 +215,33 @@ mod tests {
     fn peak_is_the_most_live_at_once() {
         let ledger = MemoryLedger::default();
         ledger.add(MemoryKind::Weights, 100);
+        assert_eq!(ledger.usage(0).reached, Reached::Before);
+        let operation = ledger.begin("linear");
         ledger.add(MemoryKind::Scratch, 50);
         ledger.remove(MemoryKind::Scratch, 50);
+        drop(operation);
         ledger.add(MemoryKind::Activations, 20);
-        let usage = ledger.usage();
-        assert_eq!(usage.peak, 150);
+        let usage = ledger.usage(0);
+        assert_eq!((usage.peak, usage.reached), (150, Reached::Within("linear")));
         assert!(usage.live.contains(&(MemoryKind::Weights, 100)));
         assert!(usage.live.contains(&(MemoryKind::Scratch, 0)));
         assert!(usage.live.contains(&(MemoryKind::Activations, 20)));
+        assert!(usage.at_peak.contains(&(MemoryKind::Scratch, 50)));
+        assert!(usage.at_peak.contains(&(MemoryKind::Activations, 0)));
+        ledger.add(MemoryKind::Activations, 40);
+        assert_eq!(ledger.usage(0).reached, Reached::After("linear"));
+        ledger.remove(MemoryKind::Activations, 60);
+        ledger.reset_peak();
+        assert_eq!((ledger.usage(0).peak, ledger.usage(0).reached), (100, Reached::Before));
+    }
+
+    #[test]
+    fn work_is_counted_by_operation() {
+        let ledger = MemoryLedger::default();
+        for (operation, flops) in [("linear", 3), ("attention", 5), ("linear", 4), ("add", 0)] {
+            ledger.count(operation, flops);
+        }
+        assert_eq!(ledger.usage(0).flops, [("linear", 7), ("attention", 5)]);
+        assert_eq!(ledger.usage(0).total_flops(), 12);
     }
 }

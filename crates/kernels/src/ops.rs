@@ -104,6 +104,32 @@ impl<K: Backend> Clone for Linear<'_, K> {
 }
 impl<K: Backend> Copy for Linear<'_, K> {}
 
+impl<K: Backend> Linear<'_, K> {
+    /// Floating-point operations of the forward.
+    pub(crate) fn flops(&self) -> u64 {
+        let r = self.lora.map_or(0, |lora| lora.r);
+        product(self.m, [self.k, self.n]) + product(self.m, [self.k + self.n, r])
+    }
+
+    /// Floating-point operations of the gradients asked for; `xa` says whether it is at hand.
+    pub(crate) fn backward_flops(&self, grads: &LinearGrads<'_, K>, xa: bool) -> u64 {
+        let r = self.lora.map_or(0, |lora| lora.r);
+        let (dx, da, db) = (grads.dx.is_some(), grads.da.is_some(), grads.db.is_some());
+        let of = |wanted: bool, flops: [usize; 2]| if wanted { product(self.m, flops) } else { 0 };
+        of(dx, [self.n, self.k])
+            + of(dx || da, [self.n, r])
+            + of(dx, [r, self.k])
+            + of(da, [r, self.k])
+            + of(db, [self.n, r])
+            + of(db && !xa, [r, self.k])
+    }
+}
+
+/// Floating-point operations of a product of `rows` rows and a matrix of this shape.
+fn product(rows: usize, [inner, outer]: [usize; 2]) -> u64 {
+    2 * rows as u64 * inner as u64 * outer as u64
+}
+
 /// Gradients that [`Backend::linear_backward`] writes; `None` where not needed.
 #[derive(Debug)]
 pub struct LinearGrads<'a, K: Backend> {
@@ -184,6 +210,26 @@ pub struct Attention {
     pub softcap: Option<f32>,
 }
 
+impl Attention {
+    /// Floating-point operations of `products` products of queries' length over these sequences, each given by
+    /// its numbers of queries and of keys: every query with the keys that it sees.
+    pub(crate) fn flops(
+        &self,
+        products: u64,
+        sequences: impl Iterator<Item = (usize, usize)>,
+    ) -> u64 {
+        let window = self.window.unwrap_or(usize::MAX);
+        // Query `j` of `q` sees `k - q + j + 1` keys, up to the window.
+        let first = |end: usize| (end * (end + 1) / 2) as u64;
+        let seen = |(q, k): (usize, usize)| {
+            let full = k.min(window).max(k - q);
+            first(full) - first(k - q) + (window.min(k) * (k - full)) as u64
+        };
+        let pairs: u64 = sequences.map(seen).sum();
+        2 * products * pairs * (self.heads * self.head_dim) as u64
+    }
+}
+
 /// Buffers of [`Backend::attention_backward`].
 #[derive(Debug)]
 pub struct AttentionGrads<'a, K: Backend> {
@@ -230,6 +276,13 @@ pub struct LinearCrossEntropy<'a, K: Backend> {
     pub weight: Weight<'a, K>,
     /// Multiplies the gradient: `1 / trained tokens of the accumulation window` for a mean.
     pub grad_scale: f32,
+}
+
+impl<K: Backend> LinearCrossEntropy<'_, K> {
+    /// Floating-point operations for `trained` tokens, of the loss and of the gradient.
+    pub(crate) fn flops(&self, trained: usize, gradient: bool) -> u64 {
+        (1 + u64::from(gradient)) * product(trained, [self.hidden, self.vocab])
+    }
 }
 
 /// One `AdamW` step (Loshchilov and Hutter 2019): decay first and decoupled, as torch does it.
@@ -310,4 +363,30 @@ pub struct AdamW8bitTensor<'a, K: Backend> {
     pub m: Moment8<'a, K>,
     /// Second moment, updated.
     pub v: Moment8<'a, K>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Keys that a query sees, counted one by one.
+        #[test]
+        fn attention_counts_what_queries_see(
+            sequences in prop::collection::vec((1..40_usize, 0..40_usize), 1..4),
+            window in prop::option::of(1..50_usize),
+        ) {
+            let op = Attention { heads: 3, kv_heads: 1, head_dim: 8, scale: 1.0, window, softcap: None };
+            let sequences: Vec<_> = sequences.into_iter().map(|(q, past)| (q, q + past)).collect();
+            let seen = |q: usize, k: usize, j: usize| {
+                let position = k - q + j;
+                (0..k).filter(|&key| key <= position && window.is_none_or(|w| position - key < w)).count()
+            };
+            let pairs: usize =
+                sequences.iter().flat_map(|&(q, k)| (0..q).map(move |j| (q, k, j))).map(|(q, k, j)| seen(q, k, j)).sum();
+            prop_assert_eq!(op.flops(2, sequences.into_iter()), 4 * pairs as u64 * 24);
+        }
+    }
 }

@@ -39,6 +39,17 @@ impl NestedAbsmax {
         })
     }
 
+    /// Zeros in the layout of the absmax of `blocks` blocks.
+    pub(crate) fn zeros(blocks: usize) -> Self {
+        Self {
+            codes: vec![0; blocks],
+            absmax: vec![0.0; blocks.div_ceil(NESTED_BLOCKSIZE)],
+            offset: 0.0,
+            blocksize: NESTED_BLOCKSIZE,
+            map: Box::new(*dynamic8::map()),
+        }
+    }
+
     /// The f32 absmax of each block: `map[code] * absmax + offset`, each step rounded.
     pub fn restore(&self) -> Vec<f32> {
         let mut restored = Vec::with_capacity(self.codes.len());

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 
 use crate::dequantize::dequantize_all;
-use crate::{BLOCKSIZES, Element, Error, NestedAbsmax, QuantType, SourceDtype};
+use crate::{BLOCKSIZES, Element, Error, NestedAbsmax, QuantConfig, QuantType, SourceDtype};
 
 /// The scales of a quantised weight.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +64,29 @@ impl QuantizedTensor {
         check_length(name, "packed", parts.packed.len(), numel.div_ceil(2))?;
         check_absmax(name, &parts.absmax, numel.div_ceil(parts.blocksize))?;
         Ok(Self::new_unchecked(parts))
+    }
+
+    /// A tensor of zeros in the layout that quantisation with `config` gives: to find out what it takes. Its memory
+    /// is zeroed by the system when it is first read.
+    ///
+    /// Errors when `shape` or `config` cannot be quantised.
+    pub fn zeros(name: &str, shape: &[usize], config: &QuantConfig) -> Result<Self, Error> {
+        let numel = numel(shape).unwrap_or(0);
+        config.check(name, shape, numel)?;
+        let blocks = numel.div_ceil(config.blocksize);
+        let absmax = if config.double_quant {
+            Absmax::Nested(NestedAbsmax::zeros(blocks))
+        } else {
+            Absmax::Plain(vec![0.0; blocks])
+        };
+        Ok(Self::new_unchecked(Parts {
+            quant_type: config.quant_type,
+            blocksize: config.blocksize,
+            source_dtype: SourceDtype::Bf16,
+            shape: shape.to_vec(),
+            packed: vec![0; numel.div_ceil(2)],
+            absmax,
+        }))
     }
 
     /// A tensor from parts that are known to fit each other.

@@ -8,6 +8,7 @@ mod cli;
 pub mod commands;
 pub mod device;
 mod error;
+pub mod memory;
 pub mod metrics;
 pub mod profile;
 mod progress;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 
 use super::heap::{Heap, Span};
-use crate::{Buffer, DType, HostSlice, MemoryKind, MemoryLedger, Result};
+use crate::{Buffer, DType, HostSlice, MemoryKind, MemoryLedger, MemoryUsage, Result};
 
 /// Elements of a buffer, by type.
 #[derive(Debug)]
@@ -83,13 +83,43 @@ impl Storage {
 pub(super) struct Shared {
     pub(super) ledger: MemoryLedger,
     heap: Mutex<Heap>,
+    /// Nothing is computed, and memory is not touched but for ids and bounds.
+    pub(super) dry_run: bool,
 }
 
 impl Shared {
+    pub(super) fn dry_run() -> Self {
+        Self { dry_run: true, heap: Mutex::new(Heap::untouched()), ..Self::default() }
+    }
+
+    pub(super) fn usage(&self) -> MemoryUsage {
+        // Scales of weights are not in the heap.
+        let outside = self.ledger.live(MemoryKind::QuantState);
+        self.ledger.usage(outside + self.with_heap(|heap| heap.extent()))
+    }
+
+    pub(super) fn reset_peak(&self) {
+        self.ledger.reset_peak();
+        self.with_heap(Heap::reset_extent);
+    }
+
+    pub(super) fn reserve(&self, bytes: usize) -> Result<()> {
+        let reserved = self.with_heap(|heap| heap.reserve(bytes));
+        reserved.ok_or_else(|| self.ledger.out_of_memory(MemoryKind::Scratch, bytes))
+    }
+
     fn with_heap<T>(&self, f: impl FnOnce(&mut Heap) -> T) -> T {
         // A panic in it is a defect that leaves a range unused at worst.
         f(&mut self.heap.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Bytes that processes can still have without the system writing others out, where it tells.
+pub(super) fn available() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 /// Host memory of the [`Cpu`](super::Cpu) backend.
@@ -126,7 +156,9 @@ impl CpuBuffer {
         kind: MemoryKind,
     ) -> Result<Self> {
         let mut buffer = Self::alloc(shared, dtype, len, kind)?;
-        buffer.storage.fill_zero();
+        if !shared.dry_run {
+            buffer.storage.fill_zero();
+        }
         Ok(buffer)
     }
 
@@ -136,7 +168,10 @@ impl CpuBuffer {
         kind: MemoryKind,
     ) -> Result<Self> {
         let mut buffer = Self::alloc(shared, data.dtype(), data.len(), kind)?;
-        buffer.storage.copy_from(data);
+        // Operations read ids and bounds before they begin.
+        if !shared.dry_run || data.dtype() == DType::U32 {
+            buffer.storage.copy_from(data);
+        }
         Ok(buffer)
     }
 

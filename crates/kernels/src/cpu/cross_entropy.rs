@@ -48,6 +48,7 @@ pub(super) fn run(
     let token_loss = name.f32_mut("token_loss", token_loss, tokens)?;
     let dx = dx.map(|dx| name.float_mut("dx", dx, tokens * hidden)).transpose()?;
     let trained = trained_rows(name, labels, vocab)?;
+    cpu.count_flops(name.0, op.flops(trained.len(), dx.is_some()));
 
     let mut dx = dx.map(|dx| dx.chunks(hidden));
     let zeros = vec![0.0; hidden];
@@ -141,6 +142,9 @@ struct Stats {
 }
 
 impl Stats {
+    /// Before the loop over the panels, which a dry run leaves out.
+    const UNKNOWN: Self = Self { max: 0.0, sum: 1.0, label: Some(0.0) };
+
     fn loss(&self) -> f32 {
         let label = self.label.expect("labels were checked to lie in the vocabulary");
         self.sum.ln() + (self.max - label)
@@ -172,14 +176,16 @@ impl<'a> Chunk<'a> {
     fn new(cpu: &Cpu, head: Head<'a>, x: &[f32], labels: Vec<usize>) -> Result<Self> {
         let tokens = labels.len();
         let mut logits = cpu.scratch(tokens * head.vocab)?;
-        let mut panels = vec![Vec::new(); head.vocab.div_ceil(PANEL)];
+        let mut panels = vec![vec![Stats::UNKNOWN; tokens]; head.vocab.div_ceil(PANEL)];
         let tasks = logits.chunks_mut(tokens * PANEL).zip(&mut panels).enumerate();
         team::for_each_init(tasks, Widened::default, |scratch, (index, (logits, stats))| {
             let panel = head.panel(index);
             let w = head.rows(&panel, scratch);
             gemm(logits, false, 1.0, Mat::new(x, tokens, head.hidden), w.t());
             let rows = logits.chunks_mut(panel.len()).zip(&labels);
-            *stats = rows.map(|(row, label)| softmax_row(row, &panel, *label)).collect();
+            for (stats, (row, label)) in stats.iter_mut().zip(rows) {
+                *stats = softmax_row(row, &panel, *label);
+            }
         });
         let stats = |row| Stats::combine(panels.iter().map(move |panel| panel[row]));
         Ok(Self { head, stats: (0..tokens).map(stats).collect(), labels, logits, panels })

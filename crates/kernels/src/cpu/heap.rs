@@ -13,7 +13,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use bytemuck::Pod;
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapOptions};
 
 use crate::arena::{self, Arena, rounded};
 
@@ -21,6 +21,9 @@ use crate::arena::{self, Arena, rounded};
 const HUGE: usize = 2 << 20;
 /// Most bytes that a chunk has beyond what is asked for.
 const MOST: usize = 128 << 20;
+
+/// Bytes of the one chunk of a heap that nobody touches: more than any machine has.
+const ENDLESS: usize = 1 << 40;
 
 /// Alignment of a span.
 const ALIGN: NonZero<usize> = NonZero::new(arena::ALIGN).expect("not zero");
@@ -30,6 +33,8 @@ const ALIGN: NonZero<usize> = NonZero::new(arena::ALIGN).expect("not zero");
 pub(super) struct Heap {
     arena: Arena,
     chunks: BTreeMap<u64, Chunk>,
+    /// Memory is asked for that nobody means to use.
+    untouched: bool,
 }
 
 #[derive(Debug)]
@@ -66,7 +71,13 @@ impl<T> Default for Span<T> {
 impl Heap {
     #[cfg(amx)]
     pub(super) const fn new() -> Self {
-        Self { arena: Arena::new(), chunks: BTreeMap::new() }
+        Self { arena: Arena::new(), chunks: BTreeMap::new(), untouched: false }
+    }
+
+    /// A heap whose ranges have addresses and, as long as nobody writes to them, take no memory: more of it can
+    /// be had than there is.
+    pub(super) fn untouched() -> Self {
+        Self { untouched: true, ..Self::default() }
     }
 
     /// A range of `len` values; `None` without memory for it.
@@ -94,18 +105,50 @@ impl Heap {
         }
     }
 
+    /// Bytes up to the end of whatever was ever in use.
+    pub(super) fn extent(&self) -> usize {
+        self.arena.extent()
+    }
+
+    /// Makes that the end of what is in use now.
+    pub(super) fn reset_extent(&mut self) {
+        self.arena.reset_extent();
+    }
+
+    /// Maps a chunk of `bytes` where there is none yet; `None` without memory for it.
+    pub(super) fn reserve(&mut self, bytes: usize) -> Option<()> {
+        if bytes == 0 || !self.chunks.is_empty() {
+            return Some(());
+        }
+        self.map(bytes)
+    }
+
     /// Maps a chunk that has `bytes` and as much again as all others, within bounds; chunks that nothing
     /// is in, none of which has `bytes`, make way for it.
     fn grow(&mut self, bytes: usize) -> Option<()> {
+        if self.untouched && self.chunks.is_empty() && self.map(bytes.max(ENDLESS)).is_some() {
+            return Some(());
+        }
         for idle in self.arena.shrink() {
             self.chunks.remove(&idle);
         }
         let spare = self.arena.reserved().min(MOST);
-        let size = bytes.checked_add(spare)?.checked_next_multiple_of(HUGE)?;
-        let mut chunk = MmapMut::map_anon(size.checked_add(HUGE)?).ok()?;
+        self.map(bytes.checked_add(spare)?)
+    }
+
+    fn map(&mut self, bytes: usize) -> Option<()> {
+        let size = bytes.checked_next_multiple_of(HUGE)?;
+        let mut options = MmapOptions::new();
+        options.len(size.checked_add(HUGE)?);
+        if self.untouched {
+            options.no_reserve_swap();
+        }
+        let mut chunk = options.map_anon().ok()?;
         // Only speed depends on it, and a system without huge pages refuses.
         #[cfg(target_os = "linux")]
-        let _ = chunk.advise(memmap2::Advice::HugePage);
+        if !self.untouched {
+            let _ = chunk.advise(memmap2::Advice::HugePage);
+        }
         let first = NonNull::new(chunk.as_mut_ptr())?;
         // SAFETY: there is a huge page more than `size`, so its first boundary is within the mapping.
         let first = unsafe { first.add(first.align_offset(HUGE)) };

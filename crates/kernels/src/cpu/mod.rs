@@ -30,12 +30,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use self::buffer::{Shared, Storage};
+use crate::memory::Operation;
 use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
     LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
-use crate::trace::span;
-use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
+use crate::{Backend, Buffer, DType, HostSlice, MemoryKind, MemoryUsage, Result};
 
 pub use self::buffer::CpuBuffer;
 pub use self::weight::CpuQuantizedWeight;
@@ -70,6 +70,16 @@ impl Cpu {
     /// Whether bf16 activations are multiplied by 4-bit weights on the matrix unit.
     pub const fn has_amx(&self) -> bool {
         self.amx
+    }
+
+    /// Begins an operation, whose loops have nothing to do in a dry run.
+    fn begin(&self, operation: &'static str) -> (Operation<'_>, Option<team::Idle>) {
+        (self.shared.ledger.begin(operation), self.shared.dry_run.then(team::Idle::begin))
+    }
+
+    /// Counts floating-point operations.
+    fn count_flops(&self, operation: &'static str, flops: u64) {
+        self.shared.ledger.count(operation, flops);
     }
 
     fn scratch(&self, len: usize) -> Result<F32Scratch> {
@@ -107,7 +117,27 @@ impl Backend for Cpu {
     }
 
     fn memory(&self) -> MemoryUsage {
-        self.shared.ledger.usage()
+        self.shared.usage()
+    }
+
+    fn reset_peak(&self) {
+        self.shared.reset_peak();
+    }
+
+    fn free_memory(&self) -> Option<usize> {
+        buffer::available()
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<()> {
+        self.shared.reserve(bytes)
+    }
+
+    fn dry_run(&self) -> Self {
+        Self { shared: Arc::new(Shared::dry_run()), ..*self }
+    }
+
+    fn is_dry_run(&self) -> bool {
+        self.shared.dry_run
     }
 
     fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CpuBuffer> {
@@ -126,8 +156,25 @@ impl Backend for Cpu {
         CpuQuantizedWeight::new(&self.shared, weight)
     }
 
+    fn quantize(
+        &self,
+        name: &str,
+        weight: nf4::Elements<'_>,
+        shape: &[usize],
+        config: &nf4::QuantConfig,
+    ) -> Result<CpuQuantizedWeight> {
+        self.upload_quantized(if self.shared.dry_run {
+            nf4::QuantizedTensor::zeros(name, shape, config)?
+        } else {
+            weight.quantize(name, shape, config)?
+        })
+    }
+
     fn download(&self, buffer: &CpuBuffer) -> Result<Vec<f32>> {
-        let _span = span(|| "download");
+        if self.shared.dry_run {
+            return Ok(vec![0.0; buffer.len()]);
+        }
+        let _run = self.begin("download");
         rows::download(buffer)
     }
 
@@ -139,6 +186,9 @@ impl Backend for Cpu {
         dst_start: usize,
         len: usize,
     ) -> Result<()> {
+        if self.shared.dry_run {
+            return Ok(());
+        }
         rows::copy(src, src_start, dst, dst_start, len)
     }
 
@@ -149,22 +199,22 @@ impl Backend for Cpu {
         cols: usize,
         out: &mut CpuBuffer,
     ) -> Result<()> {
-        let _span = span(|| "gather_rows");
+        let _run = self.begin("gather_rows");
         rows::gather(table, ids, cols, out)
     }
 
     fn add(&self, x: &CpuBuffer, y: &CpuBuffer, out: &mut CpuBuffer) -> Result<()> {
-        let _span = span(|| "add");
+        let _run = self.begin("add");
         elementwise::add(x, y, out)
     }
 
     fn add_assign(&self, acc: &mut CpuBuffer, x: &CpuBuffer) -> Result<()> {
-        let _span = span(|| "add_assign");
+        let _run = self.begin("add_assign");
         elementwise::add_assign(acc, x)
     }
 
     fn scale(&self, x: &mut CpuBuffer, factor: f32) -> Result<()> {
-        let _span = span(|| "scale");
+        let _run = self.begin("scale");
         elementwise::scale(x, factor)
     }
 
@@ -176,7 +226,7 @@ impl Backend for Cpu {
         y: &mut CpuBuffer,
         inv_rms: &mut CpuBuffer,
     ) -> Result<()> {
-        let _span = span(|| "rms_norm");
+        let _run = self.begin("rms_norm");
         rms_norm::forward(op, x, weight, y, inv_rms)
     }
 
@@ -190,7 +240,7 @@ impl Backend for Cpu {
         dx: &mut CpuBuffer,
         accumulate: bool,
     ) -> Result<()> {
-        let _span = span(|| "rms_norm_backward");
+        let _run = self.begin("rms_norm_backward");
         rms_norm::backward(op, x, weight, inv_rms, dy, dx, accumulate)
     }
 
@@ -201,7 +251,8 @@ impl Backend for Cpu {
         y: &mut CpuBuffer,
         xa: Option<&mut CpuBuffer>,
     ) -> Result<()> {
-        let _span = span(|| "linear");
+        let _run = self.begin("linear");
+        self.count_flops("linear", op.flops());
         linear::forward(self, op, x, y, xa)
     }
 
@@ -213,7 +264,8 @@ impl Backend for Cpu {
         dy: &CpuBuffer,
         grads: LinearGrads<'_, Self>,
     ) -> Result<()> {
-        let _span = span(|| "linear_backward");
+        let _run = self.begin("linear_backward");
+        self.count_flops("linear_backward", op.backward_flops(&grads, xa.is_some()));
         linear::backward(self, op, x, xa, dy, grads)
     }
 
@@ -225,7 +277,7 @@ impl Backend for Cpu {
         x: &CpuBuffer,
         out: &mut CpuBuffer,
     ) -> Result<()> {
-        let _span = span(|| "rope");
+        let _run = self.begin("rope");
         rope::rotate(op, table, positions, x, out)
     }
 
@@ -239,7 +291,7 @@ impl Backend for Cpu {
         o: &mut CpuBuffer,
         lse: &mut CpuBuffer,
     ) -> Result<()> {
-        let _span = span(|| "attention");
+        let _run = self.begin("attention");
         attention::forward(self, op, sequences, q, k, v, o, lse)
     }
 
@@ -249,7 +301,7 @@ impl Backend for Cpu {
         sequences: &Sequences<Self>,
         grads: AttentionGrads<'_, Self>,
     ) -> Result<()> {
-        let _span = span(|| "attention_backward");
+        let _run = self.begin("attention_backward");
         attention::backward(self, op, sequences, grads)
     }
 
@@ -260,7 +312,7 @@ impl Backend for Cpu {
         up: &CpuBuffer,
         out: &mut CpuBuffer,
     ) -> Result<()> {
-        let _span = span(|| "gated");
+        let _run = self.begin("gated");
         gated::forward(act, gate, up, out)
     }
 
@@ -273,7 +325,7 @@ impl Backend for Cpu {
         d_gate: &mut CpuBuffer,
         d_up: &mut CpuBuffer,
     ) -> Result<()> {
-        let _span = span(|| "gated_backward");
+        let _run = self.begin("gated_backward");
         gated::backward(act, gate, up, d_out, d_gate, d_up)
     }
 
@@ -285,22 +337,22 @@ impl Backend for Cpu {
         token_loss: &mut CpuBuffer,
         dx: Option<&mut CpuBuffer>,
     ) -> Result<()> {
-        let _span = span(|| "linear_cross_entropy");
+        let _run = self.begin("linear_cross_entropy");
         cross_entropy::run(self, op, x, labels, token_loss, dx)
     }
 
     fn squared_norm(&self, buffers: &[&CpuBuffer]) -> Result<f64> {
-        let _span = span(|| "squared_norm");
+        let _run = self.begin("squared_norm");
         optimizer::squared_norm(buffers)
     }
 
     fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
-        let _span = span(|| "adamw");
+        let _run = self.begin("adamw");
         optimizer::adamw(op, tensors)
     }
 
     fn adamw_8bit(&self, op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Self>]) -> Result<()> {
-        let _span = span(|| "adamw_8bit");
+        let _run = self.begin("adamw_8bit");
         optimizer::adamw_8bit(op, tensors)
     }
 }

@@ -9,7 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
@@ -19,6 +19,27 @@ use std::time::{Duration, Instant};
 const LINGER: Duration = Duration::from_micros(200);
 /// Most threads of a loop.
 const MOST: usize = 64;
+
+thread_local! {
+    /// Whether loops that this thread begins do nothing.
+    static IDLE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, loops that its thread begins do nothing.
+pub(super) struct Idle(());
+
+impl Idle {
+    pub(super) fn begin() -> Self {
+        IDLE.set(true);
+        Self(())
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        IDLE.set(false);
+    }
+}
 
 /// Runs `work` on each task, on all threads of the pool. Tasks may run in any order; a panic of one is
 /// passed on when all that began have ended.
@@ -32,6 +53,9 @@ pub(super) fn for_each_init<T: Send, S: Send>(
     init: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, T) + Sync,
 ) {
+    if IDLE.get() {
+        return;
+    }
     let slots: Vec<Slot<T>> = tasks.into_iter().map(|task| Slot::new(Some(task))).collect();
     let states: Vec<Slot<S>> = (0..threads(slots.len())).map(|_| Slot::new(None)).collect();
     run(slots.len(), &|thread, index| {

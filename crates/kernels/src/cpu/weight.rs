@@ -29,7 +29,7 @@ impl CpuQuantizedWeight {
         let absmax_bytes = tensor.bytes() - tensor.packed().len();
         let nf4::Parts { packed, absmax, quant_type, blocksize, .. } = tensor.into_parts();
         let packed = CpuBuffer::upload(shared, HostSlice::U8(&packed), MemoryKind::Weights)?;
-        shared.ledger.add(MemoryKind::Weights, absmax_bytes);
+        shared.ledger.add(MemoryKind::QuantState, absmax_bytes);
         let shared = Arc::clone(shared);
         Ok(Self { packed, absmax, absmax_bytes, quant_type, blocksize, numel, shared })
     }
@@ -90,7 +90,7 @@ fn restore(nested: &nf4::NestedAbsmax, first: usize, out: &mut [f32]) {
 
 impl Drop for CpuQuantizedWeight {
     fn drop(&mut self) {
-        self.shared.ledger.remove(MemoryKind::Weights, self.absmax_bytes);
+        self.shared.ledger.remove(MemoryKind::QuantState, self.absmax_bytes);
     }
 }
 

@@ -12,7 +12,7 @@ use super::params::{
 };
 use super::{Cuda, CudaBuffer, decode_attention};
 use crate::Result;
-use crate::check::{Bounds, Op, Sequence};
+use crate::check::{Bounds, Op, Sequence, lengths};
 use crate::ops::{Attention, AttentionGrads, Sequences};
 
 const THREADS: u32 = 128;
@@ -178,6 +178,7 @@ pub(super) fn forward(
 ) -> Result<()> {
     let name = Op("attention");
     let checked = Checked::new(name, op, sequences)?;
+    cuda.count_flops(name.0, op.flops(2, lengths(&checked.sequences)));
     let params = AttentionParams {
         shape: checked.shape,
         q: name.tensor("q", q, checked.q_len)?,
@@ -211,6 +212,7 @@ pub(super) fn backward(
 ) -> Result<()> {
     let name = Op("attention_backward");
     let checked = Checked::new(name, op, sequences)?;
+    cuda.count_flops(name.0, op.flops(5, lengths(&checked.sequences)));
     let delta = cuda.scratch(checked.lse_len)?;
     let params = AttentionBackwardParams {
         shape: checked.shape,

@@ -53,6 +53,7 @@ pub(super) fn run(
         dx: dx.as_ref().map(|dx| name.tensor("dx", dx, tokens * hidden)).transpose()?,
     };
     let trained = trained(name, &name.words("labels", labels, tokens)?, vocab)?;
+    cuda.count_flops(name.0, op.flops(trained.len(), dx.is_some()));
     cuda.driver().zero(checked.token_loss, token_loss.size())?;
     if let Some(dx) = dx {
         cuda.driver().zero(dx.address(), dx.bytes())?;

@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::Driver;
 use crate::arena::{Arena, rounded};
-use crate::{MemoryKind, MemoryLedger, Result};
+use crate::{MemoryKind, MemoryLedger, MemoryUsage, Result};
 
 /// An allocation is a quarter of all before it, within these bounds: few of them, little of the last idle.
 const CHUNKS: std::ops::RangeInclusive<usize> = 32 << 20..=1 << 30;
+/// Bytes of the one chunk of a dry run: more than any card has.
+const ENDLESS: usize = 1 << 42;
 /// Set to `separate`, every buffer is an allocation of its own: slow, but tools that know the driver's
 /// allocations, such as compute-sanitizer, then see where each buffer ends.
 const SEPARATE: &str = "QLORA_CUDA_ALLOCATIONS";
@@ -34,8 +36,35 @@ pub(super) struct Region {
 impl Memory {
     pub(super) fn new(driver: Driver) -> Self {
         let separate = std::env::var_os(SEPARATE).is_some_and(|value| value == "separate");
-        let arena = (!separate).then(Mutex::default);
+        let arena = (!separate || driver.is_dry_run()).then(Mutex::default);
         Self { driver, ledger: MemoryLedger::default(), arena }
+    }
+
+    pub(super) fn usage(&self) -> MemoryUsage {
+        let extent = self.arena.as_ref().map_or(0, |arena| lock(arena).extent());
+        self.ledger.usage(extent)
+    }
+
+    pub(super) fn reset_peak(&self) {
+        self.ledger.reset_peak();
+        if let Some(arena) = &self.arena {
+            lock(arena).reset_extent();
+        }
+    }
+
+    /// Makes a chunk of `bytes` where there is none yet.
+    pub(super) fn reserve(&self, bytes: usize) -> Result<()> {
+        let Some(arena) = &self.arena else { return Ok(()) };
+        let mut arena = lock(arena);
+        if bytes == 0 || arena.reserved() > 0 {
+            return Ok(());
+        }
+        let bytes = rounded(bytes).unwrap_or(bytes);
+        let address = self.driver.allocate(bytes)?;
+        let address =
+            address.ok_or_else(|| self.ledger.out_of_memory(MemoryKind::Scratch, bytes))?;
+        arena.grow(address, bytes);
+        Ok(())
     }
 
     /// An address for `bytes` > 0 bytes; `None` when the device has no room for them.
@@ -62,7 +91,8 @@ impl Memory {
 
     /// Adds a chunk with room for `bytes`; says whether there was one.
     fn grow(&self, arena: &mut Arena, bytes: usize) -> Result<bool> {
-        let ample = (arena.reserved() / 4).clamp(*CHUNKS.start(), *CHUNKS.end()).max(bytes);
+        let ample = (arena.reserved() / 4).clamp(*CHUNKS.start(), *CHUNKS.end());
+        let ample = if self.driver.is_dry_run() { ENDLESS } else { ample }.max(bytes);
         for size in [ample, bytes] {
             if let Some(address) = self.driver.allocate(size)? {
                 arena.grow(address, size);

@@ -8,6 +8,7 @@
 
 mod attention;
 mod buffer;
+mod card;
 mod cross_entropy;
 mod decode_attention;
 mod driver;
@@ -33,10 +34,9 @@ use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
     LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
-use crate::trace::span;
 use crate::{Backend, DType, Error, HostSlice, MemoryKind, MemoryUsage, Result};
 
-pub(crate) use self::driver::has_nvtx;
+pub(crate) use self::card::has_nvtx;
 
 pub use self::buffer::CudaBuffer;
 pub use self::driver::DeviceInfo;
@@ -59,6 +59,13 @@ impl Cuda {
         Ok(Self { memory, routes: Arc::default() })
     }
 
+    /// A [dry run](Backend::dry_run) on a card like `imagined`, which need not be there, nor its driver.
+    #[must_use]
+    pub fn dry_run_on(imagined: DeviceInfo) -> Self {
+        let memory = Arc::new(Memory::new(Driver::dry_run(imagined)));
+        Self { memory, routes: Arc::default() }
+    }
+
     /// The same device, with products of 4-bit weights as `routes` says. Results do not depend on them.
     #[must_use]
     pub fn with_routes(self, routes: Routes) -> Self {
@@ -67,7 +74,7 @@ impl Cuda {
 
     /// Number of devices that the driver shows.
     pub fn count() -> Result<usize> {
-        driver::count()
+        card::count()
     }
 
     /// What the driver says of the device.
@@ -77,6 +84,11 @@ impl Cuda {
 
     fn driver(&self) -> &Driver {
         &self.memory.driver
+    }
+
+    /// Counts floating-point operations.
+    fn count_flops(&self, operation: &'static str, flops: u64) {
+        self.memory.ledger.count(operation, flops);
     }
 
     fn scratch(&self, len: usize) -> Result<CudaBuffer> {
@@ -102,7 +114,29 @@ impl Backend for Cuda {
     }
 
     fn memory(&self) -> MemoryUsage {
-        self.memory.ledger.usage()
+        self.memory.usage()
+    }
+
+    fn reset_peak(&self) {
+        self.memory.reset_peak();
+    }
+
+    fn free_memory(&self) -> Option<usize> {
+        self.info().ok().map(|info| info.free)
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<()> {
+        self.memory.reserve(bytes)
+    }
+
+    fn dry_run(&self) -> Self {
+        let imagined = self.driver().imagined();
+        let memory = Arc::new(Memory::new(Driver::dry_run(imagined)));
+        Self { memory, routes: Arc::clone(&self.routes) }
+    }
+
+    fn is_dry_run(&self) -> bool {
+        self.driver().is_dry_run()
     }
 
     fn alloc(&self, dtype: DType, len: usize, kind: MemoryKind) -> Result<CudaBuffer> {
@@ -130,12 +164,12 @@ impl Backend for Cuda {
         shape: &[usize],
         config: &nf4::QuantConfig,
     ) -> Result<CudaQuantizedWeight> {
-        let _span = span(|| "quantize");
+        let _run = self.memory.ledger.begin("quantize");
         quantize::quantize(self, name, weight, shape, config)
     }
 
     fn download(&self, buffer: &CudaBuffer) -> Result<Vec<f32>> {
-        let _span = span(|| "download");
+        let _run = self.memory.ledger.begin("download");
         rows::download(self, buffer)
     }
 
@@ -157,22 +191,22 @@ impl Backend for Cuda {
         cols: usize,
         out: &mut CudaBuffer,
     ) -> Result<()> {
-        let _span = span(|| "gather_rows");
+        let _run = self.memory.ledger.begin("gather_rows");
         rows::gather(self, table, ids, cols, out)
     }
 
     fn add(&self, x: &CudaBuffer, y: &CudaBuffer, out: &mut CudaBuffer) -> Result<()> {
-        let _span = span(|| "add");
+        let _run = self.memory.ledger.begin("add");
         elementwise::add(self, x, y, out)
     }
 
     fn add_assign(&self, acc: &mut CudaBuffer, x: &CudaBuffer) -> Result<()> {
-        let _span = span(|| "add_assign");
+        let _run = self.memory.ledger.begin("add_assign");
         elementwise::add_assign(self, acc, x)
     }
 
     fn scale(&self, x: &mut CudaBuffer, factor: f32) -> Result<()> {
-        let _span = span(|| "scale");
+        let _run = self.memory.ledger.begin("scale");
         elementwise::scale(self, x, factor)
     }
 
@@ -184,7 +218,7 @@ impl Backend for Cuda {
         y: &mut CudaBuffer,
         inv_rms: &mut CudaBuffer,
     ) -> Result<()> {
-        let _span = span(|| "rms_norm");
+        let _run = self.memory.ledger.begin("rms_norm");
         rows::rms_norm(self, op, x, weight, y, inv_rms)
     }
 
@@ -198,7 +232,7 @@ impl Backend for Cuda {
         y: &mut CudaBuffer,
         inv_rms: &mut CudaBuffer,
     ) -> Result<()> {
-        let _span = span(|| "add_rms_norm");
+        let _run = self.memory.ledger.begin("add_rms_norm");
         rows::add_rms_norm(self, op, [x, added, weight], sum, y, inv_rms)
     }
 
@@ -212,7 +246,7 @@ impl Backend for Cuda {
         dx: &mut CudaBuffer,
         accumulate: bool,
     ) -> Result<()> {
-        let _span = span(|| "rms_norm_backward");
+        let _run = self.memory.ledger.begin("rms_norm_backward");
         rows::rms_norm_backward(self, op, [x, weight, inv_rms, dy], dx, accumulate)
     }
 
@@ -223,7 +257,8 @@ impl Backend for Cuda {
         y: &mut CudaBuffer,
         xa: Option<&mut CudaBuffer>,
     ) -> Result<()> {
-        let _span = span(|| "linear");
+        let _run = self.memory.ledger.begin("linear");
+        self.count_flops("linear", op.flops());
         linear::forward(self, op, x, y, xa)
     }
 
@@ -235,7 +270,8 @@ impl Backend for Cuda {
         dy: &CudaBuffer,
         grads: LinearGrads<'_, Self>,
     ) -> Result<()> {
-        let _span = span(|| "linear_backward");
+        let _run = self.memory.ledger.begin("linear_backward");
+        self.count_flops("linear_backward", op.backward_flops(&grads, xa.is_some()));
         linear::backward(self, op, x, xa, dy, grads)
     }
 
@@ -247,7 +283,7 @@ impl Backend for Cuda {
         x: &CudaBuffer,
         out: &mut CudaBuffer,
     ) -> Result<()> {
-        let _span = span(|| "rope");
+        let _run = self.memory.ledger.begin("rope");
         rows::rope(self, op, table, positions, x, out)
     }
 
@@ -261,7 +297,7 @@ impl Backend for Cuda {
         o: &mut CudaBuffer,
         lse: &mut CudaBuffer,
     ) -> Result<()> {
-        let _span = span(|| "attention");
+        let _run = self.memory.ledger.begin("attention");
         attention::forward(self, op, sequences, [q, k, v], o, lse)
     }
 
@@ -271,7 +307,7 @@ impl Backend for Cuda {
         sequences: &Sequences<Self>,
         grads: AttentionGrads<'_, Self>,
     ) -> Result<()> {
-        let _span = span(|| "attention_backward");
+        let _run = self.memory.ledger.begin("attention_backward");
         attention::backward(self, op, sequences, &grads)
     }
 
@@ -282,7 +318,7 @@ impl Backend for Cuda {
         up: &CudaBuffer,
         out: &mut CudaBuffer,
     ) -> Result<()> {
-        let _span = span(|| "gated");
+        let _run = self.memory.ledger.begin("gated");
         elementwise::gated(self, act, gate, up, out)
     }
 
@@ -295,7 +331,7 @@ impl Backend for Cuda {
         d_gate: &mut CudaBuffer,
         d_up: &mut CudaBuffer,
     ) -> Result<()> {
-        let _span = span(|| "gated_backward");
+        let _run = self.memory.ledger.begin("gated_backward");
         elementwise::gated_backward(self, act, [gate, up, d_out], d_gate, d_up)
     }
 
@@ -307,22 +343,22 @@ impl Backend for Cuda {
         token_loss: &mut CudaBuffer,
         dx: Option<&mut CudaBuffer>,
     ) -> Result<()> {
-        let _span = span(|| "linear_cross_entropy");
+        let _run = self.memory.ledger.begin("linear_cross_entropy");
         cross_entropy::run(self, op, x, labels, token_loss, dx)
     }
 
     fn squared_norm(&self, buffers: &[&CudaBuffer]) -> Result<f64> {
-        let _span = span(|| "squared_norm");
+        let _run = self.memory.ledger.begin("squared_norm");
         optimizer::squared_norm(self, buffers)
     }
 
     fn adamw(&self, op: AdamW, tensors: &mut [AdamWTensor<'_, Self>]) -> Result<()> {
-        let _span = span(|| "adamw");
+        let _run = self.memory.ledger.begin("adamw");
         optimizer::adamw(self, op, tensors)
     }
 
     fn adamw_8bit(&self, op: AdamW, tensors: &mut [AdamW8bitTensor<'_, Self>]) -> Result<()> {
-        let _span = span(|| "adamw_8bit");
+        let _run = self.memory.ledger.begin("adamw_8bit");
         optimizer::adamw_8bit(self, op, tensors)
     }
 }

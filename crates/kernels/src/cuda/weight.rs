@@ -42,7 +42,7 @@ impl CudaQuantizedWeight {
         blocksize: usize,
         numel: usize,
     ) -> Result<Self> {
-        let upload = |bytes: &[u8]| Region::upload(memory, bytes, MemoryKind::Weights);
+        let upload = |bytes: &[u8]| Region::upload(memory, bytes, MemoryKind::QuantState);
         let mut scales = BlockScales {
             log2_block: blocksize.ilog2(),
             codebook: *quant_type.values(),

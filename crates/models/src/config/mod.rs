@@ -3,6 +3,7 @@
 mod fields;
 mod known;
 mod layers;
+mod published;
 mod quantization;
 mod read;
 mod rope;

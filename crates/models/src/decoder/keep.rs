@@ -22,6 +22,41 @@ pub struct Keep {
     pub gated: bool,
 }
 
+/// One of the things that may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// [`Keep::norms`].
+    Norms,
+    /// [`Keep::qkv`].
+    Qkv,
+    /// [`Keep::attention`].
+    Attention,
+    /// [`Keep::residual`].
+    Residual,
+    /// [`Keep::gate_up`].
+    GateUp,
+    /// [`Keep::gated`].
+    Gated,
+}
+
+impl Part {
+    /// All, in forward order.
+    pub const ALL: [Self; 6] =
+        [Self::Norms, Self::Qkv, Self::Attention, Self::Residual, Self::GateUp, Self::Gated];
+
+    /// As its field is called.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Norms => "norms",
+            Self::Qkv => "qkv",
+            Self::Attention => "attention",
+            Self::Residual => "residual",
+            Self::GateUp => "gate_up",
+            Self::Gated => "gated",
+        }
+    }
+}
+
 impl Keep {
     /// Everything.
     pub const ALL: Self = Self {
@@ -42,6 +77,32 @@ impl Keep {
         gate_up: false,
         gated: false,
     };
+
+    /// All but `part`.
+    #[must_use]
+    pub const fn without(mut self, part: Part) -> Self {
+        match part {
+            Part::Norms => self.norms = false,
+            Part::Qkv => self.qkv = false,
+            Part::Attention => self.attention = false,
+            Part::Residual => self.residual = false,
+            Part::GateUp => self.gate_up = false,
+            Part::Gated => self.gated = false,
+        }
+        self
+    }
+
+    /// Whether `part` is kept.
+    pub const fn has(self, part: Part) -> bool {
+        match part {
+            Part::Norms => self.norms,
+            Part::Qkv => self.qkv,
+            Part::Attention => self.attention,
+            Part::Residual => self.residual,
+            Part::GateUp => self.gate_up,
+            Part::Gated => self.gated,
+        }
+    }
 
     /// The same for each of `layers` layers.
     pub fn for_layers(self, layers: usize) -> Arc<[Self]> {

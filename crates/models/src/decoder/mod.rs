@@ -16,7 +16,7 @@ use kernels::ops::RopeTable;
 pub use forward::ForwardOptions;
 pub use inputs::Inputs;
 pub(crate) use inputs::Span;
-pub use keep::Keep;
+pub use keep::{Keep, Part};
 pub use load::{BaseFormat, LoadOptions};
 pub use lora::Adapter;
 pub use projection::Projection;

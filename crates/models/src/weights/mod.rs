@@ -3,6 +3,7 @@
 mod atomic;
 mod bnb;
 mod checkpoint;
+mod hollow;
 mod mmap;
 mod names;
 mod open;
@@ -16,6 +17,7 @@ mod write;
 pub use atomic::{AtomicDir, write_bytes, write_file};
 pub use checkpoint::SafetensorsCheckpoint;
 pub(crate) use checkpoint::elements;
+pub use hollow::Hollow;
 pub(crate) use mmap::MappedFile;
 pub use names::{check_complete, missing_tensor, unused};
 pub(crate) use names::{nearest, some_of};

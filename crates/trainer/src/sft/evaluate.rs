@@ -47,7 +47,8 @@ pub fn evaluate<K: Backend>(
     })
 }
 
-fn batch_loss<K: Backend>(
+/// Summed loss of a batch's trained tokens.
+pub(crate) fn batch_loss<K: Backend>(
     decoder: &Decoder<K>,
     adapter: Option<&Adapter<K>>,
     batch: &Batch,

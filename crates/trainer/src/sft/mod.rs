@@ -6,6 +6,7 @@ mod plan;
 mod run;
 mod step;
 
+pub(crate) use evaluate::batch_loss;
 pub use evaluate::{Evaluation, evaluate};
 pub use output::Output;
 pub use plan::Plan;

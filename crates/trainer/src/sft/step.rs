@@ -87,6 +87,11 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
         Ok(Self { decoder, adapter, optimizer, schedule, settings, steps: 0, passes: 0 })
     }
 
+    /// Keeps from now on what `keep` says of each layer.
+    pub fn set_keep(&mut self, keep: Arc<[Keep]>) {
+        self.settings.keep = keep;
+    }
+
     /// The adapter as it is now.
     pub fn adapter(&self) -> &Adapter<K> {
         &self.adapter

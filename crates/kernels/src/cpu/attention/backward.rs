@@ -11,6 +11,7 @@ use super::scores::{Block, group_rows, key_rows};
 #[cfg(amx)]
 use super::tiled;
 use crate::Result;
+use crate::check::lengths;
 use crate::cpu::Cpu;
 use crate::cpu::check::Op;
 use crate::cpu::gemm::{Mat, gemm};
@@ -55,6 +56,7 @@ pub(in crate::cpu) fn backward(
     let AttentionGrads { q, k, v, o, lse, d_o, dq, dk, dv } = grads;
     let name = Op("attention_backward");
     let layout = &Layout::new(name, op, sequences)?;
+    cpu.count_flops(name.0, op.flops(5, lengths(&layout.sequences)));
     let (q_len, k_len) = (layout.q_tokens * layout.q_width(), layout.k_tokens * layout.k_width());
     let o = name.float("o", o, q_len)?;
     let d_o = name.float("d_o", d_o, q_len)?;

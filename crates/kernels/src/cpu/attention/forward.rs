@@ -8,6 +8,7 @@ use super::scores::{Block, group_rows, key_rows};
 #[cfg(amx)]
 use super::tiled;
 use crate::Result;
+use crate::check::lengths;
 use crate::cpu::Cpu;
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
@@ -32,6 +33,7 @@ pub(in crate::cpu) fn forward(
 ) -> Result<()> {
     let name = Op("attention");
     let layout = &Layout::new(name, op, sequences)?;
+    cpu.count_flops(name.0, op.flops(2, lengths(&layout.sequences)));
     let (q_len, k_len) = (layout.q_tokens * layout.q_width(), layout.k_tokens * layout.k_width());
     let q = name.float("q", q, q_len)?;
     let k = name.float("k", k, k_len)?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, result, sys};
 
-use super::{Driver, device};
+use super::{Card, device};
 use crate::Result;
 
 /// Bytes of a buffer: some hundred microseconds of the fastest bus, so that a copy costs little beside it.
@@ -37,7 +37,7 @@ struct Half {
 // SAFETY: pinned memory belongs to no thread; the lock around `Staging` keeps it to one at a time.
 unsafe impl Send for Half {}
 
-impl Driver {
+impl Card {
     /// The point that the work submitted so far reaches.
     pub(in crate::cuda) fn mark(&self) -> Result<Mark> {
         self.settle()?;

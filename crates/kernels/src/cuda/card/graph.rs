@@ -12,7 +12,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaStream, DriverError, result, sys};
 
-use super::{Driver, device};
+use super::{Card, device};
 use crate::Result;
 
 /// Operations of a graph.
@@ -33,7 +33,7 @@ pub(super) struct Graphs {
     executables: HashMap<Vec<&'static str>, Executable>,
 }
 
-impl Driver {
+impl Card {
     /// Starts, or ends, handing work over as graphs.
     ///
     /// Errors when what was captured last cannot be launched.

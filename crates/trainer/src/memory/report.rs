@@ -1,0 +1,142 @@
+//! A rehearsal in words.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use kernels::{MemoryKind, MemoryUsage};
+use models::decoder::{Keep, Part};
+use serde_json::{Value, json};
+
+use super::{Need, gib};
+
+/// Lines of the table, in order: what they are called and what they count.
+const LINES: [(&str, &str, &[MemoryKind]); 9] = [
+    ("base weights", "weights", &[MemoryKind::Weights]),
+    ("quantization state", "quant_state", &[MemoryKind::QuantState]),
+    ("embeddings and head", "embeddings", &[MemoryKind::Embeddings]),
+    ("adapters", "adapters", &[MemoryKind::Adapters]),
+    ("gradients", "gradients", &[MemoryKind::Gradients]),
+    ("optimizer state", "optimizer", &[MemoryKind::Optimizer]),
+    ("kept activations", "activations", &[MemoryKind::Activations]),
+    ("recomputed, gradients, workspace", "scratch", &[MemoryKind::Scratch]),
+    ("ids, positions, rotary tables", "data", &[MemoryKind::Data, MemoryKind::KvCache]),
+];
+
+/// What a run takes.
+#[derive(Debug, Clone)]
+pub struct Report<'a> {
+    /// What was found.
+    pub need: &'a Need,
+    /// The same with everything kept: what there is to save.
+    pub least_flops: u64,
+    /// Bytes that the device keeps for itself.
+    pub reserve: usize,
+    /// Products that the device can do in a second, where that is known.
+    pub peak_flops: Option<f64>,
+}
+
+impl Report<'_> {
+    /// A table for people.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        let mut line = |what: &str, bytes: usize| {
+            writeln!(text, "  {what:<34}{:>12}", gib(bytes)).expect("strings take everything");
+        };
+        let usage = &self.need.usage;
+        for (name, _, kinds) in LINES {
+            line(name, at_peak(usage, kinds));
+        }
+        line("gaps between buffers", usage.extent.saturating_sub(usage.peak));
+        if self.reserve > 0 {
+            line("driver and kernels, at a guess", self.reserve);
+        }
+        line("in all", self.total());
+        writeln!(text, "  reached {}", usage.reached).expect("strings take everything");
+        writeln!(text, "  {}", kept(&self.need.keep)).expect("strings take everything");
+        writeln!(text, "  {}", self.work()).expect("strings take everything");
+        text
+    }
+
+    fn work(&self) -> String {
+        let Need { flops, tokens, .. } = *self.need;
+        let more = 100.0 * (flops as f64 / self.least_flops.max(1) as f64 - 1.0);
+        let mut text = format!(
+            "a step of {tokens} tokens: {:.1} TFLOP of products, {more:.1} % of them for what is computed again",
+            flops as f64 / 1e12
+        );
+        if let Some(speed) = self.tokens_per_second() {
+            write!(
+                text,
+                "; at most {speed:.0} tokens/s (bound by the device's peak, not a forecast)"
+            )
+            .expect("strings take everything");
+        }
+        text
+    }
+
+    fn tokens_per_second(&self) -> Option<f64> {
+        let Need { flops, tokens, .. } = *self.need;
+        self.peak_flops.map(|peak| tokens as f64 * peak / flops.max(1) as f64)
+    }
+
+    fn total(&self) -> usize {
+        self.need.bytes() + self.reserve
+    }
+
+    /// The same for programs, in bytes.
+    pub fn json(&self) -> Value {
+        let Need { keep, usage, flops, tokens } = self.need;
+        let kinds: serde_json::Map<_, _> = LINES
+            .iter()
+            .map(|(_, key, kinds)| ((*key).to_owned(), json!(at_peak(usage, kinds))))
+            .collect();
+        let keep: Vec<_> = keep
+            .iter()
+            .map(|keep| Part::ALL.into_iter().filter(|part| keep.has(*part)).map(Part::name))
+            .map(Iterator::collect::<Vec<_>>)
+            .collect();
+        let by_operation: serde_json::Map<_, _> =
+            usage.flops.iter().map(|(name, flops)| ((*name).to_owned(), json!(flops))).collect();
+        json!({
+            "total": self.total(),
+            "peak": usage.peak,
+            "extent": usage.extent,
+            "reserve": self.reserve,
+            "at_peak": kinds,
+            "reached": usage.reached.to_string(),
+            "kept_by_layer": keep,
+            "step": { "tokens": tokens, "flops": flops, "flops_with_all_kept": self.least_flops },
+            "flops_by_operation": by_operation,
+            "tokens_per_second_bound": self.tokens_per_second(),
+        })
+    }
+}
+
+fn at_peak(usage: &MemoryUsage, kinds: &[MemoryKind]) -> usize {
+    usage.at_peak.iter().filter(|(kind, _)| kinds.contains(kind)).map(|(_, bytes)| bytes).sum()
+}
+
+/// What is kept, layers alike together.
+pub fn kept(keep: &Arc<[Keep]>) -> String {
+    let mut runs: Vec<(usize, usize, Keep)> = Vec::new();
+    for (layer, keep) in keep.iter().enumerate() {
+        match runs.last_mut() {
+            Some((_, last, same)) if same == keep => *last = layer,
+            _ => runs.push((layer, layer, *keep)),
+        }
+    }
+    let one = |(first, last, keep): &(usize, usize, Keep)| {
+        let layers =
+            if first == last { format!("layer {first}") } else { format!("layers {first}-{last}") };
+        let gone: Vec<_> = Part::ALL.into_iter().filter(|part| !keep.has(*part)).collect();
+        match gone.len() {
+            0 => format!("{layers}: all kept"),
+            6 => format!("{layers}: all computed again"),
+            _ => {
+                let names: Vec<_> = gone.into_iter().map(Part::name).collect();
+                format!("{layers}: {} computed again", names.join(", "))
+            }
+        }
+    };
+    runs.iter().map(one).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,181 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use data::{Batch, Example, Window};
+use kernels::{Backend, Cpu};
+use models::LoraConfig;
+use models::decoder::{Adapter, BaseFormat, Decoder, Keep, LoadOptions};
+use models::weights::{Checkpoint, Hollow, TensorSource};
+use proptest::prelude::*;
+
+use super::*;
+use crate::recipe::{Optim, Precision, TrainSection};
+use crate::schedule::Schedule;
+use crate::sft::{SftTrainer, StepSettings, batch_loss};
+
+fn checkpoint(model: &str) -> Checkpoint {
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models");
+    Checkpoint::open(&Path::new(models).join(model)).unwrap()
+}
+
+fn load<K: Backend>(
+    backend: &K,
+    source: &dyn TensorSource,
+    checkpoint: &Checkpoint,
+) -> (Decoder<K>, Adapter<K>) {
+    let options = LoadOptions {
+        format: BaseFormat::Quantized(nf4::QuantConfig::default()),
+        narrow: false,
+        progress: &|_, _| (),
+    };
+    let decoder = Decoder::load(backend, source, checkpoint.config(), &options).unwrap();
+    let lora = LoraConfig { lora_dropout: 0.1, ..crate::recipe::default_lora() };
+    let adapter = Adapter::init(&decoder, &lora, 1).unwrap();
+    (decoder, adapter)
+}
+
+/// Rows of these lengths, every third token not trained.
+fn batch(lengths: &[usize]) -> Batch {
+    let example = |length: &usize| {
+        let input_ids: Vec<u32> = (0..*length as u32).map(|i| i % 50).collect();
+        let label = |(i, id): (usize, &u32)| if i % 3 == 2 { data::IGNORE } else { *id };
+        Example { labels: input_ids.iter().enumerate().map(label).collect(), input_ids, line: 1 }
+    };
+    Batch::new(&lengths.iter().map(example).collect::<Vec<_>>())
+}
+
+fn window(lengths: &[&[usize]]) -> Window {
+    let micro_batches: Vec<Batch> = lengths.iter().map(|lengths| batch(lengths)).collect();
+    Window { trained_tokens: micro_batches.iter().map(Batch::trained_tokens).sum(), micro_batches }
+}
+
+fn workload(precision: Precision, optim: Optim) -> Workload {
+    Workload {
+        train: TrainSection { precision, optim, ..TrainSection::default() },
+        windows: vec![window(&[&[37, 5, 20], &[30]]), window(&[&[50]])],
+        evaluated: vec![batch(&[40, 3])],
+    }
+}
+
+/// The same run for real: its memory.
+fn real<K: Backend>(
+    backend: &K,
+    checkpoint: &Checkpoint,
+    workload: &Workload,
+    keep: Arc<[Keep]>,
+) -> kernels::MemoryUsage {
+    let (decoder, adapter) = load(backend, checkpoint, checkpoint);
+    let settings = StepSettings::new(backend, &workload.train, keep);
+    let schedule = Schedule::new(&workload.train, workload.windows.len());
+    let mut trainer = SftTrainer::new(&decoder, adapter, schedule, settings).unwrap();
+    for batch in &workload.evaluated {
+        batch_loss(&decoder, Some(trainer.adapter()), batch, workload.train.precision.on(backend))
+            .unwrap();
+    }
+    for window in &workload.windows {
+        assert!(trainer.step(window).unwrap().loss > 0.0);
+    }
+    backend.memory()
+}
+
+fn check_against_reality<K: Backend>(new: impl Fn() -> K) {
+    for model in ["llama", "qwen3", "llama-bnb4"] {
+        let checkpoint = checkpoint(model);
+        let hollow = Hollow::of(&checkpoint).unwrap();
+        let layers = checkpoint.config().num_hidden_layers;
+        for (precision, optim) in
+            [(Precision::F32, Optim::AdamW), (Precision::Bf16, Optim::AdamW8bit)]
+        {
+            let workload = workload(precision, optim);
+            let mixed: Arc<[Keep]> = (0..layers)
+                .map(|i| if i % 2 == 0 { Keep::NOTHING } else { Keep { qkv: false, ..Keep::ALL } })
+                .collect();
+            for keep in [Keep::ALL.for_layers(layers), Keep::NOTHING.for_layers(layers), mixed] {
+                let backend = new();
+                let dry = backend.dry_run();
+                let (decoder, adapter) = load(&dry, &hollow, &checkpoint);
+                let need = Rehearsal::new(&decoder, adapter, &workload)
+                    .unwrap()
+                    .measure(Arc::clone(&keep))
+                    .unwrap();
+                // As `train` does: what is reserved is enough.
+                backend.reserve(need.usage.extent).unwrap();
+                let real = real(&backend, &checkpoint, &workload, keep);
+                assert_eq!(real.peak, need.usage.peak, "{model} {precision:?}");
+                assert_eq!(real.at_peak, need.usage.at_peak);
+                assert_eq!(real.reached, need.usage.reached);
+                assert_eq!(real.flops, need.usage.flops);
+                assert!(
+                    real.extent <= need.usage.extent,
+                    "{} of {}",
+                    real.extent,
+                    need.usage.extent
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_planned_is_what_a_run_takes() {
+    check_against_reality(Cpu::new);
+    check_against_reality(|| Cpu::new().without_amx());
+}
+
+#[test]
+#[cfg(feature = "cuda")]
+fn cuda_what_is_planned_is_what_a_run_takes() {
+    check_against_reality(|| kernels::Cuda::new(0).unwrap());
+}
+
+/// Measures as a function of what is kept, without a model: sizes and costs of the parts by layer.
+fn made_up(sizes: [usize; 6], costs: [u64; 6]) -> impl FnMut(Arc<[Keep]>) -> anyhow::Result<Need> {
+    use models::decoder::Part;
+    move |keep| {
+        let parts =
+            || keep.iter().flat_map(|keep| (0..6).map(move |i| (i, keep.has(Part::ALL[i]))));
+        let kept: usize = parts().filter(|(_, kept)| *kept).map(|(i, _)| sizes[i]).sum();
+        let flops: u64 = parts().filter(|(_, kept)| !*kept).map(|(i, _)| costs[i]).sum();
+        let ledger = kernels::MemoryLedger::default();
+        ledger.add(kernels::MemoryKind::Activations, 1000 + kept);
+        Ok(Need { keep, usage: ledger.usage(0), flops: 10_000 + flops, tokens: 1 })
+    }
+}
+
+proptest! {
+    /// As the budget shrinks, what is taken never grows and what is computed never falls.
+    #[test]
+    fn less_memory_is_never_more_or_faster(
+        sizes in prop::array::uniform6(1..100_usize),
+        costs in prop::array::uniform6(0..100_u64),
+        layers in 1..9_usize,
+        mut budgets in prop::array::uniform4(900..6_000_usize),
+    ) {
+        budgets.sort_unstable();
+        let chosen = budgets.map(|budget| choose(layers, budget, made_up(sizes, costs)).unwrap());
+        for (choice, budget) in chosen.iter().zip(budgets) {
+            match choice {
+                Choice::Fits(need) => prop_assert!(need.bytes() <= budget),
+                Choice::TooLarge(need) => prop_assert_eq!(&*need.keep, &*Keep::NOTHING.for_layers(layers)),
+            }
+        }
+        for pair in chosen.windows(2) {
+            let (less, more) = (pair[0].need(), pair[1].need());
+            prop_assert!(less.bytes() <= more.bytes() && less.flops >= more.flops);
+        }
+    }
+}
+
+#[test]
+fn sizes_are_read_as_people_write_them() {
+    let bytes = |text: &str| text.parse::<Budget>();
+    assert_eq!(bytes("22GiB"), Ok(Budget::Bytes(22 << 30)));
+    assert_eq!(bytes("1.5 GB"), Ok(Budget::Bytes(1_500_000_000)));
+    assert_eq!(bytes("800MiB"), Ok(Budget::Bytes(800 << 20)));
+    assert_eq!(bytes("auto"), Ok(Budget::Auto));
+    for text in ["", "22", "GiB", "-1GiB", "1e30GiB", "22 GiBs", "nanGB"] {
+        assert!(bytes(text).is_err(), "{text}");
+    }
+    let budget = Budget::Bytes(12_345);
+    assert_eq!(budget.to_string().parse(), Ok(budget));
+}
