@@ -8,7 +8,7 @@ use kernels::{Backend, DType};
 use models::ModelConfig;
 use models::decoder::{Adapter, BaseFormat, Decoder, LoadOptions};
 use models::tokenizer::Tokenizer;
-use models::weights::Checkpoint;
+use models::weights::{Checkpoint, TensorSource};
 use nf4::QuantConfig;
 
 use crate::UsageError;
@@ -98,14 +98,32 @@ impl Base {
     ) -> Result<Decoder<K>> {
         let source = self.checkpoint.source();
         let progress = Progress::new("loading", source.names().len(), 0);
-        let options = LoadOptions {
-            format: quantization.format()?,
-            narrow: backend.activations() == DType::Bf16
-                && precision.resolve(backend) == Precision::Bf16,
-            progress: &|done, _| progress.set(done, String::new),
-        };
-        Ok(Decoder::load(backend, source, self.config(), &options)?)
+        let show = |done, _| progress.set(done, String::new);
+        load(backend, source, self.config(), quantization, precision, &show)
     }
+
+    /// The weights, to be read.
+    pub fn source(&self) -> &dyn TensorSource {
+        self.checkpoint.source()
+    }
+}
+
+/// Reads the weights of a model from `source`; `progress` hears how many tensors are done, and of how many.
+pub(crate) fn load<K: Backend>(
+    backend: &K,
+    source: &dyn TensorSource,
+    config: &ModelConfig,
+    quantization: Quantization,
+    precision: Precision,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Decoder<K>> {
+    let options = LoadOptions {
+        format: quantization.format()?,
+        narrow: backend.activations() == DType::Bf16
+            && precision.resolve(backend) == Precision::Bf16,
+        progress,
+    };
+    Ok(Decoder::load(backend, source, config, &options)?)
 }
 
 fn encoder(tokenizer: &Tokenizer) -> Result<Encoder> {

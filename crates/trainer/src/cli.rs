@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{autotune, demo_data, device, eval, generate, inspect, quantize, train};
+use crate::commands::{
+    autotune, demo_data, device, eval, generate, inspect, plan, quantize, train,
+};
 
 /// Fine-tune 4-bit language models with LoRA: one native binary, no Python.
 #[derive(Debug, Parser)]
@@ -22,6 +24,8 @@ pub struct Cli {
 enum Command {
     /// Fine-tune a model as a recipe says.
     Train(train::Args),
+    /// Say what a run takes of a device's memory, with what it keeps and what it computes again.
+    Plan(plan::Args),
     /// Write a checkpoint in 4 bit, for transformers and bitsandbytes.
     Quantize(quantize::Args),
     /// Let a model answer.
@@ -61,6 +65,7 @@ impl Command {
     fn run(self) -> Result<()> {
         match self {
             Self::Train(args) => train::run(args),
+            Self::Plan(args) => plan::run(&args),
             Self::Quantize(args) => quantize::run(&args),
             Self::Generate(args) => generate::run(&args),
             Self::Eval(args) => eval::run(&args),

@@ -520,7 +520,7 @@ fn check_accumulates<K: Backend>(k: &K, case: Case, dtype: DType, dx_dtype: DTyp
     let (op, dy_buffer) = (uploaded.op(), dy.upload(k));
     let none = || LinearGrads { dx: None, accumulate_dx: true, da: None, db: None };
     let run = |xa: Option<&_>, grads: LinearGrads<'_, K>| {
-        k.linear_backward(&op, &uploaded.x, xa, &dy_buffer, grads).unwrap()
+        k.linear_backward(&op, &uploaded.x, xa, &dy_buffer, grads).unwrap();
     };
     run(None, LinearGrads { dx: Some(&mut dx), ..none() });
     run(None, LinearGrads { da: Some(&mut da), ..none() });

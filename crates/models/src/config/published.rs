@@ -37,6 +37,7 @@ macro_rules! published {
 
 /// Facts from the models' own `config.json` on the Hugging Face hub.
 #[rustfmt::skip]
+#[expect(clippy::unreadable_literal, reason = "columns of a table")]
 const PUBLISHED: &[Published] = published! {
     "llama-2-7b"     "llama"   "LlamaForCausalLM"   4096 11008 32 32 32 128  32000   4096   10000.0 false;
     "llama-2-13b"    "llama"   "LlamaForCausalLM"   5120 13824 40 40 40 128  32000   4096   10000.0 false;

@@ -6,5 +6,6 @@ pub mod device;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
+pub mod plan;
 pub mod quantize;
 pub mod train;

@@ -14,6 +14,7 @@ use models::decoder::{Adapter, Decoder};
 use crate::UsageError;
 use crate::base::{Base, Quantization};
 use crate::device::{Device, Task};
+use crate::memory::settle;
 use crate::metrics::peak_rss_bytes;
 use crate::profile::Profile;
 use crate::progress::say;
@@ -138,13 +139,15 @@ impl Task for Fit<'_> {
 
     fn run<K: Backend>(self, backend: &K) -> Result<(Summary, MemoryUsage)> {
         let Self { recipe, output, base, train, eval, profile, .. } = self;
-        let decoder = base.load(backend, self.quantization, recipe.train.precision)?;
+        let quantization = self.quantization;
+        let need = settle(backend, recipe, &base, quantization, &train, eval.as_ref())?;
+        let decoder = base.load(backend, quantization, recipe.train.precision)?;
         let adapter = adapter(recipe, &decoder)?;
         let (trainable, all) = (adapter.params().numel(), base.parameters());
         say(&crate::base::trainable_line(trainable, all));
         output.start(&resolved(backend, recipe))?;
-        let summary =
-            sft::train(recipe, &decoder, adapter, &train, eval.as_ref(), output, profile)?;
+        let sets = (&train, eval.as_ref());
+        let summary = sft::train(recipe, &decoder, adapter, need.keep, sets, output, profile)?;
         Ok((summary, backend.memory()))
     }
 }

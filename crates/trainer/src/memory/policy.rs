@@ -17,6 +17,11 @@ pub enum Choice {
 }
 
 impl Choice {
+    /// By whether `need` fits into `budget` bytes.
+    pub fn of(need: Need, budget: usize) -> Self {
+        if need.bytes() <= budget { Self::Fits(need) } else { Self::TooLarge(need) }
+    }
+
     /// What is kept, fitting or not, and what that takes.
     pub fn need(&self) -> &Need {
         match self {

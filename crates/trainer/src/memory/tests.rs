@@ -25,7 +25,7 @@ fn load<K: Backend>(
 ) -> (Decoder<K>, Adapter<K>) {
     let options = LoadOptions {
         format: BaseFormat::Quantized(nf4::QuantConfig::default()),
-        narrow: false,
+        narrow: backend.activations() == kernels::DType::Bf16,
         progress: &|_, _| (),
     };
     let decoder = Decoder::load(backend, source, checkpoint.config(), &options).unwrap();
@@ -51,7 +51,7 @@ fn window(lengths: &[&[usize]]) -> Window {
 
 fn workload(precision: Precision, optim: Optim) -> Workload {
     Workload {
-        train: TrainSection { precision, optim, ..TrainSection::default() },
+        train: TrainSection { optim, precision, ..TrainSection::default() },
         windows: vec![window(&[&[37, 5, 20], &[30]]), window(&[&[50]])],
         evaluated: vec![batch(&[40, 3])],
     }

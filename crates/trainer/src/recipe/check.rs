@@ -7,8 +7,7 @@ use super::{DataSection, Quantize, Recipe, RecipeError, TrainSection};
 type Fault = (&'static str, String);
 
 pub(super) fn check(recipe: &Recipe, origins: &Origins) -> Result<(), RecipeError> {
-    required(recipe)
-        .and_then(|()| model(recipe))
+    model(recipe)
         .and_then(|()| lora(recipe))
         .and_then(|()| data(&recipe.data))
         .and_then(|()| train(&recipe.train))
@@ -16,14 +15,16 @@ pub(super) fn check(recipe: &Recipe, origins: &Origins) -> Result<(), RecipeErro
         .map_err(|(field, message)| origins.error(field, message))
 }
 
-fn required(recipe: &Recipe) -> Result<(), Fault> {
+/// What a run cannot do without.
+pub(super) fn required(recipe: &Recipe, origins: &Origins) -> Result<(), RecipeError> {
     for (field, path, option) in [
         ("model.path", &recipe.model.path, "--model PATH"),
         ("data.path", &recipe.data.path, "--data FILE"),
         ("output.dir", &recipe.output.dir, "--output DIR"),
     ] {
         if path.as_os_str().is_empty() {
-            return Err((field, format!("is missing; set it in the recipe or give {option}")));
+            let message = format!("is missing; set it in the recipe or give {option}");
+            return Err(origins.error(field, message));
         }
     }
     Ok(())

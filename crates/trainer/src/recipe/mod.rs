@@ -37,6 +37,8 @@ use models::LoraConfig;
 use nf4::{QuantConfig, QuantType};
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Budget;
+
 pub use error::{RecipeError, Suggestion};
 pub use read::Override;
 
@@ -223,8 +225,11 @@ pub struct TrainSection {
     pub seed: u64,
     /// Number type of activations inside the layers.
     pub precision: Precision,
-    /// Recompute each layer in the backward pass: less memory, a third more time, same gradients.
-    pub gradient_checkpointing: bool,
+    /// Compute activations again in the backward pass instead of keeping them: less memory, more time, same
+    /// gradients. `auto` keeps what `memory_budget` has room for.
+    pub gradient_checkpointing: Checkpointing,
+    /// Memory of the device that the run may take, like `"22GiB"`; `"auto"` is what is free when it starts.
+    pub memory_budget: Budget,
     /// Hand each step to a card as CUDA graphs instead of kernel by kernel: same results, less of the host's
     /// time. Nothing on the processor.
     pub cuda_graphs: bool,
@@ -254,10 +259,47 @@ impl Default for TrainSection {
             max_grad_norm: 1.0,
             seed: 42,
             precision: Precision::Auto,
-            gradient_checkpointing: false,
+            gradient_checkpointing: Checkpointing::Auto,
+            memory_budget: Budget::Auto,
             cuda_graphs: false,
             eval_steps: None,
             logging_steps: 10,
+        }
+    }
+}
+
+/// Which activations are computed again in the backward pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "toml::Value", into = "toml::Value")]
+pub enum Checkpointing {
+    /// As few as the memory allows.
+    #[default]
+    Auto,
+    /// None.
+    Off,
+    /// All but the layers' inputs.
+    On,
+}
+
+impl TryFrom<toml::Value> for Checkpointing {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match &value {
+            toml::Value::Boolean(true) => Ok(Self::On),
+            toml::Value::Boolean(false) => Ok(Self::Off),
+            toml::Value::String(text) if text == "auto" => Ok(Self::Auto),
+            _ => Err(format!("is {value}; it must be true, false or \"auto\"")),
+        }
+    }
+}
+
+impl From<Checkpointing> for toml::Value {
+    fn from(value: Checkpointing) -> Self {
+        match value {
+            Checkpointing::Auto => Self::String("auto".to_owned()),
+            Checkpointing::Off => Self::Boolean(false),
+            Checkpointing::On => Self::Boolean(true),
         }
     }
 }

@@ -101,9 +101,25 @@ impl Origins {
 impl Recipe {
     /// Reads a recipe, applies overrides in order, fills in defaults and checks every value.
     pub fn read(path: &Path, overrides: &[Override]) -> Result<Self, RecipeError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| RecipeError::Read { path: path.to_owned(), source })?;
-        let mut user: Table = toml::from_str(&text).map_err(|error| RecipeError::Syntax {
+        let (recipe, origins) = Self::parse(path, &read(path)?, overrides)?;
+        check::required(&recipe, &origins)?;
+        Ok(recipe)
+    }
+
+    /// As [`read`](Self::read), but of a run that need not be complete: no model, no data and no output, or no
+    /// recipe at all.
+    pub fn draft(path: Option<&Path>, overrides: &[Override]) -> Result<Self, RecipeError> {
+        let text = path.map_or_else(|| Ok(String::new()), read)?;
+        let path = path.unwrap_or(Path::new("the command line"));
+        Ok(Self::parse(path, &text, overrides)?.0)
+    }
+
+    fn parse(
+        path: &Path,
+        text: &str,
+        overrides: &[Override],
+    ) -> Result<(Self, Origins), RecipeError> {
+        let mut user: Table = toml::from_str(text).map_err(|error| RecipeError::Syntax {
             path: path.to_owned(),
             message: error.to_string().trim_end().to_owned(),
         })?;
@@ -116,13 +132,18 @@ impl Recipe {
         }
         let recipe = with_defaults(user, &origins)?;
         check::check(&recipe, &origins)?;
-        Ok(recipe)
+        Ok((recipe, origins))
     }
 
     /// The recipe as a TOML file that [`read`](Self::read) reads back to the same recipe.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a recipe is tables of plain values")
     }
+}
+
+fn read(path: &Path) -> Result<String, RecipeError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| RecipeError::Read { path: path.to_owned(), source })
 }
 
 fn check_names(path: &Path, user: &Table) -> Result<(), RecipeError> {

@@ -1,5 +1,6 @@
 //! A whole run: steps, evaluations, adapters, metrics.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -35,21 +36,19 @@ pub struct Summary {
     pub elapsed: Duration,
 }
 
-/// Trains `adapter` on `train_set` as `recipe` says; writes adapters and metrics to `output`. A profile
+/// Trains `adapter` on `train_set` as `recipe` says, keeping of each layer what `keep` says; writes adapters and metrics to `output`. A profile
 /// takes in all steps but the first, which allocates what later ones reuse.
 pub fn train<K: Backend>(
     recipe: &Recipe,
     decoder: &Decoder<K>,
     adapter: Adapter<K>,
-    train_set: &Dataset,
-    eval_set: Option<&Dataset>,
+    keep: Arc<[Keep]>,
+    (train_set, eval_set): (&Dataset, Option<&Dataset>),
     output: &Output,
     profile: Option<&mut Profile>,
 ) -> Result<Summary> {
     let plan = Plan::new(&recipe.train, &recipe.data, train_set.examples.len());
     let schedule = Schedule::new(&recipe.train, plan.total_steps());
-    let keep = if recipe.train.gradient_checkpointing { Keep::NOTHING } else { Keep::ALL };
-    let keep = keep.for_layers(decoder.config().num_hidden_layers);
     let settings = StepSettings::new(decoder.backend(), &recipe.train, keep);
     let progress = Progress::new("step", plan.total_steps(), recipe.train.logging_steps);
     let mut run = Run {
