@@ -126,6 +126,7 @@ impl<'a, K: Backend> Loader<'a, K> {
                 self.quantize(&name, Elements::F16(&x), &tensor.shape, c)?
             }
         };
+        self.source.release(&name);
         let bias = p
             .has_bias(config)
             .then(|| self.vector(&format!("{module}.bias"), out_features))
@@ -153,7 +154,10 @@ impl<'a, K: Backend> Loader<'a, K> {
         if let HostData::Quantized(_) = tensor.data {
             return Err(self.error(name, "embeddings and heads in 4 bit are not supported"));
         }
-        self.dense(&tensor.data, MemoryKind::Embeddings)
+        let table = self.dense(&tensor.data, MemoryKind::Embeddings);
+        drop(tensor);
+        self.source.release(name);
+        table
     }
 
     /// A norm weight or a bias, held in f32.

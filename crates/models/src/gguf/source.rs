@@ -61,6 +61,12 @@ impl TensorSource for GgufFile {
         };
         Ok(HostTensor { shape: tensor.shape.clone(), data })
     }
+
+    fn release(&self, name: &str) {
+        if let Some(&index) = self.tensors.get(name) {
+            self.file.release(&self.file[self.header.tensors[index].range.clone()]);
+        }
+    }
 }
 
 impl GgufFile {

@@ -135,6 +135,13 @@ impl TensorSource for SafetensorsCheckpoint {
         };
         Ok(HostTensor { shape: raw.shape.to_vec(), data })
     }
+
+    fn release(&self, name: &str) {
+        // The state of a 4-bit weight lies under names of its own, and is small.
+        if let Some(&shard) = self.stored.get(name) {
+            self.shards[shard].release(name);
+        }
+    }
 }
 
 /// Borrows the elements where the file aligns them, copies them otherwise.

@@ -29,6 +29,28 @@ impl MappedFile {
         Ok(Self { path: path.to_owned(), map })
     }
 
+    /// Takes the pages of `bytes`, a part of this file, out of the process's memory: they are read again when touched.
+    /// What is no part of it is left alone.
+    #[cfg_attr(unix, expect(unsafe_code, reason = "dropping pages of a mapping is"))]
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        let offset = (bytes.as_ptr() as usize).wrapping_sub(self.map.as_ptr() as usize);
+        if offset >= self.map.len() || bytes.len() > self.map.len() - offset {
+            return;
+        }
+        #[cfg(unix)]
+        {
+            // Only memory depends on it.
+            // SAFETY: the mapping is read-only, so no page has anything to lose: its content is the file's.
+            let _ = unsafe {
+                self.map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    offset,
+                    bytes.len(),
+                )
+            };
+        }
+    }
+
     /// The file's path as it was given.
     pub(crate) fn path(&self) -> &Path {
         &self.path

@@ -22,7 +22,7 @@ pub(crate) use mmap::MappedFile;
 pub use names::{check_complete, missing_tensor, unused};
 pub(crate) use names::{nearest, some_of};
 pub use open::Checkpoint;
-pub use quantized::write_quantized;
+pub use quantized::{write_checkpoint, write_quantized};
 pub(crate) use safetensors::{RawTensor, SafetensorsFile};
 pub use source::{StorageType, TensorInfo, TensorSource};
 pub use summary::{ParameterCounts, StoredCounts, TrainableParameters, stored_counts};

@@ -66,4 +66,8 @@ impl TensorSource for Checkpoint {
     fn read(&self, name: &str) -> Result<HostTensor<'_>> {
         self.source.read(name)
     }
+
+    fn release(&self, name: &str) {
+        self.source.release(name);
+    }
 }

@@ -1,4 +1,4 @@
-//! Writing a checkpoint directory with bitsandbytes 4-bit weights.
+//! Writing a checkpoint directory, with bitsandbytes 4-bit weights or as it is.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -49,13 +49,25 @@ pub fn write_quantized(
     quantization: &QuantConfig,
     target: &Path,
 ) -> Result<()> {
-    write_quantized_shards(source, config, quantization, target, MAX_SHARD_BYTES)
+    write_shards(source, config, Some(quantization), target, MAX_SHARD_BYTES)
 }
 
-fn write_quantized_shards(
+/// Writes `target`, a directory with every tensor of `source` as it is; otherwise as [`write_quantized`].
+///
+/// # Errors
+/// Those of [`write_quantized`], for a source of 4-bit weights too.
+pub fn write_checkpoint(
     source: &dyn TensorSource,
     config: &ModelConfig,
-    quantization: &QuantConfig,
+    target: &Path,
+) -> Result<()> {
+    write_shards(source, config, None, target, MAX_SHARD_BYTES)
+}
+
+fn write_shards(
+    source: &dyn TensorSource,
+    config: &ModelConfig,
+    quantization: Option<&QuantConfig>,
     target: &Path,
     max_shard_bytes: usize,
 ) -> Result<()> {
@@ -64,8 +76,8 @@ fn write_quantized_shards(
     }
     let dir = AtomicDir::create(target)?;
     write_tokenizer(source.path(), dir.path())?;
-    let quantized_config = ModelConfig {
-        quantization: Some(BnbConfig {
+    let written_config = ModelConfig {
+        quantization: quantization.map(|quantization| BnbConfig {
             bnb_4bit_quant_type: quantization.quant_type,
             bnb_4bit_use_double_quant: quantization.double_quant,
             bnb_4bit_compute_dtype: config.dtype.unwrap_or(SourceDtype::F32),
@@ -73,8 +85,8 @@ fn write_quantized_shards(
         ..config.clone()
     };
     let path = dir.path().join("config.json");
-    write_json(&path, &quantized_config.to_json(&path)?)?;
-    Quantizer { source, linears: linear_weights(config), config: quantization }.write(
+    write_json(&path, &written_config.to_json(&path)?)?;
+    Writer { source, linears: linear_weights(config), quantization }.write(
         config,
         dir.path(),
         max_shard_bytes,
@@ -86,13 +98,13 @@ fn linear_weights(config: &ModelConfig) -> HashSet<String> {
     config.linears().into_iter().map(|linear| format!("{}.weight", linear.module)).collect()
 }
 
-struct Quantizer<'a> {
+struct Writer<'a> {
     source: &'a dyn TensorSource,
     linears: HashSet<String>,
-    config: &'a QuantConfig,
+    quantization: Option<&'a QuantConfig>,
 }
 
-impl<'a> Quantizer<'a> {
+impl<'a> Writer<'a> {
     fn write(&self, config: &ModelConfig, dir: &Path, max_shard_bytes: usize) -> Result<()> {
         let mut shards =
             Shards { dir, max_bytes: max_shard_bytes, pending: Vec::new(), written: Vec::new() };
@@ -110,13 +122,15 @@ impl<'a> Quantizer<'a> {
         tensor: HostTensor<'a>,
     ) -> Result<Vec<(String, StoredTensor<'a>)>> {
         let path = self.source.path();
-        if !self.linears.contains(&name) {
+        let Some(config) = self.quantization.filter(|_| self.linears.contains(&name)) else {
             let message = "is already quantized; start from a 16-bit or 32-bit checkpoint";
             let stored = dense(tensor).ok_or_else(|| Error::tensor(path, &name, message))?;
             return Ok(vec![(name, stored)]);
-        }
+        };
         let module = name.strip_suffix(".weight").unwrap_or(&name);
-        let quantized = self.quantize(&name, &tensor)?;
+        let quantized = self.quantize(&name, &tensor, config)?;
+        drop(tensor);
+        self.source.release(&name);
         let tensors = state::to_tensors(&quantized, module);
         // The quantized tensor goes out of scope, so its parts are copied.
         Ok(tensors
@@ -125,13 +139,18 @@ impl<'a> Quantizer<'a> {
             .collect())
     }
 
-    fn quantize(&self, name: &str, tensor: &HostTensor<'_>) -> Result<QuantizedTensor> {
+    fn quantize(
+        &self,
+        name: &str,
+        tensor: &HostTensor<'_>,
+        config: &QuantConfig,
+    ) -> Result<QuantizedTensor> {
         let path = self.source.path();
         let shape = &tensor.shape;
         match &tensor.data {
-            HostData::F32(data) => nf4::quantize(name, data, shape, self.config),
-            HostData::Bf16(data) => nf4::quantize(name, data, shape, self.config),
-            HostData::F16(data) => nf4::quantize(name, data, shape, self.config),
+            HostData::F32(data) => nf4::quantize(name, data, shape, config),
+            HostData::Bf16(data) => nf4::quantize(name, data, shape, config),
+            HostData::F16(data) => nf4::quantize(name, data, shape, config),
             HostData::Quantized(_) => {
                 let message = "is already quantized; start from a 16-bit or 32-bit checkpoint";
                 return Err(Error::tensor(path, name, message));
@@ -244,8 +263,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (one, many) = (root.path().join("one"), root.path().join("many"));
         let config = QuantConfig::default();
-        write_quantized_shards(&source, source.config(), &config, &one, usize::MAX).unwrap();
-        write_quantized_shards(&source, source.config(), &config, &many, 40_000).unwrap();
+        write_shards(&source, source.config(), Some(&config), &one, usize::MAX).unwrap();
+        write_shards(&source, source.config(), Some(&config), &many, 40_000).unwrap();
         assert!(
             many.join("model.safetensors.index.json").is_file()
                 && !many.join("model.safetensors").exists()

@@ -48,6 +48,13 @@ impl SafetensorsFile {
         self.metadata.offset_keys()
     }
 
+    /// Takes the pages of a tensor out of memory.
+    pub(crate) fn release(&self, name: &str) {
+        if let Some(tensor) = self.get(name) {
+            self.file.release(tensor.bytes);
+        }
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<RawTensor<'_>> {
         let entry = self.metadata.info(name)?;
         let (start, end) = entry.data_offsets;

@@ -76,6 +76,10 @@ pub trait TensorSource: Send + Sync {
     /// or its contents are damaged.
     fn read(&self, name: &str) -> Result<HostTensor<'_>>;
 
+    /// Takes what reading a tensor left in memory out of it, where that is a mapping of a file. Reading it again is
+    /// as before.
+    fn release(&self, _name: &str) {}
+
     /// [`read`](Self::read), and checks the shape.
     ///
     /// # Errors

@@ -57,7 +57,7 @@ impl Setup<'_> {
         // Once more from the start: what is measured first lies where it will.
         Ok(match choice {
             Choice::Fits(need) => Choice::Fits(self.measure(backend, need.keep)?),
-            too_large => too_large,
+            too_large @ Choice::TooLarge(_) => too_large,
         })
     }
 
