@@ -90,6 +90,21 @@ impl<'m, K: Backend> Tape<'m, K> {
         self.keeps = keeps;
     }
 
+    /// Puts a value away in the host's memory, where the backend has other memory than that: the backward brings it
+    /// back when it first reads it. To be called before anything is made of `var`.
+    pub fn put_away(&mut self, var: Var<K>) -> Result<Var<K>> {
+        if !self.recording {
+            return Ok(var);
+        }
+        let Some(copy) = self.backend.put_away(var.tensor.buffer())? else { return Ok(var) };
+        let shape = var.tensor.shape().to_vec();
+        self.remakes.push(Rc::new(Remake::new(1, move |backend: &K| {
+            let buffer = backend.bring_back(&copy, MemoryKind::Scratch)?;
+            Ok(vec![Tensor::new(buffer, &shape)])
+        })));
+        Ok(Var { value: Some(ValueId(self.remakes.len() - 1)), ..var })
+    }
+
     /// Runs the tape backwards from the losses recorded on it, adding to `grads`.
     pub fn backward(self, grads: &mut ParamGrads<K>) -> Result<()> {
         let Self { backend, nodes, seeds, remakes, .. } = self;

@@ -17,6 +17,8 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     type Buffer: Buffer;
     /// A frozen 4-bit weight in the layout this backend multiplies from.
     type QuantizedWeight: std::fmt::Debug + Send + Sync;
+    /// A buffer's content in the host's memory.
+    type HostCopy: std::fmt::Debug + Send + Sync;
 
     /// Float type of activations that this backend is made for: what to train in where nobody asks
     /// for another.
@@ -67,6 +69,11 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     }
     /// Copies a buffer of floats or of codes to the host, widened to f32.
     fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
+    /// Copies a buffer to the host's memory, to be [brought back](Self::bring_back) bit for bit; nothing where the host's
+    /// memory is the backend's own, and there is nothing to gain.
+    fn put_away(&self, buffer: &Self::Buffer) -> Result<Option<Self::HostCopy>>;
+    /// A new buffer with what was put away.
+    fn bring_back(&self, copy: &Self::HostCopy, kind: MemoryKind) -> Result<Self::Buffer>;
     /// `dst[dst_start..dst_start + len] = src[src_start..src_start + len]`, same element type.
     fn copy(
         &self,

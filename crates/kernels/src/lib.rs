@@ -26,7 +26,8 @@ pub use buffer::{Buffer, DType, HostSlice};
 pub use cpu::{Cpu, CpuBuffer, CpuQuantizedWeight};
 #[cfg(feature = "cuda")]
 pub use cuda::{
-    Cuda, CudaBuffer, CudaQuantizedWeight, DeviceInfo, Route, RouteEntry, RouteTiming, Routes,
+    Cuda, CudaBuffer, CudaHostCopy, CudaQuantizedWeight, DeviceInfo, Route, RouteEntry,
+    RouteTiming, Routes,
 };
 pub use error::{Error, Result};
 pub use memory::{MemoryKind, MemoryLedger, MemoryUsage, Reached};

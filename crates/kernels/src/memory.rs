@@ -63,6 +63,8 @@ struct State {
     operation: &'static str,
     running: bool,
     reached_by: Reached,
+    host: usize,
+    host_peak: usize,
     flops: Vec<(&'static str, u64)>,
 }
 
@@ -101,6 +103,8 @@ pub struct MemoryUsage {
     pub at_peak: Vec<(MemoryKind, usize)>,
     /// What made them so many.
     pub reached: Reached,
+    /// Most bytes that were put away in the host's memory at once.
+    pub host_peak: usize,
     /// Floating-point operations of products so far, by operation: two for each product of two numbers that
     /// the mathematics asks for, however the backend goes about it.
     pub flops: Vec<(&'static str, u64)>,
@@ -132,6 +136,20 @@ impl MemoryLedger {
                 (operation, false) => Reached::After(operation),
             };
         }
+    }
+
+    /// Counts bytes in that were put away in the host's memory.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn add_host(&self, bytes: usize) {
+        let mut state = self.state();
+        state.host += bytes;
+        state.host_peak = state.host_peak.max(state.host);
+    }
+
+    /// Counts them out.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn remove_host(&self, bytes: usize) {
+        self.state().host -= bytes;
     }
 
     /// Bytes of a kind that are live now.
@@ -171,6 +189,7 @@ impl MemoryLedger {
         let state = &mut *self.state();
         (state.peak, state.at_peak) = (state.total, state.live);
         (state.reached_by, state.operation) = (Reached::Before, "");
+        state.host_peak = state.host;
         state.flops.clear();
     }
 
@@ -189,6 +208,7 @@ impl MemoryLedger {
             extent,
             at_peak: named(&state.at_peak),
             reached: state.reached_by,
+            host_peak: state.host_peak,
             flops: state.flops.clone(),
         }
     }
@@ -233,6 +253,17 @@ mod tests {
         ledger.remove(MemoryKind::Activations, 60);
         ledger.reset_peak();
         assert_eq!((ledger.usage(0).peak, ledger.usage(0).reached), (100, Reached::Before));
+    }
+
+    #[test]
+    fn what_is_put_away_is_counted_apart() {
+        let ledger = MemoryLedger::default();
+        ledger.add_host(30);
+        ledger.add_host(20);
+        ledger.remove_host(30);
+        assert_eq!((ledger.usage(0).host_peak, ledger.usage(0).peak), (50, 0));
+        ledger.reset_peak();
+        assert_eq!(ledger.usage(0).host_peak, 20);
     }
 
     #[test]

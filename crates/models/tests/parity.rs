@@ -239,7 +239,7 @@ fn keeps() -> impl Iterator<Item = Keep> {
     (0..64u32).map(|bits| {
         let [norms, qkv, attention, residual, gate_up, gated] =
             std::array::from_fn(|i| bits >> i & 1 == 1);
-        Keep { norms, qkv, attention, residual, gate_up, gated }
+        Keep { norms, qkv, attention, residual, gate_up, gated, input: gated }
     })
 }
 

@@ -111,6 +111,7 @@ impl DerefMut for F32Scratch {
 impl Backend for Cpu {
     type Buffer = CpuBuffer;
     type QuantizedWeight = CpuQuantizedWeight;
+    type HostCopy = std::convert::Infallible;
 
     fn activations(&self) -> DType {
         if self.amx { DType::Bf16 } else { DType::F32 }
@@ -176,6 +177,14 @@ impl Backend for Cpu {
         }
         let _run = self.begin("download");
         rows::download(buffer)
+    }
+
+    fn put_away(&self, _: &CpuBuffer) -> Result<Option<Self::HostCopy>> {
+        Ok(None)
+    }
+
+    fn bring_back(&self, copy: &Self::HostCopy, _: MemoryKind) -> Result<CpuBuffer> {
+        match *copy {}
     }
 
     fn copy(

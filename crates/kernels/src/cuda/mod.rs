@@ -13,6 +13,7 @@ mod cross_entropy;
 mod decode_attention;
 mod driver;
 mod elementwise;
+mod host_copy;
 mod linear;
 mod lora;
 mod matmul;
@@ -40,6 +41,7 @@ pub(crate) use self::card::has_nvtx;
 
 pub use self::buffer::CudaBuffer;
 pub use self::driver::DeviceInfo;
+pub use self::host_copy::CudaHostCopy;
 pub use self::routes::{Route, RouteEntry, RouteTiming, Routes};
 pub use self::weight::CudaQuantizedWeight;
 
@@ -99,6 +101,7 @@ impl Cuda {
 impl Backend for Cuda {
     type Buffer = CudaBuffer;
     type QuantizedWeight = CudaQuantizedWeight;
+    type HostCopy = CudaHostCopy;
 
     fn activations(&self) -> DType {
         DType::Bf16
@@ -171,6 +174,16 @@ impl Backend for Cuda {
     fn download(&self, buffer: &CudaBuffer) -> Result<Vec<f32>> {
         let _run = self.memory.ledger.begin("download");
         rows::download(self, buffer)
+    }
+
+    fn put_away(&self, buffer: &CudaBuffer) -> Result<Option<CudaHostCopy>> {
+        let _run = self.memory.ledger.begin("put_away");
+        CudaHostCopy::of(&self.memory, buffer).map(Some)
+    }
+
+    fn bring_back(&self, copy: &CudaHostCopy, kind: MemoryKind) -> Result<CudaBuffer> {
+        let _run = self.memory.ledger.begin("bring_back");
+        copy.upload(kind)
     }
 
     fn copy(

@@ -41,6 +41,9 @@ impl<K: Backend> Decoder<K> {
         let pass = Pass { inputs, adapter, options };
         let mut x = self.embed(tape, inputs)?;
         for index in 0..self.layers.len() {
+            if !pass.keep(index).input {
+                x = tape.put_away(x)?;
+            }
             x = self.layer(tape, &x, index, &pass, None)?;
         }
         Ok(tape.rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?)
@@ -113,7 +116,7 @@ impl<K: Backend> Decoder<K> {
             let (adapter, dropout) = pass.adapter_of(index, p);
             tape.linear(x, layer.projection(p), adapter, dropout)
         };
-        let keep = pass.options.keep.get(index).copied().unwrap_or_default();
+        let keep = pass.keep(index);
         tape.keep(keep.norms);
         let h = tape.rms_norm(x, &layer.attention_norm, eps)?;
         tape.keep(keep.qkv);
@@ -204,6 +207,11 @@ impl<K: Backend> Decoder<K> {
 }
 
 impl<'m, K: Backend> Pass<'m, K> {
+    /// What is kept of a layer.
+    fn keep(&self, layer: usize) -> Keep {
+        self.options.keep.get(layer).copied().unwrap_or_default()
+    }
+
     /// The adapter of a linear and the dropout on its input.
     fn adapter_of(
         &self,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// What of a decoder layer is kept for its backward, besides its input; the rest is computed again there.
+/// What of a decoder layer is kept for its backward; the rest is computed again there, from the input.
 /// Gradients are the same bits whatever is kept.
 ///
 /// Sizes are for each token, with bf16 activations and an f32 residual stream.
@@ -20,6 +20,8 @@ pub struct Keep {
     pub gate_up: bool,
     /// Their gated product, `2 intermediate` bytes: a pass over memory.
     pub gated: bool,
+    /// The layer's input, `4 hidden` bytes, on the device; otherwise it is put away in the host's memory.
+    pub input: bool,
 }
 
 /// One of the things that may be kept.
@@ -37,11 +39,13 @@ pub enum Part {
     GateUp,
     /// [`Keep::gated`].
     Gated,
+    /// [`Keep::input`].
+    Input,
 }
 
 impl Part {
-    /// All, in forward order.
-    pub const ALL: [Self; 6] =
+    /// What can be computed again, in forward order.
+    pub const COMPUTED: [Self; 6] =
         [Self::Norms, Self::Qkv, Self::Attention, Self::Residual, Self::GateUp, Self::Gated];
 
     /// As its field is called.
@@ -53,6 +57,7 @@ impl Part {
             Self::Residual => "residual",
             Self::GateUp => "gate_up",
             Self::Gated => "gated",
+            Self::Input => "input",
         }
     }
 }
@@ -66,6 +71,7 @@ impl Keep {
         residual: true,
         gate_up: true,
         gated: true,
+        input: true,
     };
 
     /// Nothing but the layer's input: gradient checkpointing.
@@ -76,7 +82,11 @@ impl Keep {
         residual: false,
         gate_up: false,
         gated: false,
+        input: true,
     };
+
+    /// Nothing at all: inputs are put away in the host's memory.
+    pub const LEAST: Self = Self { input: false, ..Self::NOTHING };
 
     /// All but `part`.
     #[must_use]
@@ -88,6 +98,7 @@ impl Keep {
             Part::Residual => self.residual = false,
             Part::GateUp => self.gate_up = false,
             Part::Gated => self.gated = false,
+            Part::Input => self.input = false,
         }
         self
     }
@@ -101,6 +112,7 @@ impl Keep {
             Part::Residual => self.residual,
             Part::GateUp => self.gate_up,
             Part::Gated => self.gated,
+            Part::Input => self.input,
         }
     }
 

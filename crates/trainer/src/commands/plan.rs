@@ -210,7 +210,7 @@ impl Query<'_> {
         };
         if rows == 0 || length < SHORTEST {
             let setup = self.setup(rows.max(1), length.max(SHORTEST));
-            let least = setup.measure(backend, Keep::NOTHING.for_layers(self.layers()))?;
+            let least = setup.measure(backend, Keep::LEAST.for_layers(self.layers()))?;
             bail!("not even one fits: it takes {} of {}", gib(least.bytes()), gib(room.bytes));
         }
         let setup = self.setup(rows, length);
@@ -295,7 +295,7 @@ impl Query<'_> {
         length: usize,
         budget: usize,
     ) -> Result<bool> {
-        let keep = Keep::NOTHING.for_layers(self.layers());
+        let keep = Keep::LEAST.for_layers(self.layers());
         Ok(self.setup(rows, length).measure(backend, keep)?.bytes() <= budget)
     }
 }

@@ -33,8 +33,8 @@ impl Choice {
 /// Finds what to keep in `layers` layers within `budget` bytes.
 ///
 /// Parts of a layer are given up in order of bytes saved for each operation that it takes to make them again,
-/// each first in the first layer: the last layers' memory is free again when the backward comes to the others. Of
-/// these choices, one after the other slower and smaller, the first that fits is taken.
+/// each first in the first layer: the last layers' memory is free again when the backward comes to the others. Last of
+/// all, layers' inputs are put away in the host's memory. Of these choices, one after the other slower and smaller, the first that fits is taken.
 pub fn choose(
     layers: usize,
     budget: usize,
@@ -63,7 +63,7 @@ fn order(
     measure: &mut impl FnMut(Arc<[Keep]>) -> Result<Need>,
 ) -> Result<Vec<Part>> {
     let mut rated = Vec::new();
-    for part in Part::ALL {
+    for part in Part::COMPUTED {
         let need = measure(Keep::ALL.without(part).for_layers(layers))?;
         let saved = all.bytes().saturating_sub(need.bytes()) as f64;
         let spent = need.flops.saturating_sub(all.flops) as f64;
@@ -71,7 +71,7 @@ fn order(
         rated.push((saved / (1.0 + spent), part));
     }
     rated.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-    Ok(rated.into_iter().map(|(_, part)| part).collect())
+    Ok(rated.into_iter().map(|(_, part)| part).chain([Part::Input]).collect())
 }
 
 /// The fewest layers that keep `less` instead of `more`; with all of them it fits, with `need`.

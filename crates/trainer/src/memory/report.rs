@@ -51,6 +51,9 @@ impl Report<'_> {
             line("driver and kernels, at a guess", self.reserve);
         }
         line("in all", self.total());
+        if usage.host_peak > 0 {
+            line("in the host's memory besides", usage.host_peak);
+        }
         writeln!(text, "  reached {}", usage.reached).expect("strings take everything");
         writeln!(text, "  {}", kept(&self.need.keep)).expect("strings take everything");
         writeln!(text, "  {}", self.work()).expect("strings take everything");
@@ -90,9 +93,10 @@ impl Report<'_> {
             .iter()
             .map(|(_, key, kinds)| ((*key).to_owned(), json!(at_peak(usage, kinds))))
             .collect();
-        let keep: Vec<_> = keep
+        let away: Vec<bool> = keep.iter().map(|keep| !keep.input).collect();
+        let kept: Vec<_> = keep
             .iter()
-            .map(|keep| Part::ALL.into_iter().filter(|part| keep.has(*part)).map(Part::name))
+            .map(|keep| Part::COMPUTED.into_iter().filter(|part| keep.has(*part)).map(Part::name))
             .map(Iterator::collect::<Vec<_>>)
             .collect();
         let by_operation: serde_json::Map<_, _> =
@@ -102,9 +106,11 @@ impl Report<'_> {
             "peak": usage.peak,
             "extent": usage.extent,
             "reserve": self.reserve,
+            "host": usage.host_peak,
             "at_peak": kinds,
             "reached": usage.reached.to_string(),
-            "kept_by_layer": keep,
+            "kept_by_layer": kept,
+            "inputs_in_host_memory": away,
             "step": { "tokens": tokens, "flops": flops, "flops_with_all_kept": self.least_flops },
             "flops_by_operation": by_operation,
             "tokens_per_second_bound": self.tokens_per_second(),
@@ -128,15 +134,15 @@ pub fn kept(keep: &Arc<[Keep]>) -> String {
     let one = |(first, last, keep): &(usize, usize, Keep)| {
         let layers =
             if first == last { format!("layer {first}") } else { format!("layers {first}-{last}") };
-        let gone: Vec<_> = Part::ALL.into_iter().filter(|part| !keep.has(*part)).collect();
-        match gone.len() {
-            0 => format!("{layers}: all kept"),
-            6 => format!("{layers}: all computed again"),
-            _ => {
-                let names: Vec<_> = gone.into_iter().map(Part::name).collect();
-                format!("{layers}: {} computed again", names.join(", "))
-            }
-        }
+        let gone: Vec<_> = Part::COMPUTED.into_iter().filter(|part| !keep.has(*part)).collect();
+        let names = || gone.iter().map(|part| part.name()).collect::<Vec<_>>().join(", ");
+        let what = match gone.len() {
+            0 => "all kept".to_owned(),
+            6 => "all computed again".to_owned(),
+            _ => format!("{} computed again", names()),
+        };
+        let away = if keep.input { "" } else { ", inputs in the host's memory" };
+        format!("{layers}: {what}{away}")
     };
     runs.iter().map(one).collect::<Vec<_>>().join("; ")
 }

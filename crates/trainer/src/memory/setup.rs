@@ -86,7 +86,7 @@ impl Setup<'_> {
         let layers = self.config.num_hidden_layers;
         let mut found = Vec::new();
         for (what, setup) in self.changes() {
-            found.push((what, setup.measure(backend, Keep::NOTHING.for_layers(layers))?.bytes()));
+            found.push((what, setup.measure(backend, Keep::LEAST.for_layers(layers))?.bytes()));
         }
         Ok(found)
     }
