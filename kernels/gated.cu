@@ -1,4 +1,4 @@
-// Gated activations: out = act(gate) . up, and both gradients in one pass. Eight elements a thread and turn.
+// Gated activations: out = act(gate) . up, and both gradients in one pass, in the place of the inputs. Eight elements a thread and turn.
 #include "common/element.cuh"
 
 namespace {
@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(256) gated_backward(const __grid_co
             gate[e] = d_out[e] * up[e] * a.slope;
             up[e] = d_out[e] * a.value;
         }
-        store_vector(p.d_gate, i, gate, whole, count);
-        store_vector(p.d_up, i, up, whole, count);
+        store_vector(p.gate, i, gate, whole, count);
+        store_vector(p.up, i, up, whole, count);
     });
 }

@@ -98,8 +98,9 @@ typedef struct {
     uint32_t reserved;
 } GatedParams;
 
+/* `gate` and `up` become their gradients. */
 typedef struct {
-    Tensor gate, up, d_out, d_gate, d_up;
+    Tensor gate, up, d_out;
     uint64_t len;
     uint32_t activation;
     uint32_t reserved;

@@ -99,6 +99,11 @@ impl<'m, K: Backend> Saved<'m, K> {
         self.0.get(backend)
     }
 
+    /// The value, which this reader needs no more afterwards.
+    pub(crate) fn take(self, backend: &K) -> Result<Tensor<K>> {
+        self.get(backend)
+    }
+
     /// The value if nothing has to be run for it.
     pub(crate) fn at_hand(&self) -> Option<Tensor<K>> {
         match &self.0 {

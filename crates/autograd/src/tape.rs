@@ -217,7 +217,7 @@ impl<K: Backend> Backward<'_, K> {
         let Some(node) = var.node else { return Ok(None) };
         match self.grads[node.0].take() {
             None => Ok(Some((self.alloc(var)?, false))),
-            Some(shared) => Ok(Some((self.unshare(shared, var)?, true))),
+            Some(shared) => Ok(Some((self.unshare(shared)?, true))),
         }
     }
 
@@ -247,10 +247,11 @@ impl<K: Backend> Backward<'_, K> {
         Ok(self.backend.alloc(var.dtype, var.len, MemoryKind::Scratch)?)
     }
 
-    fn unshare(&self, shared: Arc<K::Buffer>, var: &Slot) -> Result<K::Buffer> {
+    /// A buffer to write to: the given one, where nobody else holds it.
+    pub(crate) fn unshare(&self, shared: Arc<K::Buffer>) -> Result<K::Buffer> {
         Arc::try_unwrap(shared).or_else(|shared| {
-            let mut own = self.alloc(var)?;
-            self.backend.copy(&shared, 0, &mut own, 0, var.len)?;
+            let mut own = self.backend.alloc(shared.dtype(), shared.len(), MemoryKind::Scratch)?;
+            self.backend.copy(&shared, 0, &mut own, 0, shared.len())?;
             Ok(own)
         })
     }

@@ -29,6 +29,11 @@ impl<K: Backend> Tensor<K> {
         &self.buffer
     }
 
+    /// The storage, shared with whoever else holds the tensor.
+    pub(crate) fn into_buffer(self) -> Arc<K::Buffer> {
+        self.buffer
+    }
+
     /// Sizes, outermost first.
     pub fn shape(&self) -> &[usize] {
         &self.shape

@@ -129,9 +129,8 @@ impl Layer {
     fn backward(&self) -> Result<()> {
         self.linear_backward(&self.projection(HIDDEN, INTERMEDIATE)?, false)?;
         let wide = || self.bf16(self.tokens * INTERMEDIATE);
-        let (mut d_gate, mut d_up) = (wide()?, wide()?);
-        let act = Activation::Silu;
-        self.cuda.gated_backward(act, &wide()?, &wide()?, &wide()?, &mut d_gate, &mut d_up)?;
+        let (mut gate, mut up) = (wide()?, wide()?);
+        self.cuda.gated_backward(Activation::Silu, &mut gate, &mut up, &wide()?)?;
         let up = self.projection(INTERMEDIATE, HIDDEN)?;
         self.linear_backward(&up, false)?;
         self.linear_backward(&up, true)?;

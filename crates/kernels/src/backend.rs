@@ -199,15 +199,13 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
         up: &Self::Buffer,
         out: &mut Self::Buffer,
     ) -> Result<()>;
-    /// Gradients of [`gated`](Self::gated).
+    /// Turns the inputs of [`gated`](Self::gated) into their gradients, in place: an MLP's are the widest of a layer.
     fn gated_backward(
         &self,
         act: Activation,
-        gate: &Self::Buffer,
-        up: &Self::Buffer,
+        gate: &mut Self::Buffer,
+        up: &mut Self::Buffer,
         d_out: &Self::Buffer,
-        d_gate: &mut Self::Buffer,
-        d_up: &mut Self::Buffer,
     ) -> Result<()>;
 
     /// Cross-entropy of `softmax(x . W^T)` against `labels` (u32 `[tokens]`, [`IGNORE`] skips):

@@ -368,3 +368,23 @@ fn a_weight_takes_little_more_than_half_a_byte_per_element() {
     assert_eq!(bits_per_element(false), 4.5);
     assert!((bits_per_element(true) - 4.127).abs() < 1e-3);
 }
+
+proptest! {
+    /// A tensor of zeros is laid out as one that was quantised.
+    #[test]
+    fn zeros_take_what_values_take(
+        rows in 1..40_usize,
+        cols in 1..300_usize,
+        log2_block in 5..13_u32,
+        double_quant in any::<bool>(),
+    ) {
+        let config = QuantConfig::new(QuantType::Nf4, 1 << log2_block, double_quant).unwrap();
+        let shape = [rows, cols];
+        let zeros = QuantizedTensor::zeros("w", &shape, &config).unwrap();
+        let values = nf4::quantize("w", &vec![0.25_f32; rows * cols], &shape, &config).unwrap();
+        prop_assert_eq!(zeros.bytes(), values.bytes());
+        prop_assert_eq!(zeros.packed().len(), values.packed().len());
+        prop_assert_eq!(zeros.shape(), values.shape());
+        prop_assert!(zeros.dequantize::<f32>().iter().all(|x| *x == 0.0));
+    }
+}

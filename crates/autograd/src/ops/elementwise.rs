@@ -51,17 +51,11 @@ impl<K: Backend> Tape<'_, K> {
         let saved = [gate, up].map(|x| self.save(x));
         let (gate, up) = (Slot::of(gate), Slot::of(up));
         Ok(self.push(out, value, needs_grad, move |pass, grad| {
-            let [g, u] = saved.each_ref().map(|x| x.get(&pass.backend));
-            let (g, u) = (g?, u?);
-            let (mut d_gate, mut d_up) = (pass.alloc(&gate)?, pass.alloc(&up)?);
-            pass.backend.gated_backward(
-                act,
-                g.buffer(),
-                u.buffer(),
-                &grad,
-                &mut d_gate,
-                &mut d_up,
-            )?;
+            let [d_gate, d_up] = saved.map(|x| x.take(&pass.backend));
+            let mut d_gate = pass.unshare(d_gate?.into_buffer())?;
+            let mut d_up = pass.unshare(d_up?.into_buffer())?;
+            pass.backend.gated_backward(act, &mut d_gate, &mut d_up, &grad)?;
+            drop(grad);
             pass.give(&gate, d_gate.into())?;
             pass.give(&up, d_up.into())
         }))

@@ -5,7 +5,7 @@
     reason = "a loop is compiled for the instruction set of the function it is inlined into"
 )]
 
-use super::blocks;
+use super::blocks::{self, Operands};
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::exp::sigmoid;
@@ -55,30 +55,25 @@ fn gate_by(act: impl Fn(f32) -> (f32, f32), [gate, up]: [f32; 2]) -> [f32; 1] {
 
 pub(super) fn backward(
     act: Activation,
-    gate: &CpuBuffer,
-    up: &CpuBuffer,
+    gate: &mut CpuBuffer,
+    up: &mut CpuBuffer,
     d_out: &CpuBuffer,
-    d_gate: &mut CpuBuffer,
-    d_up: &mut CpuBuffer,
 ) -> Result<()> {
     let name = Op("gated_backward");
     let len = d_out.len();
-    let inputs = [
-        name.float("gate", gate, len)?,
-        name.float("up", up, len)?,
-        name.float("d_out", d_out, len)?,
-    ];
-    let outputs = [name.float_mut("d_gate", d_gate, len)?, name.float_mut("d_up", d_up, len)?];
+    let inputs = [name.float("d_out", d_out, len)?];
+    let outputs = [name.float_mut("gate", gate, len)?, name.float_mut("up", up, len)?];
+    let tasks = Operands { inputs, outputs }.tasks().collect();
     match act {
-        Activation::Silu => blocks::map(inputs, outputs, |x| gradients(silu, x)),
-        Activation::GeluTanh => blocks::map(inputs, outputs, |x| gradients(gelu_tanh, x)),
+        Activation::Silu => blocks::update(tasks, |x, old| gradients(silu, x, old)),
+        Activation::GeluTanh => blocks::update(tasks, |x, old| gradients(gelu_tanh, x, old)),
     }
     Ok(())
 }
 
 /// Of the gate and of what it gates.
 #[inline(always)]
-fn gradients(act: impl Fn(f32) -> (f32, f32), [gate, up, d_out]: [f32; 3]) -> [f32; 2] {
+fn gradients(act: impl Fn(f32) -> (f32, f32), [d_out]: [f32; 1], [gate, up]: [f32; 2]) -> [f32; 2] {
     let (value, slope) = act(gate);
     [d_out * up * slope, d_out * value]
 }

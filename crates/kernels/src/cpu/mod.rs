@@ -328,14 +328,12 @@ impl Backend for Cpu {
     fn gated_backward(
         &self,
         act: Activation,
-        gate: &CpuBuffer,
-        up: &CpuBuffer,
+        gate: &mut CpuBuffer,
+        up: &mut CpuBuffer,
         d_out: &CpuBuffer,
-        d_gate: &mut CpuBuffer,
-        d_up: &mut CpuBuffer,
     ) -> Result<()> {
         let _run = self.begin("gated_backward");
-        gated::backward(act, gate, up, d_out, d_gate, d_up)
+        gated::backward(act, gate, up, d_out)
     }
 
     fn linear_cross_entropy(

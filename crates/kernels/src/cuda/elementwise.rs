@@ -71,21 +71,18 @@ pub(super) fn gated(
     cuda.driver().launch(&GATED, &params, grid(len), THREADS, 0)
 }
 
-/// Of `[gate, up, d_out]`.
 pub(super) fn gated_backward(
     cuda: &Cuda,
     act: Activation,
-    [gate, up, d_out]: [&CudaBuffer; 3],
-    d_gate: &mut CudaBuffer,
-    d_up: &mut CudaBuffer,
+    gate: &mut CudaBuffer,
+    up: &mut CudaBuffer,
+    d_out: &CudaBuffer,
 ) -> Result<()> {
     let (name, len) = (Op("gated_backward"), d_out.len());
     let params = GatedBackwardParams {
         gate: name.tensor("gate", gate, len)?,
         up: name.tensor("up", up, len)?,
         d_out: name.tensor("d_out", d_out, len)?,
-        d_gate: name.tensor("d_gate", d_gate, len)?,
-        d_up: name.tensor("d_up", d_up, len)?,
         len: len as u64,
         activation: activation(act),
         reserved: 0,

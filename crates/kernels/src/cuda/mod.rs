@@ -338,14 +338,12 @@ impl Backend for Cuda {
     fn gated_backward(
         &self,
         act: Activation,
-        gate: &CudaBuffer,
-        up: &CudaBuffer,
+        gate: &mut CudaBuffer,
+        up: &mut CudaBuffer,
         d_out: &CudaBuffer,
-        d_gate: &mut CudaBuffer,
-        d_up: &mut CudaBuffer,
     ) -> Result<()> {
         let _run = self.memory.ledger.begin("gated_backward");
-        elementwise::gated_backward(self, act, [gate, up, d_out], d_gate, d_up)
+        elementwise::gated_backward(self, act, gate, up, d_out)
     }
 
     fn linear_cross_entropy(

@@ -24,14 +24,15 @@ fn buffers_are_counted_while_they_live() {
 }
 
 #[test]
-fn quantized_weights_are_counted_as_weights() {
+fn quantized_weights_are_counted_apart_from_their_scales() {
     let cpu = Cpu::new();
     let weight = nf4::quantize("w", &[0.5_f32; 640], &[10, 64], &QuantConfig::default()).unwrap();
-    let bytes = weight.bytes();
+    let (bytes, packed) = (weight.bytes(), weight.packed().len());
     let weight = cpu.upload_quantized(weight).unwrap();
-    assert_eq!(live(&cpu, MemoryKind::Weights), bytes);
+    assert_eq!(live(&cpu, MemoryKind::Weights), packed);
+    assert_eq!(live(&cpu, MemoryKind::QuantState), bytes - packed);
     drop(weight);
-    assert_eq!(live(&cpu, MemoryKind::Weights), 0);
+    assert!(cpu.memory().live.iter().all(|(_, bytes)| *bytes == 0));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use kernels::ops::{
     Activation, AdamW, AdamWTensor, LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable,
     Weight,
 };
-use kernels::{Backend, DType};
+use kernels::{Backend, Buffer, DType};
 
 use crate::support::{Host, output, upload_u32};
 use crate::{attention, cross_entropy, linear, optimizer, rope};
@@ -80,7 +80,10 @@ pub(crate) fn of_rows<K: Backend>(k: &K, rows: usize, cols: usize, dtype: DType)
     k.rms_norm_backward(op, &x, &weight, &inv_rms, &dy, &mut sum, true).unwrap();
     let act = Activation::Silu;
     k.gated(act, &x, &up, &mut gated).unwrap();
-    k.gated_backward(act, &x, &up, &dy, &mut d_gate, &mut d_up).unwrap();
+    for (from, to) in [(&x, &mut d_gate), (&up, &mut d_up)] {
+        k.copy(from, 0, to, 0, from.len()).unwrap();
+    }
+    k.gated_backward(act, &mut d_gate, &mut d_up, &dy).unwrap();
     k.add(&x, &up, &mut added).unwrap();
     k.add_assign(&mut added, &dy).unwrap();
     k.scale(&mut added, 0.3).unwrap();
