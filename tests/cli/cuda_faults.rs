@@ -123,8 +123,9 @@ fn too_little_memory_is_an_error_at_every_size() {
         }
         failures += 1;
         let message = error(&result, 1);
-        assert!(message.contains("out of memory"), "{bytes}: {message}");
-        assert!(message.contains("train.gradient_checkpointing"), "{bytes}: {message}");
+        let planned = message.contains("the run takes ");
+        let met = message.contains("out of memory") && message.contains("train.optim");
+        assert!(planned || met, "{bytes}: {message}");
         let kept = fs::read(w.path("out/adapter/adapter_model.safetensors"));
         assert!(kept.unwrap() == adapter, "{bytes}: a damaged adapter");
     }

@@ -16,7 +16,7 @@ use crate::UsageError;
 use crate::base::{Quantization, count_parameters};
 use crate::device::{Device, Task};
 use crate::memory::{
-    AdapterFrom, Budget, Card, Choice, Report, Setup, Workload, gib, of_free, too_large, trained,
+    AdapterFrom, Budget, Card, Choice, Report, Setup, Workload, of_free, size, too_large, trained,
 };
 use crate::progress::say;
 use crate::recipe::{Override, Recipe, default_lora};
@@ -211,7 +211,7 @@ impl Query<'_> {
         if rows == 0 || length < SHORTEST {
             let setup = self.setup(rows.max(1), length.max(SHORTEST));
             let least = setup.measure(backend, Keep::LEAST.for_layers(self.layers()))?;
-            bail!("not even one fits: it takes {} of {}", gib(least.bytes()), gib(room.bytes));
+            bail!("not even one fits: it takes {} of {}", size(least.bytes()), size(room.bytes));
         }
         let setup = self.setup(rows, length);
         let choice = setup.choose(backend, room.bytes)?;
@@ -242,7 +242,7 @@ impl Query<'_> {
                 if budget == usize::MAX {
                     "all the memory it takes".to_owned()
                 } else {
-                    gib(budget)
+                    size(budget)
                 }
             )?;
             write!(out, "{}", report.table()).context("standard output")

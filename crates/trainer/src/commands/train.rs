@@ -14,7 +14,7 @@ use models::decoder::{Adapter, Decoder};
 use crate::UsageError;
 use crate::base::{Base, Quantization};
 use crate::device::{Device, Task};
-use crate::memory::settle;
+use crate::memory::{Budget, settle};
 use crate::metrics::peak_rss_bytes;
 use crate::profile::Profile;
 use crate::progress::say;
@@ -39,6 +39,9 @@ pub struct Args {
     /// Hand each step to the card as CUDA graphs [recipe: `train.cuda_graphs` = true].
     #[arg(long)]
     cuda_graphs: bool,
+    /// Memory of the device that the run may take, such as 22GiB, or auto [recipe: `train.memory_budget`].
+    #[arg(long, value_name = "SIZE")]
+    memory_budget: Option<Budget>,
     /// Set any field of the recipe, e.g. train.learning_rate=1e-4. The value is TOML or a bare string.
     #[arg(long = "set", value_name = "K=V")]
     overrides: Vec<Override>,
@@ -61,6 +64,10 @@ pub fn run(args: Args) -> Result<()> {
         ("--output", "output", "dir", &args.output),
     ] {
         overrides.extend(path.as_ref().map(|path| Override::path(option, section, field, path)));
+    }
+    if let Some(budget) = args.memory_budget {
+        let text = budget.to_string();
+        overrides.push(Override::text("--memory-budget", "train", "memory_budget", text));
     }
     if args.cuda_graphs {
         overrides.push(Override::on("--cuda-graphs", "train", "cuda_graphs"));

@@ -13,10 +13,10 @@ mod size;
 #[cfg(test)]
 mod tests;
 
+pub use self::size::{Budget, size};
 pub use devices::{CARDS, Card, RESERVE};
 pub use policy::{Choice, choose};
 pub use rehearsal::{Need, Rehearsal, Workload, extremes};
 pub use report::{Report, kept};
 pub use settle::{of_free, settle, too_large};
 pub use setup::{AdapterFrom, Setup, trained};
-pub use size::{Budget, gib};

@@ -7,7 +7,7 @@ use kernels::{MemoryKind, MemoryUsage};
 use models::decoder::{Keep, Part};
 use serde_json::{Value, json};
 
-use super::{Need, gib};
+use super::{Need, size};
 
 /// Lines of the table, in order: what they are called and what they count.
 const LINES: [(&str, &str, &[MemoryKind]); 9] = [
@@ -40,7 +40,7 @@ impl Report<'_> {
     pub fn table(&self) -> String {
         let mut text = String::new();
         let mut line = |what: &str, bytes: usize| {
-            writeln!(text, "  {what:<34}{:>12}", gib(bytes)).expect("strings take everything");
+            writeln!(text, "  {what:<34}{:>12}", size(bytes)).expect("strings take everything");
         };
         let usage = &self.need.usage;
         for (name, _, kinds) in LINES {

@@ -7,7 +7,7 @@ use data::Dataset;
 use kernels::Backend;
 use models::weights::Hollow;
 
-use super::{AdapterFrom, Budget, Choice, Need, Setup, Workload, extremes, gib, kept};
+use super::{AdapterFrom, Budget, Choice, Need, Setup, Workload, extremes, kept, size};
 use crate::base::{Base, Quantization};
 use crate::progress::say;
 use crate::recipe::Recipe;
@@ -58,9 +58,9 @@ pub fn settle<K: Backend>(
     };
     match setup.choose(backend, budget)? {
         Choice::Fits(need) => {
-            let mut text = format!("memory: {}", gib(need.bytes()));
+            let mut text = format!("memory: {}", size(need.bytes()));
             if budget < usize::MAX {
-                write!(text, " of {}", gib(budget)).expect("strings take everything");
+                write!(text, " of {}", size(budget)).expect("strings take everything");
             }
             say(&format!("{text}; {}", kept(&need.keep)));
             backend.reserve(need.usage.extent)?;
@@ -79,13 +79,13 @@ pub fn too_large<K: Backend>(
 ) -> Result<String> {
     let mut text = format!(
         "the run takes {} ({}), more than the {} it may: of these, one or several may help",
-        gib(need.bytes()),
+        size(need.bytes()),
         kept(&need.keep),
-        gib(budget)
+        size(budget)
     );
     for (change, bytes) in setup.smaller(backend)? {
         let fits = if bytes <= budget { ", which fits" } else { "" };
-        write!(text, "\n  {change}: {}{fits}", gib(bytes)).expect("strings take everything");
+        write!(text, "\n  {change}: {}{fits}", size(bytes)).expect("strings take everything");
     }
     text.push_str("\n  train.memory_budget, or --device, where there is more memory");
     Ok(text)

@@ -70,7 +70,8 @@ impl std::fmt::Display for Budget {
     }
 }
 
-/// Gibibytes, to two digits.
-pub fn gib(bytes: usize) -> String {
-    format!("{:.2} GiB", bytes as f64 / (1_u64 << 30) as f64)
+/// In the unit that people measure memory in, to two digits.
+pub fn size(bytes: usize) -> String {
+    let (unit, power) = if bytes >= 1 << 30 { ("GiB", 30) } else { ("MiB", 20) };
+    format!("{:.2} {unit}", bytes as f64 / (1_u64 << power) as f64)
 }

@@ -26,6 +26,11 @@ impl Override {
         Self::option(option, section, field, path.to_string_lossy().into_owned())
     }
 
+    /// A string given by an option of its own, e.g. `--memory-budget`.
+    pub fn text(option: &str, section: &str, field: &str, text: String) -> Self {
+        Self::option(option, section, field, text)
+    }
+
     /// A switch with an option of its own, e.g. `--cuda-graphs`.
     pub fn on(option: &str, section: &str, field: &str) -> Self {
         Self::option(option, section, field, true)
