@@ -1,10 +1,11 @@
 //! Which parts of a device's memory, or of the host's, are free.
 //!
-//! First fit: the oldest chunk that has room, and there the lowest address. So a step that takes and gives
-//! the same sizes in the same order as the step before finds the same places again and needs no further
-//! chunk: those that the step before added last are empty until it comes to what was put there. Best fit
-//! would not do: once such a chunk is there, its rest may fit best what used to lie elsewhere (of 2,000 random
-//! steps, 51 then needed one more the second time, for 2 % less memory on the whole).
+//! The oldest chunk that has room, and there the smallest range: in the backward of a layer of Llama 3 8B at 73,000
+//! tokens the gaps are 0.2 GiB, where the lowest address that has room leaves 1.9. A step that takes and gives the same
+//! sizes in the same order as the step before finds the same places again and needs no further chunk: those that the
+//! step before added last are empty until it comes to what was put there. The smallest range of all chunks would not do:
+//! once such a chunk is there, its rest may fit best what used to lie elsewhere (of 2,000 random steps, 51 then needed
+//! one more the second time).
 
 use std::collections::BTreeMap;
 
@@ -66,7 +67,7 @@ impl Arena {
         }
     }
 
-    /// Takes `bytes`, rounded by [`rounded`], from the first range that has them.
+    /// Takes `bytes`, rounded by [`rounded`], from the first chunk that has them.
     pub(crate) fn take(&mut self, bytes: usize) -> Option<u64> {
         self.chunks.iter_mut().find_map(|chunk| chunk.take(bytes))
     }
@@ -90,7 +91,8 @@ impl Arena {
 
 impl Chunk {
     fn take(&mut self, bytes: usize) -> Option<u64> {
-        let (&address, &size) = self.free.iter().find(|&(_, &size)| size >= bytes)?;
+        let fits = self.free.iter().filter(|&(_, &size)| size >= bytes);
+        let (&address, &size) = fits.min_by_key(|&(_, &size)| size)?;
         self.free.remove(&address);
         if size > bytes {
             self.free.insert(address + bytes as u64, size - bytes);
@@ -136,14 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn the_first_range_is_cut() {
+    fn the_smallest_range_is_cut() {
         let mut arena = arena();
         let [a, b, c] = [8, 2, 4].map(|n| arena.take(n * ALIGN).unwrap());
         let _last = arena.take(ALIGN).unwrap();
         arena.give(a, 8 * ALIGN);
         arena.give(c, 4 * ALIGN);
-        assert_eq!(arena.take(3 * ALIGN), Some(a));
-        arena.give(a, 3 * ALIGN);
+        assert_eq!(arena.take(3 * ALIGN), Some(c));
+        assert_eq!(arena.take(5 * ALIGN), Some(a));
+        arena.give(a, 5 * ALIGN);
+        arena.give(c, 3 * ALIGN);
         arena.give(b, 2 * ALIGN);
         assert_eq!(arena.take(14 * ALIGN), Some(a), "neighbours are joined");
     }
