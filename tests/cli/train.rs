@@ -208,6 +208,48 @@ fn accumulated_steps_are_the_steps_of_one_large_batch() {
 }
 
 #[test]
+fn packed_rows_are_learned_as_rows_of_their_own() {
+    for architecture in ["llama", "mistral", "qwen2", "qwen3"] {
+        let w = Workspace::of(architecture);
+        // Each step takes all rows, one by one or in bins.
+        let same = [
+            "lora.lora_dropout=0",
+            "train.max_steps=4",
+            "train.precision=f32",
+            "train.eval_steps=4",
+        ];
+        let apart = ["train.batch_size=1", "train.gradient_accumulation_steps=20"];
+        let packed = [
+            "data.packing=true",
+            "data.max_seq_len=100",
+            "train.batch_size=2",
+            "train.gradient_accumulation_steps=50",
+        ];
+        let train = |output: &str, sets: &[&str]| {
+            let sets = same.iter().chain(sets).flat_map(|set| ["--set", set]);
+            let output = w.train(output, &sets.collect::<Vec<_>>());
+            stdout(&output);
+            String::from_utf8(output.stderr).unwrap()
+        };
+        train("apart", &apart);
+        let said = train("packed", &packed);
+        assert!(said.contains(" bins of 100 tokens, "), "{said}");
+        let (apart, packed) = (w.metrics("apart"), w.metrics("packed"));
+        assert_eq!(apart.len(), packed.len());
+        for (apart, packed) in apart.iter().zip(&packed) {
+            assert_eq!(apart.get("trained_tokens"), packed.get("trained_tokens"));
+            for field in ["loss", "grad_norm", "eval_loss"] {
+                let Some(a) = apart.get(field).and_then(serde_json::Value::as_f64) else {
+                    continue;
+                };
+                let b = packed[field].as_f64().unwrap();
+                assert!((a - b).abs() < 2e-5 * b, "{architecture}, {field}: {apart} {packed}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_adapter_of_the_best_evaluation_is_kept() {
     let w = Workspace::new();
     // The answers to judge by are not those that are learned: the loss falls with the form and rises with the words.

@@ -1,6 +1,5 @@
 //! Micro-batches without padding, and the windows that one optimiser step sums over.
 
-use crate::dataset::Dataset;
 use crate::encode::{Example, IGNORE};
 
 /// Rows laid end to end. A row attends to itself alone: `seq_lens` says where each begins.
@@ -58,35 +57,4 @@ pub struct Window {
     pub micro_batches: Vec<Batch>,
     /// Tokens the loss covers in all of them: what the summed loss is divided by.
     pub trained_tokens: usize,
-}
-
-impl Dataset {
-    /// Windows of `accumulation` micro-batches of `batch_size` rows, in the given order of examples. The last window
-    /// holds what is left. Both numbers must be positive.
-    pub fn windows(
-        &self,
-        order: Vec<usize>,
-        batch_size: usize,
-        accumulation: usize,
-    ) -> impl Iterator<Item = Window> + use<'_> {
-        let rows = batch_size.saturating_mul(accumulation);
-        let starts = (0..order.len()).step_by(rows);
-        starts.map(move |start| {
-            let window = &order[start..order.len().min(start.saturating_add(rows))];
-            self.window(window, batch_size)
-        })
-    }
-
-    fn window(&self, rows: &[usize], batch_size: usize) -> Window {
-        let batches = rows.chunks(batch_size);
-        let batches = batches.map(|rows| Batch::new(rows.iter().map(|row| &self.examples[*row])));
-        let micro_batches: Vec<Batch> = batches.collect();
-        let trained_tokens = micro_batches.iter().map(Batch::trained_tokens).sum();
-        Window { micro_batches, trained_tokens }
-    }
-
-    /// Micro-batches of `batch_size` rows in file order, for evaluation.
-    pub fn batches(&self, batch_size: usize) -> impl Iterator<Item = Batch> {
-        self.examples.chunks(batch_size).map(Batch::new)
-    }
 }

@@ -5,7 +5,6 @@ use sha2::{Digest, Sha256};
 
 use crate::encode::Example;
 use crate::error::{Error, Result};
-use crate::rng::Rng;
 use crate::rows::{Row, Rows};
 
 /// Encoded rows, in file order.
@@ -17,6 +16,8 @@ pub struct Dataset {
     pub dropped: usize,
     /// Rows whose end was cut off.
     pub truncated: usize,
+    /// Tokens of the bins that rows are packed into; `None` where each row stays for itself.
+    pub packing: Option<usize>,
 }
 
 /// Sizes of a data set.
@@ -42,14 +43,6 @@ impl Dataset {
             trained_tokens: self.examples.iter().map(Example::trained_tokens).sum(),
             longest: lengths().max().unwrap_or(0),
         }
-    }
-
-    /// The order of the examples in one epoch (counted from 0): a permutation that depends on the number of examples,
-    /// `seed` and `epoch` alone.
-    pub fn epoch_order(&self, seed: u64, epoch: u64) -> Vec<usize> {
-        let mut order: Vec<usize> = (0..self.examples.len()).collect();
-        Rng::new(seed, epoch).shuffle(&mut order);
-        order
     }
 }
 

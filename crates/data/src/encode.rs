@@ -39,6 +39,8 @@ pub struct EncodeOptions {
     pub context: usize,
     /// For rows above the limit.
     pub overlength: Overlength,
+    /// Whether rows are packed into bins of the limit.
+    pub packing: bool,
 }
 
 /// One encoded row. Never padded.
@@ -123,7 +125,8 @@ impl Encoder {
     /// The first row that cannot be used; see [`Problem`].
     pub fn encode(&self, rows: &Rows, options: &EncodeOptions) -> Result<Dataset> {
         let limit = length::limit(options)?;
-        let mut dataset = Dataset::default();
+        let packing = options.packing.then_some(limit.tokens());
+        let mut dataset = Dataset { packing, ..Dataset::default() };
         for row in &rows.rows {
             let fail = Error::row(&rows.path, row.line);
             match self.example(row, options, limit) {

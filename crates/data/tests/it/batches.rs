@@ -1,6 +1,6 @@
 //! Micro-batches and accumulation windows.
 
-use data::{Batch, Dataset, Example, IGNORE};
+use data::{Batch, Dataset, Example, IGNORE, Window};
 use proptest::prelude::*;
 
 fn example(line: usize, length: usize) -> Example {
@@ -22,7 +22,47 @@ fn rows_lie_end_to_end_with_shifted_labels() {
     assert_eq!((batch.tokens(), batch.trained_tokens()), (5, 3));
 }
 
+/// Lengths of the rows laid in windows, in the order of their lines; ids say the line.
+fn sorted_rows(windows: &[Window]) -> Vec<usize> {
+    let mut rows = Vec::new();
+    for batch in windows.iter().flat_map(|window| &window.micro_batches) {
+        for bounds in batch.cu_seqlens().windows(2) {
+            let ids = &batch.input_ids[bounds[0]..bounds[1]];
+            assert!(ids.iter().enumerate().all(|(at, id)| *id == ids[0] + at as u32));
+            assert_eq!(
+                batch.positions[bounds[0]..bounds[1]],
+                (0..ids.len() as u32).collect::<Vec<_>>()
+            );
+            rows.push((ids[0] / 100, ids.len()));
+        }
+    }
+    rows.sort_unstable();
+    assert!(rows.iter().zip(0..).all(|((line, _), at)| *line == at), "{rows:?}");
+    rows.into_iter().map(|(_, length)| length).collect()
+}
+
 proptest! {
+    #[test]
+    fn bins_of_every_epoch_hold_each_example_once(
+        lengths in prop::collection::vec(2_usize..12, 1..40),
+        seed: u64,
+    ) {
+        let examples = lengths.iter().enumerate().map(|(line, length)| example(line, *length)).collect();
+        let dataset = Dataset { examples, packing: Some(12), ..Dataset::default() };
+        let epochs = [None, Some(0), Some(1)].map(|epoch| match epoch {
+            None => dataset.epoch(None, 0),
+            Some(epoch) => dataset.epoch(Some(seed), epoch),
+        });
+        for epoch in &epochs {
+            prop_assert_eq!(epoch.len(), epochs[0].len());
+            let windows: Vec<_> = dataset.windows(epoch.clone(), 1, 1).collect();
+            prop_assert!(windows.iter().all(|window| window.micro_batches[0].tokens() <= 12));
+            prop_assert_eq!(sorted_rows(&windows), lengths.clone());
+        }
+        let evaluated: usize = dataset.batches(3).map(|batch| batch.tokens()).sum();
+        prop_assert_eq!(evaluated, dataset.stats().tokens);
+    }
+
     #[test]
     fn windows_cover_each_example_once(
         lengths in prop::collection::vec(2_usize..9, 1..40),
@@ -32,20 +72,11 @@ proptest! {
     ) {
         let examples = lengths.iter().enumerate().map(|(line, length)| example(line, *length)).collect();
         let dataset = Dataset { examples, ..Dataset::default() };
-        let order = dataset.epoch_order(seed, 0);
-        let windows: Vec<_> = dataset.windows(order.clone(), batch_size, accumulation).collect();
+        let windows: Vec<_> = dataset.windows(dataset.epoch(Some(seed), 0), batch_size, accumulation).collect();
         prop_assert_eq!(windows.len(), lengths.len().div_ceil(batch_size * accumulation));
         let batches: Vec<&Batch> = windows.iter().flat_map(|window| &window.micro_batches).collect();
-        let expected: Vec<usize> = order.iter().map(|row| lengths[*row]).collect();
-        let laid: Vec<usize> = batches.iter().flat_map(|batch| batch.seq_lens.clone()).collect();
-        prop_assert_eq!(laid, expected);
-        let mut lines: Vec<u32> = batches.iter()
-            .flat_map(|batch| batch.input_ids.iter().zip(&batch.positions))
-            .filter(|(_, position)| **position == 0)
-            .map(|(id, _)| id / 100)
-            .collect();
-        lines.sort_unstable();
-        prop_assert_eq!(lines, (0..lengths.len() as u32).collect::<Vec<_>>());
+        prop_assert!(batches.iter().all(|batch| batch.seq_lens.len() <= batch_size));
+        prop_assert_eq!(sorted_rows(&windows), lengths.clone());
         let trained: usize = windows.iter().map(|window| window.trained_tokens).sum();
         prop_assert_eq!(trained, dataset.stats().trained_tokens);
         prop_assert!(windows.iter().all(|window| window.micro_batches.len() <= accumulation));

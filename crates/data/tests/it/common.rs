@@ -84,6 +84,7 @@ pub(crate) const OPTIONS: EncodeOptions = EncodeOptions {
     max_seq_len: None,
     context: 4096,
     overlength: Overlength::Error,
+    packing: false,
 };
 
 /// An encoder with a template of the fixture and the end token that goes with it.

@@ -90,6 +90,7 @@ pub fn run(args: &Args) -> Result<()> {
         max_seq_len: None,
         context: base.config().context_limit(),
         overlength: Overlength::Error,
+        packing: false,
     };
     let dataset = base.encoder().encode(&rows, &options)?;
     let cases = args

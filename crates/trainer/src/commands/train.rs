@@ -179,6 +179,7 @@ fn encode(section: &DataSection, seed: u64, base: &Base) -> Result<Encoded> {
         max_seq_len: section.max_seq_len,
         context: base.config().context_limit(),
         overlength: section.overlength,
+        packing: section.packing,
     };
     let rows = Rows::read(&section.path, section.format.given())?;
     let (rows, eval_rows) = match (&section.eval_path, section.held_out()) {
@@ -214,6 +215,11 @@ fn describe(what: &str, path: &Path, dataset: &Dataset) -> String {
         "{what} data {}: {rows} rows, {tokens} tokens ({trained_tokens} trained), longest row {longest}",
         path.display()
     );
+    if let Some((bins, capacity)) = dataset.bins() {
+        let full = 100.0 * tokens as f64 / (bins * capacity) as f64;
+        write!(text, ", packed into {bins} bins of {capacity} tokens, {full:.1} % full")
+            .expect("strings take everything");
+    }
     for (count, what) in [(dataset.dropped, "dropped"), (dataset.truncated, "truncated")] {
         if count > 0 {
             write!(text, ", {count} too long and {what}").expect("strings take everything");

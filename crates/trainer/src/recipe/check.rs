@@ -54,6 +54,9 @@ fn data(data: &DataSection) -> Result<(), Fault> {
     ensure((0.0..1.0).contains(&share), "data.eval_fraction", || {
         format!("is {share}; it must be at least 0 (no evaluation) and below 1")
     })?;
+    ensure(!data.packing || data.max_seq_len.is_some(), "data.packing", || {
+        "packs rows into bins of data.max_seq_len tokens; give it too, e.g. 2048".to_owned()
+    })?;
     let limit = data.max_seq_len.unwrap_or(2);
     ensure(limit >= 2, "data.max_seq_len", || {
         format!("is {limit}; a row needs at least 2 tokens to learn one from the other")
@@ -131,6 +134,7 @@ mod tests {
             "data.eval_fraction=1.0",
             "data.eval_rows=-1",
             "data.max_seq_len=1",
+            "data.packing=true",
             "train.epochs=0",
             "train.epochs=nan",
             "train.max_steps=0",

@@ -131,6 +131,9 @@ pub struct DataSection {
     pub max_seq_len: Option<usize>,
     /// What happens to longer rows.
     pub overlength: Overlength,
+    /// Pack rows into bins of `max_seq_len` tokens; then `train.batch_size` counts bins. Rows of a bin do not see
+    /// each other.
+    pub packing: bool,
     /// Whether every epoch has its own order, drawn from `train.seed`; otherwise the file's.
     pub shuffle: bool,
 }
@@ -146,6 +149,7 @@ impl Default for DataSection {
             eval_fraction: 0.0,
             max_seq_len: None,
             overlength: Overlength::Error,
+            packing: false,
             shuffle: true,
         }
     }
@@ -197,7 +201,7 @@ pub struct TrainSection {
     pub epochs: f64,
     /// Optimizer steps, whatever the number of epochs.
     pub max_steps: Option<usize>,
-    /// Rows of one forward and backward pass.
+    /// Rows of one forward and backward pass, or bins of rows where `data.packing` is on.
     pub batch_size: usize,
     /// Passes before one optimizer step. The loss of a step is the mean over all its trained tokens.
     pub gradient_accumulation_steps: usize,

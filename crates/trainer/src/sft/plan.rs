@@ -17,10 +17,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a run over `rows` rows.
-    pub fn new(train: &TrainSection, data: &DataSection, rows: usize) -> Self {
+    /// Plans a run over `dataset`.
+    pub fn new(train: &TrainSection, data: &DataSection, dataset: &Dataset) -> Self {
         let (batch_size, accumulation) = (train.batch_size, train.gradient_accumulation_steps);
-        let steps_per_epoch = rows.div_ceil(batch_size.saturating_mul(accumulation)).max(1);
+        let groups = dataset.epoch(None, 0).len();
+        let steps_per_epoch = groups.div_ceil(batch_size.saturating_mul(accumulation)).max(1);
         let by_epochs = (train.epochs * steps_per_epoch as f64).ceil() as usize;
         Self {
             batch_size,
@@ -51,11 +52,7 @@ impl Plan {
     pub fn windows<'a>(&self, dataset: &'a Dataset) -> impl Iterator<Item = Window> + use<'a> {
         let Self { batch_size, accumulation, order_seed, .. } = *self;
         let epoch = move |epoch: u64| {
-            let order = match order_seed {
-                Some(seed) => dataset.epoch_order(seed, epoch),
-                None => (0..dataset.examples.len()).collect(),
-            };
-            dataset.windows(order, batch_size, accumulation)
+            dataset.windows(dataset.epoch(order_seed, epoch), batch_size, accumulation)
         };
         (0..).flat_map(epoch).take(self.total_steps)
     }
@@ -69,11 +66,11 @@ mod tests {
 
     fn dataset(rows: u32) -> Dataset {
         let example = |id| Example { input_ids: vec![id, id], labels: vec![id, id], line: 1 };
-        Dataset { examples: (0..rows).map(example).collect(), dropped: 0, truncated: 0 }
+        Dataset { examples: (0..rows).map(example).collect(), ..Dataset::default() }
     }
 
-    fn plan(train: &TrainSection, shuffle: bool, rows: usize) -> Plan {
-        Plan::new(train, &DataSection { shuffle, ..DataSection::default() }, rows)
+    fn plan(train: &TrainSection, shuffle: bool, rows: u32) -> Plan {
+        Plan::new(train, &DataSection { shuffle, ..DataSection::default() }, &dataset(rows))
     }
 
     fn first_ids(plan: &Plan, rows: u32) -> Vec<Vec<u32>> {

@@ -47,7 +47,7 @@ pub fn train<K: Backend>(
     output: &Output,
     profile: Option<&mut Profile>,
 ) -> Result<Summary> {
-    let plan = Plan::new(&recipe.train, &recipe.data, train_set.examples.len());
+    let plan = Plan::new(&recipe.train, &recipe.data, train_set);
     let schedule = Schedule::new(&recipe.train, plan.total_steps());
     let settings = StepSettings::new(decoder.backend(), &recipe.train, keep);
     let progress = Progress::new("step", plan.total_steps(), recipe.train.logging_steps);

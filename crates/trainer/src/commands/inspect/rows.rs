@@ -26,6 +26,7 @@ pub(super) fn report(path: &Path, model: Option<&Path>) -> Result<String> {
         max_seq_len: None,
         context: usize::MAX,
         overlength: Overlength::Error,
+        packing: false,
     };
     let Stats { tokens, trained_tokens, longest, .. } =
         base.encoder().encode(&rows, &options)?.stats();

@@ -1,0 +1,113 @@
+//! The rows of one pass over the data, in order and in groups.
+
+use crate::batch::{Batch, Window};
+use crate::dataset::Dataset;
+use crate::packing::best_fit_decreasing;
+use crate::rng::Rng;
+
+/// The rows of one pass over a data set. A group is what a micro-batch counts: a bin of rows where they are packed,
+/// else one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epoch {
+    rows: Vec<usize>,
+    /// Where groups end in `rows`.
+    ends: Vec<usize>,
+}
+
+impl Epoch {
+    fn of_rows(rows: Vec<usize>) -> Self {
+        let ends = (1..=rows.len()).collect();
+        Self { rows, ends }
+    }
+
+    fn of_bins(bins: Vec<Vec<usize>>) -> Self {
+        let ends = bins.iter().scan(0, |end, bin| {
+            *end += bin.len();
+            Some(*end)
+        });
+        Self { ends: ends.collect(), rows: bins.concat() }
+    }
+
+    /// Groups.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// True without rows.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The rows of groups `from..to`, as numbers of examples.
+    fn rows(&self, from: usize, to: usize) -> &[usize] {
+        let start = from.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let end = to.checked_sub(1).map_or(0, |last| self.ends[last]);
+        &self.rows[start..end]
+    }
+
+    /// Numbers of the groups `from..to`, `size` at a time.
+    fn chunks(from: usize, to: usize, size: usize) -> impl Iterator<Item = (usize, usize)> {
+        (from..to).step_by(size).map(move |start| (start, to.min(start.saturating_add(size))))
+    }
+}
+
+impl Dataset {
+    /// Pass number `epoch`, counted from 0, in an order that depends on the rows' number and lengths, `seed` and
+    /// `epoch` alone; without a seed in the order of the examples. Every pass has as many groups.
+    pub fn epoch(&self, seed: Option<u64>, epoch: u64) -> Epoch {
+        let mut rng = seed.map(|seed| Rng::new(seed, epoch));
+        let mut order: Vec<usize> = (0..self.examples.len()).collect();
+        if let Some(rng) = &mut rng {
+            rng.shuffle(&mut order);
+        }
+        let Some(capacity) = self.packing else {
+            return Epoch::of_rows(order);
+        };
+        let length = |row: usize| self.examples[row].input_ids.len();
+        let mut bins =
+            best_fit_decreasing(order.into_iter().map(|row| (row, length(row))), capacity);
+        // Bins come with the longest rows first, which should not be learned first.
+        match &mut rng {
+            Some(rng) => rng.shuffle(&mut bins),
+            None => {
+                bins.iter_mut().for_each(|bin| bin.sort_unstable());
+                bins.sort_unstable();
+            }
+        }
+        Epoch::of_bins(bins)
+    }
+
+    /// Bins of a pass and the tokens that one holds, where rows are packed.
+    pub fn bins(&self) -> Option<(usize, usize)> {
+        self.packing.map(|capacity| (self.epoch(None, 0).len(), capacity))
+    }
+
+    /// Windows of `accumulation` micro-batches of `batch_size` groups. The last window holds what is left. Both
+    /// numbers must be positive.
+    pub fn windows(
+        &self,
+        epoch: Epoch,
+        batch_size: usize,
+        accumulation: usize,
+    ) -> impl Iterator<Item = Window> + use<'_> {
+        let (groups, size) = (epoch.len(), batch_size.saturating_mul(accumulation));
+        Epoch::chunks(0, groups, size).map(move |(from, to)| {
+            let batches = Epoch::chunks(from, to, batch_size);
+            let batches = batches.map(|(from, to)| self.batch(epoch.rows(from, to)));
+            let micro_batches: Vec<Batch> = batches.collect();
+            let trained_tokens = micro_batches.iter().map(Batch::trained_tokens).sum();
+            Window { micro_batches, trained_tokens }
+        })
+    }
+
+    /// Micro-batches of `batch_size` groups in file order, for evaluation.
+    pub fn batches(&self, batch_size: usize) -> impl Iterator<Item = Batch> {
+        let epoch = self.epoch(None, 0);
+        Epoch::chunks(0, epoch.len(), batch_size)
+            .map(move |(from, to)| self.batch(epoch.rows(from, to)))
+    }
+
+    fn batch(&self, rows: &[usize]) -> Batch {
+        Batch::new(rows.iter().map(|row| &self.examples[*row]))
+    }
+}
