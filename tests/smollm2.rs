@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use autograd::{Precision, Tape};
+use data::EncodeOptions;
 use data::rows::{Chat, Rows};
-use data::{EncodeOptions, Overlength, PromptFormat};
 use kernels::Cpu;
 use models::HostData;
 use models::decoder::{BaseFormat, Decoder, ForwardOptions, LoadOptions};
@@ -51,12 +51,7 @@ fn tokenizer_vectors() {
 #[test]
 fn chat_template_vectors() {
     let base = Base::open(&gguf()).unwrap();
-    let options = EncodeOptions {
-        prompt_format: PromptFormat::Plain,
-        max_seq_len: None,
-        context: base.config().max_position_embeddings,
-        overlength: Overlength::Error,
-    };
+    let options = EncodeOptions::whole(base.config().max_position_embeddings);
     let cases = reference()["chat"].as_array().unwrap();
     assert_eq!(cases.len(), 3);
     for case in cases {
@@ -65,7 +60,7 @@ fn chat_template_vectors() {
         let row = serde_json::json!({ "messages": case["messages"] });
         std::fs::write(&path, row.to_string()).unwrap();
         let found = if case["add_generation_prompt"] == true {
-            base.encoder().prompt_ids(&Chat::read(&path).unwrap().messages).unwrap()
+            base.encoder().prompt_ids(&Chat::read(&path).unwrap()).unwrap()
         } else {
             let rows = Rows::read(&path, None).unwrap();
             base.encoder().encode(&rows, &options).unwrap().examples.remove(0).input_ids

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
@@ -9,10 +10,11 @@ use crate::continuation::continuing;
 use crate::dataset::Dataset;
 use crate::error::{Error, Limit, Problem, Result, TemplateError};
 use crate::length::{self, Fitted, Overlength};
-use crate::rows::{Chat, Completion, Content, Message, Role, Row, Rows, Tokens};
+use crate::rows::{Chat, Completion, Content, Message, Place, Role, Row, Rows, Tokens};
 use crate::spans::{self, Answer, Located};
 use crate::special::SpecialTokens;
 use crate::template::ChatTemplate;
+use crate::unseen::{Unseen, unseen};
 
 /// The label of a position that the loss skips.
 pub const IGNORE: u32 = u32::MAX;
@@ -28,11 +30,26 @@ pub enum PromptFormat {
     Chat,
 }
 
+/// What the loss covers. The token that ends an answer is always part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrainOn {
+    /// Every assistant turn; of prompt and completion, the completion.
+    #[default]
+    Answers,
+    /// The last assistant turn alone.
+    LastAnswer,
+    /// Every token, those of questions too.
+    Everything,
+}
+
 /// How rows are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// For `prompt`/`completion` rows.
     pub prompt_format: PromptFormat,
+    /// What the loss covers in rows that do not say it by labels.
+    pub train_on: TrainOn,
     /// The longest row in tokens; the model's context when absent.
     pub max_seq_len: Option<usize>,
     /// The model's context, in tokens.
@@ -43,6 +60,20 @@ pub struct EncodeOptions {
     pub packing: bool,
 }
 
+impl EncodeOptions {
+    /// Every row as it is, for a model with this context.
+    pub fn whole(context: usize) -> Self {
+        Self {
+            prompt_format: PromptFormat::default(),
+            train_on: TrainOn::default(),
+            max_seq_len: None,
+            context,
+            overlength: Overlength::default(),
+            packing: false,
+        }
+    }
+}
+
 /// One encoded row. Never padded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
@@ -50,8 +81,8 @@ pub struct Example {
     pub input_ids: Vec<u32>,
     /// One entry per id, not shifted: the id where it is to be learned, [`IGNORE`] elsewhere.
     pub labels: Vec<u32>,
-    /// The row's line in its file, counted from 1.
-    pub line: usize,
+    /// Where the row is from.
+    pub place: Place,
 }
 
 impl Example {
@@ -61,25 +92,12 @@ impl Example {
     }
 }
 
-/// A prompt for generation and the answer it should get.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GenerationCase {
-    /// Everything before the answer, with the generation prompt.
-    pub prompt_ids: Vec<u32>,
-    /// The last thing said before the answer, for display.
-    pub prompt: String,
-    /// The answer of the row.
-    pub expected: String,
-    /// The row's line in its file, counted from 1.
-    pub line: usize,
-}
-
 /// Turns rows into token ids with a model's tokenizer and template.
 pub struct Encoder {
-    tokenizer: Tokenizer,
+    pub(crate) tokenizer: Tokenizer,
     /// For text that goes on from other text; made when a row first has such text.
     continuing: OnceLock<Tokenizer>,
-    special: SpecialTokens,
+    pub(crate) special: SpecialTokens,
     template: Option<ChatTemplate>,
     ends: Vec<String>,
 }
@@ -113,33 +131,35 @@ impl Encoder {
     /// The special token that closes an answer in the model's chat template, which training teaches. It need not be
     /// `eos_token`. `None` without a template, or when the template closes answers with no special token.
     pub fn turn_end(&self) -> Option<u32> {
-        let Located { text, answers } =
-            self.locate(&[user("question"), assistant("answer")]).ok()?;
+        let chat = exchange("question", "answer");
+        let Located { text, answers } = self.locate(&chat, TrainOn::Answers).ok()?;
         let Answer { span, end } = answers.last()?;
         self.tokenizer.token_to_id(&text[span.end - (*end)?..span.end])
     }
 
-    /// Encodes every row, in order.
+    /// The texts of the tokenizer's special tokens, any of which can close an answer.
+    pub fn special_texts(&self) -> &[String] {
+        &self.ends
+    }
+
+    /// Encodes every row, in order, on all threads. Rows that cannot be used are in the data set's `bad`.
     ///
     /// # Errors
-    /// The first row that cannot be used; see [`Problem`].
+    /// [`Error::Setting`] when no row is left.
     pub fn encode(&self, rows: &Rows, options: &EncodeOptions) -> Result<Dataset> {
         let limit = length::limit(options)?;
         let packing = options.packing.then_some(limit.tokens());
         let mut dataset = Dataset { packing, ..Dataset::default() };
-        for row in &rows.rows {
-            let fail = Error::row(&rows.path, row.line);
-            match self.example(row, options, limit) {
-                Ok(Fitted::Whole(example)) => dataset.examples.push(example),
-                Ok(Fitted::Cut(example)) => {
-                    dataset.truncated += 1;
-                    dataset.examples.push(example);
-                }
-                Ok(Fitted::Dropped) => dataset.dropped += 1,
-                Err(problem) => return Err(fail(problem)),
-            }
+        let encoded: Vec<_> = rows
+            .rows
+            .par_iter()
+            .with_min_len(16)
+            .map(|row| self.encode_row(row, options, limit))
+            .collect();
+        for (row, encoded) in rows.rows.iter().zip(encoded) {
+            dataset.add(row, encoded);
         }
-        if dataset.examples.is_empty() {
+        if dataset.examples.is_empty() && dataset.bad.count == 0 {
             let message =
                 format!("every row of {} is longer than {limit}; raise it", rows.path.display());
             return Err(Error::Setting { name: "max_seq_len", message });
@@ -147,24 +167,9 @@ impl Encoder {
         Ok(dataset)
     }
 
-    /// The prompt and the expected answer of every row.
-    ///
-    /// # Errors
-    /// The first row without an answer; see [`Problem`].
-    pub fn generation_cases(
-        &self,
-        rows: &Rows,
-        prompt_format: PromptFormat,
-    ) -> Result<Vec<GenerationCase>> {
-        let case = |row: &Row| {
-            self.generation_case(row, prompt_format).map_err(Error::row(&rows.path, row.line))
-        };
-        rows.rows.iter().map(case).collect()
-    }
-
     /// Token ids of a conversation that the model is to continue.
-    pub fn prompt_ids(&self, messages: &[Message]) -> Result<Vec<u32>, Problem> {
-        let text = self.template()?.render(messages, true)?;
+    pub fn prompt_ids(&self, chat: &Chat) -> Result<Vec<u32>, Problem> {
+        let text = self.template()?.render(&chat.messages, &chat.tools, true)?;
         Ok(tokenize(&self.tokenizer, &text)?.ids)
     }
 
@@ -181,80 +186,53 @@ impl Encoder {
         Ok(ids)
     }
 
-    fn generation_case(
+    pub(crate) fn locate(&self, chat: &Chat, train_on: TrainOn) -> Result<Located, Problem> {
+        spans::locate(self.template()?, chat, &self.ends, train_on)
+    }
+
+    fn encode_row(
         &self,
         row: &Row,
-        prompt_format: PromptFormat,
-    ) -> Result<GenerationCase, Problem> {
-        let case = |prompt_ids, prompt: &str, expected: &str| GenerationCase {
-            prompt_ids,
-            prompt: prompt.to_owned(),
-            expected: expected.to_owned(),
-            line: row.line,
+        options: &EncodeOptions,
+        limit: Limit,
+    ) -> Result<EncodedRow, Problem> {
+        let train_on = options.train_on;
+        let mut unseen = None;
+        let mut chat = |chat: &Chat| {
+            let (ids, labels, part) = self.chat(chat, train_on)?;
+            unseen = part;
+            Ok::<_, Problem>((ids, labels))
         };
-        match &row.content {
-            Content::Chat(chat) => {
-                let Some((last, before)) =
-                    chat.messages.split_last().filter(|(last, _)| last.role == Role::Assistant)
-                else {
-                    return Err(Problem::NoAnswer(
-                        "the conversation does not end with an assistant message",
-                    ));
-                };
-                let prompt = before.last().map_or("", |message| &message.content);
-                let expected = self.expected_answer(&chat.messages, last)?;
-                Ok(case(self.prompt_ids(before)?, prompt, &expected))
-            }
-            Content::Completion(Completion { prompt, completion }) => {
-                let prompt_ids = match prompt_format {
-                    PromptFormat::Plain => self.text_ids(prompt)?,
-                    PromptFormat::Chat => self.prompt_ids(&[user(prompt)])?,
-                };
-                Ok(case(prompt_ids, prompt, completion))
-            }
-            Content::Tokens(_) => {
-                Err(Problem::NoAnswer("pre-tokenised rows do not tell prompt and answer apart"))
-            }
-        }
-    }
-
-    /// The last answer as the template writes it, which is what training teaches (Qwen3 puts an empty `<think>` block
-    /// before it); as the row has it where it is not learned.
-    fn expected_answer(&self, messages: &[Message], last: &Message) -> Result<String, Problem> {
-        if !last.is_trained() {
-            return Ok(last.content.clone());
-        }
-        let Located { text, answers } = self.locate(messages)?;
-        let Some(Answer { span, end }) = answers.last() else { return Ok(last.content.clone()) };
-        Ok(text[span.start..span.end - end.unwrap_or(0)].to_owned())
-    }
-
-    fn locate(&self, messages: &[Message]) -> Result<Located, Problem> {
-        spans::locate(self.template()?, messages, &self.ends)
-    }
-
-    fn example(&self, row: &Row, options: &EncodeOptions, limit: Limit) -> Result<Fitted, Problem> {
-        let (input_ids, labels) = match &row.content {
-            Content::Chat(chat) => self.chat(chat)?,
+        let (input_ids, mut labels) = match &row.content {
+            Content::Chat(turns) => chat(turns)?,
             Content::Completion(Completion { prompt, completion }) => match options.prompt_format {
                 PromptFormat::Plain => self.completion(prompt, completion)?,
-                PromptFormat::Chat => {
-                    self.chat(&Chat { messages: vec![user(prompt), assistant(completion)] })?
-                }
+                PromptFormat::Chat => chat(&exchange(prompt, completion))?,
             },
+            Content::Text(text) => self.completion("", text)?,
             Content::Tokens(tokens) => self.tokens(tokens)?,
+            Content::Preference(_) => return Err(Problem::Preference),
         };
-        let example = Example { input_ids, labels, line: row.line };
+        if train_on == TrainOn::Everything && !matches!(row.content, Content::Tokens(_)) {
+            labels.clone_from(&input_ids);
+        }
+        let example = Example { input_ids, labels, place: row.place.clone() };
         if example.trained_tokens() == 0 {
             let reason =
                 "the row has no assistant message, completion or label to learn from".to_owned();
             return Err(Problem::AllMasked { reason });
         }
-        length::fit(example, limit, options.overlength)
+        let bos = self.special.bos().map(|bos| bos.id);
+        let fitted = length::fit(example, limit, options.overlength, bos)?;
+        Ok(EncodedRow { fitted, unseen })
     }
 
-    fn chat(&self, chat: &Chat) -> Result<(Vec<u32>, Vec<u32>), Problem> {
-        let located = self.locate(&chat.messages)?;
+    fn chat(
+        &self,
+        chat: &Chat,
+        train_on: TrainOn,
+    ) -> Result<(Vec<u32>, Vec<u32>, Option<Unseen>), Problem> {
+        let located = self.locate(chat, train_on)?;
         let Tokenized { mut ids, offsets } = tokenize(&self.tokenizer, &located.text)?;
         let mut labels = vec![IGNORE; ids.len()];
         // From the last answer to the first, so that an added end moves no token that is still to be visited.
@@ -273,7 +251,7 @@ impl Encoder {
                 labels.insert(after, eos);
             }
         }
-        Ok((ids, labels))
+        Ok((ids, labels, unseen(chat, &located.text)))
     }
 
     /// Prompt and completion are tokenised apart, so that the boundary is exact and the prompt reads as it will when
@@ -287,6 +265,10 @@ impl Encoder {
             self.continuing.get_or_init(|| continuing(&self.tokenizer))
         };
         let mut answer = tokenize(tokenizer, completion)?.ids;
+        // A text that brings its own begin token does not get a second one.
+        if prompt.is_empty() && !ids.is_empty() && answer.first() == ids.first() {
+            answer.remove(0);
+        }
         let eos = self.special.eos().ok_or(Problem::NoEnd)?.id;
         if answer.last() != Some(&eos) {
             answer.push(eos);
@@ -324,6 +306,12 @@ impl Encoder {
     }
 }
 
+/// A row as the length policy leaves it.
+pub(crate) struct EncodedRow {
+    pub(crate) fitted: Fitted,
+    pub(crate) unseen: Option<Unseen>,
+}
+
 struct Tokenized {
     ids: Vec<u32>,
     /// Byte ranges in the text.
@@ -336,10 +324,7 @@ fn tokenize(tokenizer: &Tokenizer, text: &str) -> Result<Tokenized, Problem> {
     Ok(Tokenized { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
 }
 
-fn user(content: &str) -> Message {
-    Message { role: Role::User, content: content.to_owned(), train: None }
-}
-
-fn assistant(content: &str) -> Message {
-    Message { role: Role::Assistant, content: content.to_owned(), train: None }
+/// A question and its answer.
+pub(crate) fn exchange(question: &str, answer: &str) -> Chat {
+    vec![Message::new(Role::User, question), Message::new(Role::Assistant, answer)].into()
 }

@@ -52,14 +52,21 @@ impl Epoch {
 }
 
 impl Dataset {
-    /// Pass number `epoch`, counted from 0, in an order that depends on the rows' number and lengths, `seed` and
-    /// `epoch` alone; without a seed in the order of the examples. Every pass has as many groups.
+    /// Pass number `epoch`, counted from 0, each row as often as its source's weight says, in an order that
+    /// depends on the rows' number and lengths, `seed` and `epoch` alone; without a seed in the order of the examples. Every pass has as many groups.
     pub fn epoch(&self, seed: Option<u64>, epoch: u64) -> Epoch {
         let mut rng = seed.map(|seed| Rng::new(seed, epoch));
-        let mut order: Vec<usize> = (0..self.examples.len()).collect();
+        let copies = |row: usize| self.copies.get(row).copied().unwrap_or(1);
+        let rows = 0..self.examples.len();
+        let mut order: Vec<usize> =
+            rows.flat_map(|row| std::iter::repeat_n(row, copies(row))).collect();
         if let Some(rng) = &mut rng {
             rng.shuffle(&mut order);
         }
+        self.grouped(order, rng)
+    }
+
+    fn grouped(&self, order: Vec<usize>, mut rng: Option<Rng>) -> Epoch {
         let Some(capacity) = self.packing else {
             return Epoch::of_rows(order);
         };
@@ -100,9 +107,9 @@ impl Dataset {
         })
     }
 
-    /// Micro-batches of `batch_size` groups in file order, for evaluation.
+    /// Micro-batches of `batch_size` groups of every row once, in file order, for evaluation.
     pub fn batches(&self, batch_size: usize) -> impl Iterator<Item = Batch> {
-        let epoch = self.epoch(None, 0);
+        let epoch = self.grouped((0..self.examples.len()).collect(), None);
         Epoch::chunks(0, epoch.len(), batch_size)
             .map(move |(from, to)| self.batch(epoch.rows(from, to)))
     }

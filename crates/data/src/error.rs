@@ -1,9 +1,9 @@
 //! The error type of the crate.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::rows::Format;
+use crate::rows::{Format, Place};
 
 /// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -19,19 +19,47 @@ pub enum Error {
         /// The reason the system gave.
         source: std::io::Error,
     },
-    /// The file holds nothing but blank lines.
-    #[error("{path}: the file has no rows; each line must be one JSON object", path = .path.display())]
+    /// There is nothing but blank lines.
+    #[error("{path}: the file has no rows", path = .path.display())]
     NoRows {
-        /// The file.
+        /// The file or directory.
         path: PathBuf,
     },
-    /// One row cannot be used.
-    #[error("{path}, line {line}: {problem}", path = .path.display())]
-    Row {
+    /// A directory without data files.
+    #[error(
+        "{path}: the directory has no file that ends in .jsonl, .ndjson, .json, .csv, .tsv (or one of these with .gz \
+         or .zst) or .parquet",
+        path = .path.display()
+    )]
+    NoFiles {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file cannot be read on from here.
+    #[error("{path}, line {line}: {message}", path = .path.display())]
+    Damaged {
         /// The file.
         path: PathBuf,
         /// Its line, counted from 1.
         line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// The Parquet file cannot be read on from here.
+    #[error("{path}, row {row}: the Parquet file is damaged or of a kind that is not read: {message}", path = .path.display())]
+    DamagedTable {
+        /// The file.
+        path: PathBuf,
+        /// Its row, counted from 1.
+        row: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// One row cannot be used.
+    #[error("{place}: {problem}")]
+    Row {
+        /// File and line.
+        place: Place,
         /// What is wrong and what to do.
         problem: Problem,
     },
@@ -56,19 +84,23 @@ pub enum Error {
     },
 }
 
-impl Error {
-    pub(crate) fn row(path: &Path, line: usize) -> impl FnOnce(Problem) -> Self {
-        let path = path.to_owned();
-        move |problem| Self::Row { path, line, problem }
-    }
-}
-
 /// What is wrong with one row.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The line is not UTF-8.
-    #[error("not valid UTF-8; save the file as UTF-8")]
-    Encoding,
+    #[error("not valid UTF-8 (byte {byte}{}); save the file as UTF-8", if *.utf16 { ", it looks like UTF-16" } else { "" })]
+    Encoding {
+        /// The first bad byte of the line, counted from 1.
+        byte: usize,
+        /// Whether it begins as UTF-16 does.
+        utf16: bool,
+    },
+    /// A record of a table is not like its header.
+    #[error("{message}")]
+    Table {
+        /// What is wrong with it.
+        message: String,
+    },
     /// The line is not one JSON object.
     #[error("not valid JSON ({message}); each line must be one JSON object")]
     Json {
@@ -86,12 +118,28 @@ pub enum Problem {
     },
     /// No known format has the row's fields.
     #[error(
-        "no known format: found {found}; expected `messages`, or `prompt` and `completion`, or `input_ids`"
+        "no known format: found {found}; expected `messages`, `conversations`, `instruction` and `output`, `prompt` and \
+         `completion`, `text`, `input_ids`, or `chosen` and `rejected`. Fields of other names can be renamed: \
+         data.fields = {{ prompt = \"question\", completion = \"answer\" }}"
     )]
     UnknownFormat {
         /// The fields found.
         found: String,
     },
+    /// Several formats have the row's fields.
+    #[error("the fields {found} fit several formats ({fitting}); choose one with data.format")]
+    AmbiguousFormat {
+        /// The fields found.
+        found: String,
+        /// The formats that they fit.
+        fitting: String,
+    },
+    /// A preference row in supervised training.
+    #[error(
+        "a preference row, which supervised training cannot use; to learn the better answers alone, set data.format = \
+         \"completion\" and data.fields = {{ completion = \"chosen\" }}"
+    )]
+    Preference,
     /// Another format than the file's.
     #[error("{found} row in a file of {expected} rows; keep one format per file")]
     MixedFormats {
@@ -135,7 +183,7 @@ pub enum Problem {
     },
     /// More tokens than allowed.
     #[error(
-        "{tokens} tokens, more than {limit}; shorten the row, or set overlength = \"drop\" or \"truncate\""
+        "{tokens} tokens, more than {limit}; shorten the row, or set overlength = \"drop\", \"truncate-right\" or \"truncate-left\""
     )]
     TooLong {
         /// The row's length.
@@ -186,7 +234,8 @@ impl fmt::Display for Limit {
 pub enum TemplateError {
     /// The rows need a template and the model has none.
     #[error(
-        "the model has no chat template; use `prompt`/`completion` rows, or a model whose tokenizer has one"
+        "the model has no chat template; choose one with data.chat_template (\"chatml\", \"zephyr\", \"alpaca\"...), or use \
+         `prompt`/`completion` rows"
     )]
     Missing,
     /// It does not parse, fails while rendering, or refuses the conversation (`raise_exception`).
@@ -196,6 +245,27 @@ pub enum TemplateError {
         line: usize,
         /// The template engine's words, or the template's own.
         message: String,
+    },
+    /// No built-in template and no file has this name.
+    #[error(
+        "no chat template is called \"{name}\"; built in are {known}; a file is given by its path"
+    )]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A built-in template is written for special tokens that the model does not have.
+    #[error(
+        "the chat template \"{name}\" needs the token {token}, which the tokenizer does not have as one; zephyr, alpaca, \
+         llama-2 and mistral need none of their own"
+    )]
+    NoToken {
+        /// The template.
+        name: &'static str,
+        /// The token.
+        token: &'static str,
     },
     /// It needs more work or memory than a template should.
     #[error(

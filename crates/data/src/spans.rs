@@ -5,8 +5,9 @@
 
 use std::ops::Range;
 
+use crate::encode::TrainOn;
 use crate::error::Problem;
-use crate::rows::{Message, Role};
+use crate::rows::{Chat, Message, Role};
 use crate::template::{ChatTemplate, Rendered};
 
 /// A rendered conversation and its trained answers.
@@ -26,13 +27,15 @@ pub(crate) struct Answer {
     pub(crate) end: Option<usize>,
 }
 
-/// Renders `messages` and locates the answers to learn. `ends` are the tokenizer's special tokens.
+/// Renders `chat` and locates the answers to learn. `ends` are the tokenizer's special tokens.
 pub(crate) fn locate(
     template: &ChatTemplate,
-    messages: &[Message],
+    chat: &Chat,
     ends: &[String],
+    train_on: TrainOn,
 ) -> Result<Located, Problem> {
-    let Rendered { mut text, generation } = template.render_marked(messages, false)?;
+    let Chat { messages, tools } = chat;
+    let Rendered { mut text, generation } = template.render_marked(messages, tools, false)?;
     let assistants =
         messages.iter().enumerate().filter(|(_, message)| message.role == Role::Assistant);
     let assistants: Vec<usize> = assistants.map(|(index, _)| index).collect();
@@ -45,14 +48,16 @@ pub(crate) fn locate(
             reason,
         });
     }
+    let last = messages.iter().rposition(Message::is_trained);
     let mut answers = Vec::new();
     for (order, &index) in assistants.iter().enumerate() {
-        if !messages[index].is_trained() {
+        let skipped = train_on == TrainOn::LastAnswer && Some(index) != last;
+        if skipped || !messages[index].is_trained() {
             continue;
         }
         let whole = match &generation {
             Some(blocks) => through_end(&text, blocks[order].clone(), ends),
-            None => answer(template, messages, index, &text, ends)?,
+            None => answer(template, chat, index, &text, ends)?,
         };
         answers.push(trim_after_end(&text, whole, ends));
     }
@@ -64,8 +69,12 @@ pub(crate) fn locate(
     Ok(Located { text, answers })
 }
 
-/// A block that stops just short of the end token is extended over it: the end of each answer is learned.
+/// A block that stops just short of the end token is extended over it: the end of each answer is learned. One that
+/// has its end may stand before the token that begins the next turn, which is not.
 fn through_end(text: &str, block: Range<usize>, ends: &[String]) -> Range<usize> {
+    if ends.iter().any(|end| text[block.clone()].trim_end().ends_with(end.as_str())) {
+        return block;
+    }
     let after = &text[block.end..];
     let end = ends.iter().filter(|end| after.starts_with(end.as_str())).map(String::len).max();
     block.start..block.end + end.unwrap_or(0)
@@ -73,13 +82,13 @@ fn through_end(text: &str, block: Range<usize>, ends: &[String]) -> Range<usize>
 
 fn answer(
     template: &ChatTemplate,
-    messages: &[Message],
+    Chat { messages, tools }: &Chat,
     index: usize,
     text: &str,
     ends: &[String],
 ) -> Result<Range<usize>, Problem> {
     let unlocated = |reason: &str| Problem::Unlocated { message: index, reason: reason.to_owned() };
-    let before = template.render(&messages[..index], true)?;
+    let before = template.render(&messages[..index], tools, true)?;
     if !text.starts_with(&before) {
         return Err(unlocated(
             "the turns before it with the generation prompt are not how the conversation begins; \
@@ -87,13 +96,13 @@ fn answer(
         ));
     }
     let start = before.len();
-    let through = template.render(&messages[..=index], false)?;
+    let through = template.render(&messages[..=index], tools, false)?;
     if text.starts_with(&through) && through.len() >= start {
         return Ok(start..through.len());
     }
     // Some templates (Qwen3) write the last answer differently from earlier ones; then the answer itself must follow
     // the generation prompt, closed by a special token.
-    let content = messages[index].content.trim();
+    let content = messages[index].text().trim();
     let rest = &text[start..];
     let lead = rest.len() - rest.trim_start().len();
     let content_end = lead + content.len();

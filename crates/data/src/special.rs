@@ -57,6 +57,11 @@ impl SpecialTokens {
         self
     }
 
+    /// The token with this name, e.g. `unk_token`.
+    pub fn named(&self, name: &str) -> Option<&SpecialToken> {
+        self.named.get(name)
+    }
+
     /// `bos_token`.
     pub fn bos(&self) -> Option<&SpecialToken> {
         self.named.get("bos_token")

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use data::rows::Place;
 use data::{Batch, Example, Window};
 use half::bf16;
 use kernels::{Backend, Philox};
@@ -161,7 +162,7 @@ fn config(shape: &str) -> Result<ModelConfig> {
 fn window(rows: usize, length: usize, vocab: usize) -> Window {
     let example = |row: usize| {
         let ids: Vec<u32> = (0..length).map(|i| ((31 * row + 17 * i) % vocab) as u32).collect();
-        Example { labels: ids.clone(), input_ids: ids, line: row + 1 }
+        Example { labels: ids.clone(), input_ids: ids, place: Place::default() }
     };
     let examples: Vec<Example> = (0..rows).map(example).collect();
     let batch = Batch::new(&examples);

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use data::{ChatTemplate, Encoder, SpecialTokens};
+use anyhow::{Context, Result};
+use data::{Builtin, ChatTemplate, Encoder, SpecialTokens};
 use kernels::{Backend, DType};
 use models::ModelConfig;
 use models::decoder::{Adapter, BaseFormat, Decoder, LoadOptions};
@@ -51,8 +51,16 @@ impl Quantization {
 impl Base {
     /// Opens a checkpoint directory or a GGUF file; reads headers, tokenizer and chat template.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_as(path, None)
+    }
+
+    /// [`open`](Self::open) with another chat template: the name of a built-in one, or the path of a file.
+    pub fn open_as(path: &Path, template: Option<&str>) -> Result<Self> {
         let checkpoint = Checkpoint::open(path)?;
-        let tokenizer = Tokenizer::open(path)?;
+        let mut tokenizer = Tokenizer::open(path)?;
+        if let Some(template) = template {
+            tokenizer.set_chat_template(template_source(template, &tokenizer)?);
+        }
         for warning in checkpoint.config().warnings.iter().chain(tokenizer.warnings()) {
             say(&format!("warning: {warning}"));
         }
@@ -136,6 +144,14 @@ fn encoder(tokenizer: &Tokenizer) -> Result<Encoder> {
     Ok(Encoder::new(tokenizer.inner(), special, template))
 }
 
+fn template_source(template: &str, tokenizer: &Tokenizer) -> Result<String> {
+    let path = Path::new(template);
+    if path.is_file() {
+        return std::fs::read_to_string(path).with_context(|| template.to_owned());
+    }
+    Ok(Builtin::named(template, tokenizer.inner())?.source.to_owned())
+}
+
 /// Elements of all parameters of a model; a tied head counts once.
 pub fn count_parameters(config: &ModelConfig) -> usize {
     config.parameters().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
@@ -207,7 +223,10 @@ impl ModelArgs {
         quantization
             .format()
             .map_err(|e| UsageError(format!("--blocksize {}: {e}", self.blocksize)))?;
-        Base::open(&self.model)
+        // An adapter brings the template that it was trained with.
+        let template = self.adapter.as_ref().map(|dir| dir.join("chat_template.jinja"));
+        let template = template.filter(|path| path.is_file());
+        Base::open_as(&self.model, template.as_deref().and_then(Path::to_str))
     }
 
     /// The device that was asked for.

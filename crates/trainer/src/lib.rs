@@ -10,6 +10,7 @@ pub mod device;
 mod error;
 pub mod memory;
 pub mod metrics;
+pub mod prepare;
 pub mod profile;
 mod progress;
 pub mod recipe;

@@ -78,12 +78,6 @@ pub fn write(seed: u64, count: usize, mut out: impl Write) -> io::Result<()> {
 
 fn chat(text: String, answer: &Answer) -> Chat {
     let answer = serde_json::to_string(answer).expect("strings and numbers always serialise");
-    let turn = |role, content| Message { role, content, train: None };
-    Chat {
-        messages: vec![
-            turn(Role::System, SYSTEM.to_owned()),
-            turn(Role::User, text),
-            turn(Role::Assistant, answer),
-        ],
-    }
+    let turns = [(Role::System, SYSTEM.to_owned()), (Role::User, text), (Role::Assistant, answer)];
+    turns.map(|(role, text)| Message::new(role, text)).to_vec().into()
 }

@@ -1,94 +1,70 @@
-//! Rows of a supervised data file (JSON lines) in one of three formats.
+//! Rows of data files: conversations, completions, texts, token ids, preferences.
+//!
+//! [`Rows::read`] takes JSON lines, JSON, CSV and Parquet files, plain or compressed, alone or in a directory. A row
+//! that cannot be used does not end the reading: it is kept as a [`BadRow`], so that one look at the data tells all
+//! that is wrong with it; [`Rows::strict`] makes the first one an error.
 
-mod parse;
+mod alpaca;
+mod chat;
+mod detect;
+mod fields;
+mod place;
+mod preference;
+mod sharegpt;
+mod source;
+mod tokens;
+mod weights;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Problem, Result};
 
+pub use chat::{Chat, Message, Role};
+pub use place::{Place, Unit};
+pub use preference::Preference;
+pub use source::Source;
+pub use tokens::Tokens;
+
+pub(crate) type Object = Map<String, Value>;
+
+/// Bad rows that are kept with their reason; more are only counted.
+const BAD_ROWS_KEPT: usize = 1000;
+
 /// The formats of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// `{"messages": [{"role", "content", "train"?}, ...]}`
+    /// `{"messages": [{"role", "content", "tool_calls"?, "train"?, ...}, ...], "tools"?: [...]}`
     Chat,
+    /// `{"conversations": [{"from", "value"}, ...], "system"?, "tools"?}`
+    ShareGpt,
+    /// `{"instruction", "input"?, "output", "system"?, "history"?}`
+    Alpaca,
     /// `{"prompt": text, "completion": text}`
     Completion,
+    /// `{"text": text}`
+    Text,
     /// `{"input_ids": [...], "labels": [...]?}`
     Tokens,
+    /// `{"prompt", "chosen", "rejected"}`, texts or conversations; the prompt may be part of the conversations.
+    Preference,
 }
 
 impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Chat => "chat",
+            Self::ShareGpt => "ShareGPT",
+            Self::Alpaca => "Alpaca",
             Self::Completion => "prompt/completion",
+            Self::Text => "text",
             Self::Tokens => "pre-tokenised",
+            Self::Preference => "preference",
         })
-    }
-}
-
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Instructions for the whole conversation.
-    System,
-    /// The person.
-    User,
-    /// The model; its words are what is learned.
-    Assistant,
-}
-
-impl Role {
-    /// As data files and templates spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
-        }
-    }
-}
-
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks.
-    pub role: Role,
-    /// What is said.
-    pub content: String,
-    /// Whether to learn this turn; by default assistant turns are learned and others are not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub train: Option<bool>,
-}
-
-impl Message {
-    /// True when the loss covers this turn.
-    pub fn is_trained(&self) -> bool {
-        self.role == Role::Assistant && self.train != Some(false)
-    }
-}
-
-/// A conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Chat {
-    /// The turns, at least one.
-    pub messages: Vec<Message>,
-}
-
-impl Chat {
-    /// Reads a JSON file that holds one conversation: a list of messages, or an object with such a list as `messages`.
-    pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        parse::conversation(text.trim_start_matches('\u{feff}'))
-            .map_err(|problem| Error::File { path: path.to_owned(), problem })
     }
 }
 
@@ -101,84 +77,158 @@ pub struct Completion {
     pub completion: String,
 }
 
-/// A row of token ids.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tokens {
-    /// The ids.
-    pub input_ids: Vec<u32>,
-    /// One entry per id, not shifted; `None` where the loss skips it. Absent: all ids are learned.
-    pub labels: Option<Vec<Option<u32>>>,
-}
-
 /// What a row holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Content {
     /// A conversation.
     Chat(Chat),
     /// A prompt and its completion.
     Completion(Completion),
+    /// A text, learned as a whole.
+    Text(String),
     /// Token ids.
     Tokens(Tokens),
+    /// A better and a worse answer.
+    Preference(Preference),
 }
 
 /// A row and where it came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// The line in its file, counted from 1.
-    pub line: usize,
+    /// File and line.
+    pub place: Place,
     /// What it holds.
     pub content: Content,
+    /// How often it is learned in one pass over the data; at least 1.
+    pub copies: usize,
 }
 
-/// The rows of one file, all of one format; never empty when read from a file.
-#[derive(Debug, Clone)]
+/// A row that cannot be used.
+#[derive(Debug)]
+pub struct BadRow {
+    /// File and line.
+    pub place: Place,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+impl From<BadRow> for Error {
+    fn from(BadRow { place, problem }: BadRow) -> Self {
+        Self::Row { place, problem }
+    }
+}
+
+/// Rows that cannot be used: the first thousand, and how many there are.
+#[derive(Debug, Default)]
+pub struct BadRows {
+    /// The first ones, in order.
+    pub first: Vec<BadRow>,
+    /// All of them.
+    pub count: usize,
+}
+
+impl BadRows {
+    pub(crate) fn push(&mut self, place: Place, problem: Problem) {
+        self.count += 1;
+        if self.first.len() < BAD_ROWS_KEPT {
+            self.first.push(BadRow { place, problem });
+        }
+    }
+
+    pub(crate) fn strict(self) -> Result<()> {
+        self.first.into_iter().next().map_or(Ok(()), |bad| Err(bad.into()))
+    }
+}
+
+/// The rows of one or more files.
+#[derive(Debug)]
 pub struct Rows {
-    /// The file, for messages.
+    /// What was read, for messages.
     pub path: PathBuf,
-    /// The format of every row.
+    /// The format of the first row.
     pub format: Format,
-    /// The rows in file order.
+    /// The rows in the order of the files.
     pub rows: Vec<Row>,
+    /// Rows that cannot be used.
+    pub bad: BadRows,
+    /// Rows that a source's weight below 1 leaves out.
+    pub left_out: usize,
 }
 
 impl Rows {
-    /// Reads a JSON-lines file. Blank lines are skipped. `format` is told by the first row's fields unless given.
+    /// Reads a file or the files of a directory. `format` is told by the first row's fields unless given.
+    ///
+    /// # Errors
+    /// [`Error::Read`] for a file that cannot be read to its end, [`Error::NoRows`] where there is none.
     pub fn read(path: &Path, format: Option<Format>) -> Result<Self> {
-        let read_error = |source| Error::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read_error)?;
-        let mut rows = Vec::new();
-        let mut format = format;
-        for (index, bytes) in BufReader::new(file).split(b'\n').enumerate() {
-            let bytes = bytes.map_err(read_error)?;
-            let line = index + 1;
-            let content =
-                parse_line(&bytes, index == 0, &mut format).map_err(Error::row(path, line))?;
-            rows.extend(content.map(|content| Row { line, content }));
+        Self::read_all(&[Source { format, ..Source::new(path) }])
+    }
+
+    /// Reads several sources, one after the other.
+    ///
+    /// # Errors
+    /// Those of [`read`](Self::read), and [`Error::Setting`] for a weight that is no positive number.
+    pub fn read_all(sources: &[Source]) -> Result<Self> {
+        let (mut rows, mut bad, mut left_out) = (Vec::new(), BadRows::default(), 0);
+        let mut first_format = None;
+        for source in sources {
+            let weight = weights::Weight::new(source)?;
+            source.read(&mut |place, object| {
+                let (object, format) = match object {
+                    Ok(found) => found,
+                    Err(problem) => return bad.push(place, problem),
+                };
+                first_format.get_or_insert(format);
+                match content(&object, format) {
+                    Ok(content) => match weight.copies(&content) {
+                        0 => left_out += 1,
+                        copies => rows.push(Row { place, content, copies }),
+                    },
+                    Err(problem) => bad.push(place, problem),
+                }
+            })?;
         }
-        match format {
-            Some(format) if !rows.is_empty() => Ok(Self { path: path.to_owned(), format, rows }),
-            _ => Err(Error::NoRows { path: path.to_owned() }),
+        let path = sources.first().map_or_else(PathBuf::new, |source| source.path.clone());
+        match first_format {
+            Some(format) => Ok(Self { path, format, rows, bad, left_out }),
+            None if bad.count > 0 => Ok(Self { path, format: Format::Chat, rows, bad, left_out }),
+            None => Err(Error::NoRows { path }),
         }
+    }
+
+    /// These rows, or the first bad one as an error.
+    ///
+    /// # Errors
+    /// [`Error::Row`].
+    pub fn strict(mut self) -> Result<Self> {
+        std::mem::take(&mut self.bad).strict()?;
+        Ok(self)
     }
 }
 
-/// `None` for a blank line; sets `format` when it is not known yet.
-fn parse_line(
-    bytes: &[u8],
-    first: bool,
-    format: &mut Option<Format>,
-) -> Result<Option<Content>, Problem> {
-    let text = std::str::from_utf8(bytes).map_err(|_| Problem::Encoding)?;
-    let text = if first { text.trim_start_matches('\u{feff}') } else { text };
-    if text.trim().is_empty() {
-        return Ok(None);
+/// Reads the format's own fields. Other top-level fields (ids, sources...) are of no concern.
+fn content(object: &Object, format: Format) -> Result<Content, Problem> {
+    match format {
+        Format::Chat => chat::row(object).map(Content::Chat),
+        Format::ShareGpt => sharegpt::row(object).map(Content::Chat),
+        Format::Alpaca => alpaca::row(object).map(Content::Chat),
+        Format::Completion => Ok(Content::Completion(Completion {
+            prompt: fields::string(object, "prompt")?,
+            completion: fields::string(object, "completion")?,
+        })),
+        Format::Text => fields::string(object, "text").map(Content::Text),
+        Format::Tokens => tokens::row(object).map(Content::Tokens),
+        Format::Preference => preference::row(object).map(Content::Preference),
     }
-    let object = parse::object(text)?;
-    let found = parse::format_of(&object)?;
-    let expected = *format.get_or_insert(found);
-    if found != expected {
-        return Err(Problem::MixedFormats { expected, found });
+}
+
+impl Chat {
+    /// Reads a JSON file that holds one conversation: a list of messages, or an object with such a list as `messages`.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        chat::conversation(text.trim_start_matches('\u{feff}'))
+            .map_err(|problem| Error::File { path: path.to_owned(), problem })
     }
-    parse::content(&object, found).map(Some)
 }

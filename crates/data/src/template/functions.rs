@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io;
 
+use super::print::MAX_BYTES;
 use jiff::Timestamp;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value};
@@ -42,7 +43,7 @@ pub(super) fn tojson(value: &Value, options: &Kwargs) -> Result<String, Error> {
     let ensure_ascii: Option<bool> = options.get("ensure_ascii")?;
     let sort_keys: Option<bool> = options.get("sort_keys")?;
     options.assert_all_used()?;
-    let mut json = serde_json::to_value(value).map_err(invalid)?;
+    let mut json = to_json(value).map_err(invalid)?;
     if sort_keys == Some(true) {
         json.sort_all_objects();
     }
@@ -52,6 +53,31 @@ pub(super) fn tojson(value: &Value, options: &Kwargs) -> Result<String, Error> {
     };
     let text = text.map_err(invalid)?;
     Ok(if ensure_ascii == Some(true) { escape_non_ascii(&text) } else { text })
+}
+
+/// The value as JSON, if it is not longer than any text may be: a list that a template doubles again and again is only
+/// as long as it says once it is walked.
+fn to_json(value: &Value) -> serde_json::Result<serde_json::Value> {
+    let mut bytes = Limited(Vec::new());
+    serde_json::to_writer(&mut bytes, value)?;
+    serde_json::from_slice(&bytes.0)
+}
+
+/// Fails when it is full.
+struct Limited(Vec<u8>);
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_BYTES {
+            return Err(io::Error::other("the value is too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn dump(json: &serde_json::Value, formatter: impl Formatter) -> serde_json::Result<String> {
@@ -72,7 +98,7 @@ fn escape_non_ascii(text: &str) -> String {
     escaped
 }
 
-/// Python's default separators: `", "` and `": "`.
+/// Python's default separators, `", "` and `": "`, and its way to write floats.
 struct Spaced(CompactFormatter);
 
 impl Formatter for Spaced {
@@ -95,5 +121,44 @@ impl Formatter for Spaced {
     fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
         self.0.begin_object_value(writer)?;
         writer.write_all(b" ")
+    }
+
+    fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        writer.write_all(python_float(value).as_bytes())
+    }
+}
+
+/// Python's `repr` of a finite float: the shortest digits, with an exponent of at least two digits where it is below
+/// -4 or above 15.
+pub(super) fn python_float(value: f64) -> String {
+    let scientific = format!("{value:e}");
+    let (mantissa, exponent) = scientific.split_once('e').expect("the format has an exponent");
+    let exponent: i32 = exponent.parse().expect("the exponent is a number");
+    if (-4..16).contains(&exponent) {
+        return format!("{value:?}");
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{mantissa}e{sign}{:02}", exponent.abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_written_as_python_does() {
+        for (value, expected) in [
+            (1.0, "1.0"),
+            (-0.0, "-0.0"),
+            (1e-4, "0.0001"),
+            (1e-5, "1e-05"),
+            (-1.5e-7, "-1.5e-07"),
+            (1e15, "1000000000000000.0"),
+            (1e16, "1e+16"),
+            (1.25e300, "1.25e+300"),
+            (0.1, "0.1"),
+        ] {
+            assert_eq!(python_float(value), expected);
+        }
     }
 }

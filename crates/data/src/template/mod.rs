@@ -2,22 +2,27 @@
 //!
 //! Facts from transformers' `utils/chat_template_utils.py`: `trim_blocks` and `lstrip_blocks` on, loop controls,
 //! `raise_exception`, `strftime_now`, a `tojson` without HTML escapes, `{% generation %}` blocks, and the special
-//! tokens, `tools` and `documents` (none here), `add_generation_prompt` as variables.
+//! tokens, `tools`, `documents` (none here) and `add_generation_prompt` as variables.
 
+mod builtin;
 mod functions;
+mod print;
 
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind, context};
 use regex::Regex;
+use serde_json::Value as Json;
 
 use crate::error::TemplateError;
 use crate::rows::Message;
 use crate::special::SpecialTokens;
 
-/// Steps and 64-byte units of text one rendering may use: far above what a template needs for a million tokens,
+pub use builtin::Builtin;
+
+/// Steps and 64-byte units of text one rendering may use, which limits its time and its output: far above what a template needs for a million tokens,
 /// low enough that an endless loop ends in about a second.
 const FUEL: u64 = 2_000_000;
 
@@ -30,6 +35,7 @@ const NAME: &str = "chat_template";
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
+    source: String,
     environment: Environment<'static>,
     tokens: Value,
     has_generation: bool,
@@ -49,6 +55,7 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         environment.set_syntax(functions::syntax());
         environment.set_fuel(Some(FUEL));
+        environment.set_formatter(print::print);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", functions::raise_exception);
@@ -56,12 +63,18 @@ impl ChatTemplate {
             functions::tojson(value, &options)
         });
         environment.add_filter("generation_block", |text: String| format!("{OPEN}{text}{CLOSE}"));
-        let (source, has_generation) = rewrite_generation_tags(source);
-        environment.add_template_owned(NAME, source).map_err(|error| failure(&error))?;
+        let (rewritten, has_generation) = rewrite_generation_tags(source);
+        environment.add_template_owned(NAME, rewritten).map_err(|error| failure(&error))?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_secs() as i64);
-        Ok(Self { environment, tokens: special.variables(), has_generation }.at(now))
+        let source = source.to_owned();
+        Ok(Self { source, environment, tokens: special.variables(), has_generation }.at(now))
+    }
+
+    /// The source in Jinja.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Sets the time that `strftime_now` tells, in seconds since 1970 (UTC), so that a run can be repeated exactly.
@@ -77,27 +90,24 @@ impl ChatTemplate {
     pub fn render(
         &self,
         messages: &[Message],
+        tools: &[Json],
         add_generation_prompt: bool,
     ) -> Result<String, TemplateError> {
-        self.render_marked(messages, add_generation_prompt).map(|rendered| rendered.text)
+        self.render_marked(messages, tools, add_generation_prompt).map(|rendered| rendered.text)
     }
 
     pub(crate) fn render_marked(
         &self,
         messages: &[Message],
+        tools: &[Json],
         add_generation_prompt: bool,
     ) -> Result<Rendered, TemplateError> {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|message| {
-                let content = message.content.replace([OPEN, CLOSE], "");
-                context! { role => message.role.name(), content => content }
-            })
-            .collect();
+        let messages: Vec<Value> = messages.iter().map(variable).collect();
+        let tools = if tools.is_empty() { Value::from(()) } else { Value::from(Serde(tools)) };
         let variables = context! {
             messages => messages,
             add_generation_prompt => add_generation_prompt,
-            tools => (),
+            tools => tools,
             documents => (),
             ..self.tokens.clone()
         };
@@ -109,6 +119,14 @@ impl ChatTemplate {
             Rendered { text, generation: None }
         })
     }
+}
+
+/// What the template sees of a message: all but what is for training alone.
+fn variable(message: &Message) -> Value {
+    let content = message.content.as_ref().map(|text| text.replace([OPEN, CLOSE], ""));
+    let fields = [("role", message.role.name().into()), ("content", content.into())];
+    let more = message.more.iter().map(|(key, value)| (key.as_str(), Value::from(Serde(value))));
+    Value::from_pairs(fields.into_iter().chain(more))
 }
 
 /// `{% generation %}` is an extension of transformers. A filter block has the same whitespace rules.

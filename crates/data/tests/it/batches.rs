@@ -1,18 +1,23 @@
 //! Micro-batches and accumulation windows.
 
+use data::rows::Place;
 use data::{Batch, Dataset, Example, IGNORE, Window};
 use proptest::prelude::*;
 
 fn example(line: usize, length: usize) -> Example {
     let input_ids: Vec<u32> = (0..length as u32).map(|at| line as u32 * 100 + at).collect();
     let labels = input_ids.iter().map(|id| if id % 3 == 0 { IGNORE } else { *id }).collect();
-    Example { input_ids, labels, line }
+    Example { input_ids, labels, place: Place::default() }
 }
 
 #[test]
 fn rows_lie_end_to_end_with_shifted_labels() {
-    let first = Example { input_ids: vec![10, 11, 12], labels: vec![IGNORE, 11, 12], line: 1 };
-    let second = Example { input_ids: vec![20, 21], labels: vec![20, 21], line: 2 };
+    let first = Example {
+        input_ids: vec![10, 11, 12],
+        labels: vec![IGNORE, 11, 12],
+        place: Place::default(),
+    };
+    let second = Example { input_ids: vec![20, 21], labels: vec![20, 21], place: Place::default() };
     let batch = Batch::new([&first, &second]);
     assert_eq!(batch.input_ids, [10, 11, 12, 20, 21]);
     assert_eq!(batch.labels, [11, 12, IGNORE, 21, IGNORE]);

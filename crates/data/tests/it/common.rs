@@ -5,6 +5,7 @@ use std::path::Path;
 use data::rows::{Format, Message, Role, Rows};
 use data::{
     ChatTemplate, Dataset, EncodeOptions, Encoder, Overlength, PromptFormat, Result, SpecialTokens,
+    TrainOn,
 };
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -81,6 +82,7 @@ pub(crate) fn tokenizer_with_prefix() -> Tokenizer {
 
 pub(crate) const OPTIONS: EncodeOptions = EncodeOptions {
     prompt_format: PromptFormat::Plain,
+    train_on: TrainOn::Answers,
     max_seq_len: None,
     context: 4096,
     overlength: Overlength::Error,
@@ -104,13 +106,13 @@ pub(crate) fn read(text: &str, format: Option<Format>) -> Result<Rows> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rows.jsonl");
     std::fs::write(&path, text).unwrap();
-    Rows::read(&path, format)
+    Rows::read(&path, format)?.strict()
 }
 
 pub(crate) fn encode(encoder: &Encoder, text: &str, options: &EncodeOptions) -> Result<Dataset> {
-    encoder.encode(&read(text, None)?, options)
+    encoder.encode(&read(text, None)?, options)?.strict()
 }
 
 pub(crate) fn message(role: Role, content: &str) -> Message {
-    Message { role, content: content.to_owned(), train: None }
+    Message::new(role, content)
 }

@@ -13,11 +13,11 @@ use crate::common::read;
 const DIGEST: u64 = 0x1e74_b667_de32_ddc4;
 
 fn answer(chat: &Chat) -> Answer {
-    serde_json::from_str(&chat.messages[2].content).unwrap()
+    serde_json::from_str(chat.messages[2].text()).unwrap()
 }
 
 fn question(chat: &Chat) -> String {
-    chat.messages[1].content.to_lowercase()
+    chat.messages[1].text().to_lowercase()
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn keys_are_fixed_and_compact() {
     let (name, item, day) = (&answer.name, &answer.item, quoted(&answer.day));
     let expected =
         format!(r#"{{"type":{kind},"name":"{name}","item":"{item}","count":{count},"day":{day}}}"#);
-    assert_eq!(row.messages[2].content, expected);
+    assert_eq!(row.messages[2].text(), expected);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 mod batches;
 mod common;
 mod demo;
+mod formats;
 mod masks;
 mod rows;
+mod sources;
 mod split;
 mod templates;

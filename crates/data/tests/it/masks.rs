@@ -1,6 +1,6 @@
 //! Which tokens are learned.
 
-use data::rows::{Chat, Content, Format, Role, Row, Rows};
+use data::rows::{BadRows, Content, Format, Place, Role, Row, Rows};
 use data::{EncodeOptions, Encoder, Error, Example, IGNORE, Problem, PromptFormat, SpecialTokens};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -26,7 +26,7 @@ fn example(encoder: &Encoder, text: &str) -> Example {
 
 fn problem(encoder: &Encoder, text: &str, options: &EncodeOptions) -> Problem {
     match encode(encoder, text, options) {
-        Err(Error::Row { line: 1, problem, .. }) => problem,
+        Err(Error::Row { place, problem }) if place.number == 1 => problem,
         other => panic!("expected a problem with line 1, got {other:?}"),
     }
 }
@@ -234,7 +234,7 @@ fn rows_with_nothing_to_learn_are_errors() {
 
 #[test]
 fn long_rows_follow_the_policy() {
-    use data::Overlength::{Drop, Error as Stop, Truncate};
+    use data::Overlength::{Drop, Error as Stop, TruncateLeft, TruncateRight};
     let encoder = encoder("smollm2", "<|im_end|>");
     let long: Vec<String> = (0..20).map(|id| id.to_string()).collect();
     let text = format!("{{\"input_ids\": [{}]}}\n{{\"input_ids\": [1, 2]}}", long.join(","));
@@ -248,14 +248,15 @@ fn long_rows_follow_the_policy() {
     let error = with(Some(32), 16, Stop).unwrap_err().to_string();
     assert!(error.contains("max_seq_len: 32 is more than the model's context of 16"), "{error}");
     let dropped = with(Some(8), 4096, Drop).unwrap();
-    assert_eq!((dropped.examples.len(), dropped.dropped, dropped.examples[0].line), (1, 1, 2));
-    let cut = with(Some(8), 4096, Truncate).unwrap();
-    assert_eq!(
-        (cut.examples[0].input_ids.len(), cut.examples[0].labels.len(), cut.truncated),
-        (8, 8, 1)
-    );
+    let number = dropped.examples[0].place.number;
+    assert_eq!((dropped.examples.len(), dropped.dropped.len(), number), (1, 1, 2));
+    let cut = with(Some(8), 4096, TruncateRight).unwrap();
+    assert_eq!((&cut.examples[0].input_ids, cut.truncated.len()), (&(0..8).collect(), 1));
+    assert_eq!(cut.examples[0].labels, cut.examples[0].input_ids);
+    let cut = with(Some(8), 4096, TruncateLeft).unwrap();
+    assert_eq!((&cut.examples[0].input_ids, cut.truncated.len()), (&(12..20).collect(), 1));
     let masked = r#"{"input_ids": [1, 2, 3, 4], "labels": [null, null, null, 4]}"#;
-    let options = EncodeOptions { max_seq_len: Some(3), overlength: Truncate, ..OPTIONS };
+    let options = EncodeOptions { max_seq_len: Some(3), overlength: TruncateRight, ..OPTIONS };
     assert!(matches!(problem(&encoder, masked, &options), Problem::AllMasked { .. }));
 }
 
@@ -299,10 +300,13 @@ proptest! {
         for (question, answer) in &turns {
             messages.extend([message(Role::User, question), message(Role::Assistant, answer)]);
         }
+        let row = Row { place: Place::default(), content: Content::Chat(messages.into()), copies: 1 };
         let rows = Rows {
             path: "memory".into(),
             format: Format::Chat,
-            rows: vec![Row { line: 1, content: Content::Chat(Chat { messages }) }],
+            rows: vec![row],
+            bad: BadRows::default(),
+            left_out: 0,
         };
         for template in ["smollm2", "generation"] {
             let dataset = encoder(template, "<|im_end|>").encode(&rows, &OPTIONS).unwrap();

@@ -19,7 +19,7 @@ fn formats_are_told_by_their_fields() {
     {
         let rows = read(&format!("\u{feff}{text}\r\n\n  \n{text}"), None).unwrap();
         assert_eq!(rows.format, format);
-        assert_eq!(rows.rows.iter().map(|row| row.line).collect::<Vec<_>>(), [1, 4]);
+        assert_eq!(rows.rows.iter().map(|row| row.place.number).collect::<Vec<_>>(), [1, 4]);
     }
     assert!(matches!(read(TOKENS, None).unwrap().rows[0].content, Content::Tokens(_)));
 }
@@ -28,7 +28,7 @@ fn formats_are_told_by_their_fields() {
 fn a_given_format_is_insisted_on() {
     assert!(read(CHAT, Some(Format::Chat)).is_ok());
     let error = read(CHAT, Some(Format::Tokens)).unwrap_err().to_string();
-    assert!(error.contains("line 1: chat row in a file of pre-tokenised rows"), "{error}");
+    assert!(error.contains("line 1: field `input_ids`: is missing"), "{error}");
 }
 
 #[test]
@@ -49,8 +49,13 @@ fn bad_rows_name_line_and_field() {
     for (row, expected) in [
         ("[1]", "not valid JSON (found a list)"),
         ("{}", "no known format: found no fields"),
-        (r#"{"text": "a", "id": 1}"#, "no known format: found `text`, `id`"),
-        (r#"{"prompt": "a", "messages": []}"#, "no known format: found `prompt`, `messages`"),
+        (r#"{"question": "a", "id": 1}"#, "no known format: found `question`, `id`"),
+        (r#"{"prompt": "a", "messages": []}"#, "field `messages`: is empty"),
+        (
+            r#"{"prompt": "a", "completion": "b", "messages": []}"#,
+            "fit several formats (chat, prompt/completion)",
+        ),
+        (r#"{"text": 1}"#, "field `text`: must be a string, not a number"),
         (r#"{"messages": []}"#, "field `messages`: is empty"),
         (r#"{"messages": "a"}"#, "field `messages`: must be a list, not a string"),
         (r#"{"messages": ["a"]}"#, "field `messages[0]`: must be an object"),
@@ -65,10 +70,58 @@ fn bad_rows_name_line_and_field() {
             "only assistant messages",
         ),
         (
-            r#"{"messages": [{"role": "user", "content": "a", "weight": 1}]}"#,
-            "`messages[0].weight`: not supported",
+            r#"{"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}"#,
+            "`messages[0].weight`: must be 0 (not learned) or 1",
         ),
-        (r#"{"messages": [{"role": "user", "content": "a"}], "tools": []}"#, "field `tools`"),
+        (
+            r#"{"messages": [{"role": "assistant", "content": "a", "weight": 0, "train": true}]}"#,
+            "`messages[0].weight`: contradicts `train`",
+        ),
+        (
+            r#"{"messages": [{"role": "assistant", "content": ""}]}"#,
+            "`messages[0].content`: is empty; an answer to learn needs text",
+        ),
+        (
+            r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#,
+            "`messages[0].content[0]`: only parts of type \"text\"",
+        ),
+        (
+            r#"{"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}"#,
+            "`messages[0].function_call`: is OpenAI's old form",
+        ),
+        (
+            r#"{"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": {}}}]}]}"#,
+            "`messages[0].tool_calls[0].function.name`: is missing",
+        ),
+        (
+            r#"{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}"#,
+            "`messages[0].tool_calls[0].function.arguments`: is text, but not an object in JSON",
+        ),
+        (
+            r#"{"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function"}]}"#,
+            "field `tools[0].function.name`: is missing",
+        ),
+        (
+            r#"{"conversations": [{"from": "alien", "value": "a"}]}"#,
+            "field `conversations[0].from`: unknown speaker \"alien\"",
+        ),
+        (
+            r#"{"conversations": [{"from": "gpt", "value": 1}]}"#,
+            "field `conversations[0].value`: must be a string",
+        ),
+        (r#"{"instruction": "a"}"#, "field `output`: is missing"),
+        (
+            r#"{"instruction": "a", "output": "b", "history": [["c"]]}"#,
+            "field `history[0]`: must be a pair of strings",
+        ),
+        (
+            r#"{"prompt": "a", "chosen": "b", "rejected": "b"}"#,
+            "field `rejected`: is the same as `chosen`",
+        ),
+        (
+            r#"{"chosen": [{"role": "user", "content": "a"}], "rejected": [{"role": "user", "content": "b"}]}"#,
+            "field `chosen`: has no turn in common with `rejected`",
+        ),
         (r#"{"prompt": "a"}"#, "field `completion`: is missing"),
         (
             r#"{"prompt": "a", "completion": 1}"#,
@@ -104,7 +157,7 @@ fn files_that_cannot_be_used() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("latin1.jsonl");
     std::fs::write(&path, b"{\"prompt\": \"\xe9\"}").unwrap();
-    let latin1 = Rows::read(&path, None).unwrap_err().to_string();
+    let latin1 = Rows::read(&path, None).unwrap().strict().unwrap_err().to_string();
     assert!(latin1.contains("line 1: not valid UTF-8"), "{latin1}");
 }
 

@@ -14,7 +14,7 @@ fn template(source: &str) -> Result<ChatTemplate, TemplateError> {
 }
 
 fn render(source: &str) -> Result<String, TemplateError> {
-    template(source)?.render(&[message(Role::User, "Hi")], false)
+    template(source)?.render(&[message(Role::User, "Hi")], &[], false)
 }
 
 #[test]
@@ -26,7 +26,8 @@ fn renders_what_transformers_renders() {
         let messages: Vec<Message> =
             serde_json::from_value(fixture["conversations"][conversation].clone()).unwrap();
         let template = template(fixture["templates"][name].as_str().unwrap()).unwrap();
-        let rendered = template.render(&messages, case["add_generation_prompt"].as_bool().unwrap());
+        let rendered =
+            template.render(&messages, &[], case["add_generation_prompt"].as_bool().unwrap());
         if let Some(expected) = case["text"].as_str() {
             assert_eq!(rendered.unwrap(), expected, "{name}, {conversation}");
         } else {
@@ -42,7 +43,7 @@ fn renders_what_transformers_renders() {
 #[test]
 fn tells_the_time_it_was_given() {
     let template = template("{{ strftime_now('%d %b %Y, %H:%M') }}").unwrap().at(1_721_995_200);
-    assert_eq!(template.render(&[], false).unwrap(), "26 Jul 2024, 12:00");
+    assert_eq!(template.render(&[], &[], false).unwrap(), "26 Jul 2024, 12:00");
 }
 
 #[test]

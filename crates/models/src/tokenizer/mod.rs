@@ -90,6 +90,11 @@ impl Tokenizer {
         self.chat_template.as_deref()
     }
 
+    /// Replaces it; [`save`](Self::save) writes the new one.
+    pub fn set_chat_template(&mut self, source: String) {
+        self.chat_template = Some(source);
+    }
+
     /// Settings that are not followed, one sentence each; show them to the user.
     pub fn warnings(&self) -> &[String] {
         &self.warnings

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use data::rows::Rows;
-use data::{Dataset, EncodeOptions, GenerationCase, Overlength, PromptFormat};
+use data::{Dataset, EncodeOptions, GenerationCase, PromptFormat};
 use kernels::Backend;
 use models::generate::{GenerateOptions, Sampling, generate};
 use serde::Serialize;
@@ -25,7 +25,7 @@ const SPARE_TOKENS: usize = 8;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Rows, JSON lines.
+    /// Rows: a file or a directory.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// Treat prompt/completion rows as a user and an assistant turn of the chat template.
@@ -84,15 +84,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let prompt_format = if args.chat { PromptFormat::Chat } else { PromptFormat::Plain };
     let base = args.model.open()?;
-    let rows = Rows::read(&args.data, None)?;
-    let options = EncodeOptions {
-        prompt_format,
-        max_seq_len: None,
-        context: base.config().context_limit(),
-        overlength: Overlength::Error,
-        packing: false,
-    };
-    let dataset = base.encoder().encode(&rows, &options)?;
+    let rows = Rows::read(&args.data, None)?.strict()?;
+    let whole = EncodeOptions::whole(base.config().context_limit());
+    let options = EncodeOptions { prompt_format, ..whole };
+    let dataset = base.encoder().encode(&rows, &options)?.strict()?;
     let cases = args
         .exact_match
         .then(|| base.encoder().generation_cases(&rows, prompt_format))
@@ -171,8 +166,8 @@ fn exact_match<K: Backend>(
             let answer = loaded.base.tokenizer().decode(&text, true)?;
             matches += usize::from(answer.trim() == case.expected.trim());
             if examples.len() < args.show {
-                let GenerationCase { line, prompt, expected, .. } = case.clone();
-                examples.push(Sample { line, prompt, expected, answer });
+                let GenerationCase { place, prompt, expected, .. } = case.clone();
+                examples.push(Sample { line: place.number, prompt, expected, answer });
             }
         }
         done += batch.len();

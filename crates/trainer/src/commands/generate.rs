@@ -58,11 +58,10 @@ impl Args {
 
     fn prompt_ids(&self, base: &Base) -> Result<Vec<u32>> {
         let ids = match (&self.messages, &self.prompt) {
-            (Some(path), _) => base.encoder().prompt_ids(&Chat::read(path)?.messages),
+            (Some(path), _) => base.encoder().prompt_ids(&Chat::read(path)?),
             (None, Some(prompt)) if self.raw => base.encoder().text_ids(prompt),
             (None, Some(prompt)) => {
-                let content = prompt.clone();
-                base.encoder().prompt_ids(&[Message { role: Role::User, content, train: None }])
+                base.encoder().prompt_ids(&vec![Message::new(Role::User, prompt)].into())
             }
             (None, None) => unreachable!("clap asks for one of them"),
         }?;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use data::rows::{Format, Rows};
-use data::{Dataset, EncodeOptions, PromptFormat, Stats};
+use data::rows::Format;
+use data::{Dataset, PromptFormat};
 use kernels::{Backend, MemoryUsage};
 use models::decoder::{Adapter, Decoder};
 
@@ -16,9 +16,10 @@ use crate::base::{Base, Quantization};
 use crate::device::{Device, Task};
 use crate::memory::{Budget, settle};
 use crate::metrics::peak_rss_bytes;
+use crate::prepare::{Prepared, prepare};
 use crate::profile::Profile;
 use crate::progress::say;
-use crate::recipe::{DataSection, ModelSection, Override, Precision, Quantize, Recipe};
+use crate::recipe::{ModelSection, Override, Precision, Quantize, Recipe};
 use crate::sft::{self, Output, Summary};
 
 /// Arguments.
@@ -30,7 +31,7 @@ pub struct Args {
     /// The frozen base: checkpoint directory or GGUF file [recipe: model.path].
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
-    /// Rows to learn, JSON lines [recipe: data.path].
+    /// Rows to learn: a file or a directory [recipe: data.path].
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Directory for what the run writes [recipe: output.dir].
@@ -75,8 +76,9 @@ pub fn run(args: Args) -> Result<()> {
     let recipe = Recipe::read(&args.recipe, &overrides)?;
     let output = Output::check(&recipe)?;
 
-    let base = Base::open(&recipe.model.path)?;
-    let Encoded { train, eval, format } = encode(&recipe.data, recipe.train.seed, &base)?;
+    let base = Base::open_as(&recipe.model.path, recipe.data.chat_template.as_deref())?;
+    let output = output.with_tokenizer(base.tokenizer().clone());
+    let Prepared { train, eval, format, .. } = prepare(&recipe, &base)?.refuse(&recipe.data)?;
     let quantization = Quantization {
         quantize: recipe.model.quantize,
         blocksize: recipe.model.blocksize,
@@ -164,68 +166,6 @@ fn resolved<K: Backend>(backend: &K, recipe: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
     recipe.train.precision = recipe.train.precision.resolve(backend);
     recipe
-}
-
-/// Rows to learn and rows to judge by.
-struct Encoded {
-    train: Dataset,
-    eval: Option<Dataset>,
-    format: Format,
-}
-
-fn encode(section: &DataSection, seed: u64, base: &Base) -> Result<Encoded> {
-    let options = EncodeOptions {
-        prompt_format: section.prompt_format,
-        max_seq_len: section.max_seq_len,
-        context: base.config().context_limit(),
-        overlength: section.overlength,
-        packing: section.packing,
-    };
-    let rows = Rows::read(&section.path, section.format.given())?;
-    let (rows, eval_rows) = match (&section.eval_path, section.held_out()) {
-        (Some(path), _) => (rows, Some(Rows::read(path, section.format.given())?)),
-        (None, Some(held_out)) => {
-            let (rows, eval_rows) = data::split(rows, held_out, seed)?;
-            if eval_rows.rows.is_empty() {
-                let fraction = section.eval_fraction;
-                say(&format!(
-                    "warning: none of {} rows falls into data.eval_fraction = {fraction}: there will be no evaluation",
-                    rows.rows.len()
-                ));
-            }
-            (rows, Some(eval_rows).filter(|rows| !rows.rows.is_empty()))
-        }
-        (None, None) => (rows, None),
-    };
-    let encode = |what: &str, rows: &Rows| -> Result<Dataset> {
-        let dataset = base.encoder().encode(rows, &options)?;
-        say(&describe(what, &rows.path, &dataset));
-        Ok(dataset)
-    };
-    Ok(Encoded {
-        format: rows.format,
-        train: encode("training", &rows)?,
-        eval: eval_rows.map(|rows| encode("evaluation", &rows)).transpose()?,
-    })
-}
-
-fn describe(what: &str, path: &Path, dataset: &Dataset) -> String {
-    let Stats { rows, tokens, trained_tokens, longest } = dataset.stats();
-    let mut text = format!(
-        "{what} data {}: {rows} rows, {tokens} tokens ({trained_tokens} trained), longest row {longest}",
-        path.display()
-    );
-    if let Some((bins, capacity)) = dataset.bins() {
-        let full = 100.0 * tokens as f64 / (bins * capacity) as f64;
-        write!(text, ", packed into {bins} bins of {capacity} tokens, {full:.1} % full")
-            .expect("strings take everything");
-    }
-    for (count, what) in [(dataset.dropped, "dropped"), (dataset.truncated, "truncated")] {
-        if count > 0 {
-            write!(text, ", {count} too long and {what}").expect("strings take everything");
-        }
-    }
-    text
 }
 
 fn adapter<K: Backend>(recipe: &Recipe, decoder: &Decoder<K>) -> Result<Adapter<K>> {

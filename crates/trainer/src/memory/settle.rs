@@ -34,7 +34,7 @@ pub fn settle<K: Backend>(
     eval: Option<&Dataset>,
 ) -> Result<Need> {
     let source = Hollow::of(base.source())?;
-    let plan = sft::Plan::new(&recipe.train, &recipe.data, train.examples.len());
+    let plan = sft::Plan::new(&recipe.train, &recipe.data, train);
     let batches = eval.into_iter().flat_map(|eval| eval.batches(recipe.train.batch_size));
     let evaluated = batches.max_by_key(data::Batch::tokens).into_iter().collect();
     let setup = Setup {

@@ -150,7 +150,7 @@ pub fn trained(lengths: &[usize]) -> Batch {
     let example = |&length: &usize| data::Example {
         input_ids: vec![0; length],
         labels: vec![0; length],
-        line: 0,
+        place: data::rows::Place::default(),
     };
     Batch::new(&lengths.iter().map(example).collect::<Vec<_>>())
 }

@@ -15,14 +15,18 @@ pub(super) fn check(recipe: &Recipe, origins: &Origins) -> Result<(), RecipeErro
         .map_err(|(field, message)| origins.error(field, message))
 }
 
-/// What a run cannot do without.
-pub(super) fn required(recipe: &Recipe, origins: &Origins) -> Result<(), RecipeError> {
-    for (field, path, option) in [
-        ("model.path", &recipe.model.path, "--model PATH"),
-        ("data.path", &recipe.data.path, "--data FILE"),
-        ("output.dir", &recipe.output.dir, "--output DIR"),
+/// What a run cannot do without; `writes` asks for `output.dir`.
+pub(super) fn required(
+    recipe: &Recipe,
+    origins: &Origins,
+    writes: bool,
+) -> Result<(), RecipeError> {
+    for (field, path, option, needed) in [
+        ("model.path", &recipe.model.path, "--model PATH", true),
+        ("data.path", &recipe.data.path, "--data FILE", recipe.data.sources.is_empty()),
+        ("output.dir", &recipe.output.dir, "--output DIR", writes),
     ] {
-        if path.as_os_str().is_empty() {
+        if needed && path.as_os_str().is_empty() {
             let message = format!("is missing; set it in the recipe or give {option}");
             return Err(origins.error(field, message));
         }
@@ -46,6 +50,14 @@ fn lora(recipe: &Recipe) -> Result<(), Fault> {
 }
 
 fn data(data: &DataSection) -> Result<(), Fault> {
+    ensure(data.sources.is_empty() || data.path.as_os_str().is_empty(), "data.path", || {
+        "give either path or sources".to_owned()
+    })?;
+    ensure(
+        data.sources.iter().all(|source| !source.path.as_os_str().is_empty()),
+        "data.sources",
+        || "each needs a path".to_owned(),
+    )?;
     let share = data.eval_fraction;
     let given = [data.eval_path.is_some(), data.eval_rows > 0, share != 0.0];
     ensure(given.iter().filter(|given| **given).count() <= 1, "data.eval_path", || {

@@ -24,14 +24,13 @@
 //! directory. Names and defaults are those of PEFT, bitsandbytes and the Hugging Face trainer.
 
 mod check;
+mod data;
 mod error;
 mod fields;
 mod read;
 
 use std::path::PathBuf;
 
-use data::rows::Format;
-use data::{HeldOut, Overlength, PromptFormat};
 use kernels::{Backend, DType};
 use models::LoraConfig;
 use nf4::{QuantConfig, QuantType};
@@ -39,6 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::Budget;
 
+pub use self::data::{DataSection, RowFormat, SourceSection};
 pub use error::{RecipeError, Suggestion};
 pub use read::Override;
 
@@ -107,88 +107,6 @@ impl Quantize {
             Self::Nf4 => Some(QuantType::Nf4),
             Self::Fp4 => Some(QuantType::Fp4),
             Self::None => None,
-        }
-    }
-}
-
-/// `[data]`: rows to learn and rows to judge by.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataSection {
-    /// JSON lines with the rows to learn. Required.
-    pub path: PathBuf,
-    /// What a row is; `auto` tells it by the first row's fields.
-    pub format: RowFormat,
-    /// Whether `prompt`/`completion` rows are plain text or a user and an assistant turn.
-    pub prompt_format: PromptFormat,
-    /// JSON lines to evaluate on. At most one of this and the next two can be given.
-    pub eval_path: Option<PathBuf>,
-    /// Rows of `path` to hold out for evaluation; 0 is none.
-    pub eval_rows: usize,
-    /// Share of the rows of `path` to hold out for evaluation, below 1; 0 is none.
-    pub eval_fraction: f64,
-    /// Longest row in tokens; by default the model's context.
-    pub max_seq_len: Option<usize>,
-    /// What happens to longer rows.
-    pub overlength: Overlength,
-    /// Pack rows into bins of `max_seq_len` tokens; then `train.batch_size` counts bins. Rows of a bin do not see
-    /// each other.
-    pub packing: bool,
-    /// Whether every epoch has its own order, drawn from `train.seed`; otherwise the file's.
-    pub shuffle: bool,
-}
-
-impl Default for DataSection {
-    fn default() -> Self {
-        Self {
-            path: PathBuf::new(),
-            format: RowFormat::Auto,
-            prompt_format: PromptFormat::Plain,
-            eval_path: None,
-            eval_rows: 0,
-            eval_fraction: 0.0,
-            max_seq_len: None,
-            overlength: Overlength::Error,
-            packing: false,
-            shuffle: true,
-        }
-    }
-}
-
-impl DataSection {
-    /// Which rows of `path` are held out, if any.
-    pub fn held_out(&self) -> Option<HeldOut> {
-        match (self.eval_rows, self.eval_fraction) {
-            (0, 0.0) => None,
-            (0, fraction) => Some(HeldOut::Fraction(fraction)),
-            (rows, _) => Some(HeldOut::Rows(rows)),
-        }
-    }
-}
-
-/// What a row of a data file is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RowFormat {
-    /// Told by the first row.
-    #[default]
-    Auto,
-    /// `messages`.
-    Chat,
-    /// `prompt` and `completion`.
-    Completion,
-    /// `input_ids` and, optionally, `labels`.
-    Tokens,
-}
-
-impl RowFormat {
-    /// The format, where it is given.
-    pub fn given(self) -> Option<Format> {
-        match self {
-            Self::Auto => None,
-            Self::Chat => Some(Format::Chat),
-            Self::Completion => Some(Format::Completion),
-            Self::Tokens => Some(Format::Tokens),
         }
     }
 }

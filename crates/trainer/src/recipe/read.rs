@@ -107,7 +107,14 @@ impl Recipe {
     /// Reads a recipe, applies overrides in order, fills in defaults and checks every value.
     pub fn read(path: &Path, overrides: &[Override]) -> Result<Self, RecipeError> {
         let (recipe, origins) = Self::parse(path, &read(path)?, overrides)?;
-        check::required(&recipe, &origins)?;
+        check::required(&recipe, &origins, true)?;
+        Ok(recipe)
+    }
+
+    /// [`read`](Self::read) for what writes nothing, and needs no `output.dir`.
+    pub fn read_inputs(path: &Path, overrides: &[Override]) -> Result<Self, RecipeError> {
+        let (recipe, origins) = Self::parse(path, &read(path)?, overrides)?;
+        check::required(&recipe, &origins, false)?;
         Ok(recipe)
     }
 

@@ -5,20 +5,23 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use models::tokenizer::Tokenizer;
 
 use crate::recipe::Recipe;
 
 /// Paths of what a run writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Output {
     dir: PathBuf,
+    /// Written beside each adapter, with the chat template that it was trained with.
+    tokenizer: Option<Tokenizer>,
 }
 
 impl Output {
     /// Names the directory of `recipe`, and refuses one that holds a run already, unless the recipe
     /// says that it may be replaced. Nothing is written yet.
     pub fn check(recipe: &Recipe) -> Result<Self> {
-        let output = Self { dir: recipe.output.dir.clone() };
+        let output = Self { dir: recipe.output.dir.clone(), tokenizer: None };
         let holds_run = [output.adapter(), output.last_adapter(), output.metrics()]
             .iter()
             .any(|path| path.exists());
@@ -40,6 +43,22 @@ impl Output {
             );
         }
         Ok(output)
+    }
+
+    /// Lets adapters be written with the tokenizer's files beside them, so that whatever runs them uses the same.
+    #[must_use]
+    pub fn with_tokenizer(self, tokenizer: Tokenizer) -> Self {
+        Self { tokenizer: Some(tokenizer), ..self }
+    }
+
+    /// Writes the tokenizer's files into an adapter directory, where they are not there yet.
+    pub fn complete(&self, adapter: &Path) -> Result<()> {
+        match &self.tokenizer {
+            Some(tokenizer) if !adapter.join("tokenizer.json").exists() => {
+                Ok(tokenizer.save(adapter)?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes the directory and writes the resolved recipe.

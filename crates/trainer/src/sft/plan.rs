@@ -65,7 +65,9 @@ mod tests {
     use super::*;
 
     fn dataset(rows: u32) -> Dataset {
-        let example = |id| Example { input_ids: vec![id, id], labels: vec![id, id], line: 1 };
+        let place = data::rows::Place::default;
+        let example =
+            |id| Example { input_ids: vec![id, id], labels: vec![id, id], place: place() };
         Dataset { examples: (0..rows).map(example).collect(), ..Dataset::default() }
     }
 

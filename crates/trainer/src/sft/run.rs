@@ -165,7 +165,8 @@ impl<K: Backend> Run<'_, K> {
 
     fn save(&self, dir: &std::path::Path) -> Result<()> {
         let base = self.recipe.model.path.to_string_lossy();
-        Ok(self.trainer.adapter().save(self.decoder, dir, &base)?)
+        self.trainer.adapter().save(self.decoder, dir, &base)?;
+        self.output.complete(dir)
     }
 
     /// The loss on the held-out rows, if there are any.

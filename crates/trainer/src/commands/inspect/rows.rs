@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use data::rows::{Content, Rows};
-use data::{EncodeOptions, Overlength, PromptFormat, Stats};
+use data::{EncodeOptions, Stats};
 
 use crate::base::Base;
 
 pub(super) fn report(path: &Path, model: Option<&Path>) -> Result<String> {
-    let rows = Rows::read(path, None)?;
+    let rows = Rows::read(path, None)?.strict()?;
     let mut text = format!("{} {} rows\n", rows.rows.len(), rows.format);
     let turns: Vec<usize> = rows.rows.iter().filter_map(|row| turns(&row.content)).collect();
     if let (Some(least), Some(most)) = (turns.iter().min(), turns.iter().max()) {
@@ -21,15 +21,8 @@ pub(super) fn report(path: &Path, model: Option<&Path>) -> Result<String> {
         return Ok(text);
     };
     let base = Base::open(model)?;
-    let options = EncodeOptions {
-        prompt_format: PromptFormat::Plain,
-        max_seq_len: None,
-        context: usize::MAX,
-        overlength: Overlength::Error,
-        packing: false,
-    };
-    let Stats { tokens, trained_tokens, longest, .. } =
-        base.encoder().encode(&rows, &options)?.stats();
+    let dataset = base.encoder().encode(&rows, &EncodeOptions::whole(usize::MAX))?.strict()?;
+    let Stats { tokens, trained_tokens, longest, .. } = dataset.stats();
     let context = base.config().context_limit();
     writeln!(text, "{tokens} tokens, {trained_tokens} trained")?;
     writeln!(text, "longest row {longest} tokens, the model's context is {context}")?;
@@ -39,6 +32,6 @@ pub(super) fn report(path: &Path, model: Option<&Path>) -> Result<String> {
 fn turns(content: &Content) -> Option<usize> {
     match content {
         Content::Chat(chat) => Some(chat.messages.len()),
-        Content::Completion(_) | Content::Tokens(_) => None,
+        _ => None,
     }
 }
