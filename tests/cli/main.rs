@@ -4,6 +4,7 @@
 mod cuda;
 #[cfg(feature = "cuda")]
 mod cuda_faults;
+mod data;
 mod errors;
 mod memory;
 mod support;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    autotune, demo_data, device, eval, generate, inspect, plan, quantize, train,
+    autotune, data, demo_data, device, eval, generate, inspect, plan, quantize, train,
 };
 
 /// Fine-tune 4-bit language models with LoRA: one native binary, no Python.
@@ -32,6 +32,8 @@ enum Command {
     Generate(generate::Args),
     /// Measure a model on rows of data.
     Eval(eval::Args),
+    /// Look at the data of a run without running it.
+    Data(data::Args),
     /// Say what a model, an adapter or a data file holds.
     Inspect(inspect::Args),
     /// Say what this binary can run on.
@@ -69,6 +71,7 @@ impl Command {
             Self::Quantize(args) => quantize::run(&args),
             Self::Generate(args) => generate::run(&args),
             Self::Eval(args) => eval::run(&args),
+            Self::Data(args) => data::run(&args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Device(args) => device::run(&args),
             Self::Autotune(args) => autotune::run(&args),

@@ -1,6 +1,7 @@
 //! One module per subcommand.
 
 pub mod autotune;
+pub mod data;
 pub mod demo_data;
 pub mod device;
 pub mod eval;

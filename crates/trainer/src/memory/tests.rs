@@ -39,7 +39,11 @@ fn batch(lengths: &[usize]) -> Batch {
     let example = |length: &usize| {
         let input_ids: Vec<u32> = (0..*length as u32).map(|i| i % 50).collect();
         let label = |(i, id): (usize, &u32)| if i % 3 == 2 { data::IGNORE } else { *id };
-        Example { labels: input_ids.iter().enumerate().map(label).collect(), input_ids, place: data::rows::Place::default() }
+        Example {
+            labels: input_ids.iter().enumerate().map(label).collect(),
+            input_ids,
+            place: data::rows::Place::default(),
+        }
     };
     Batch::new(&lengths.iter().map(example).collect::<Vec<_>>())
 }
