@@ -2,6 +2,7 @@
 
 mod batches;
 mod common;
+mod conversations;
 mod demo;
 mod formats;
 mod masks;
