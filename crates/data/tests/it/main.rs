@@ -5,6 +5,7 @@ mod common;
 mod conversations;
 mod demo;
 mod formats;
+mod hostile;
 mod masks;
 mod rows;
 mod sources;
