@@ -17,6 +17,7 @@ mod packing;
 pub mod preflight;
 mod rng;
 pub mod rows;
+pub mod score;
 mod spans;
 mod special;
 mod template;

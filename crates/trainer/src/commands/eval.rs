@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use data::rows::Rows;
-use data::{Dataset, EncodeOptions, GenerationCase, PromptFormat};
+use data::{Dataset, EncodeOptions, GenerationCase, PromptFormat, score};
 use kernels::Backend;
 use models::generate::{GenerateOptions, Sampling, generate};
 use serde::Serialize;
@@ -65,6 +65,11 @@ struct Answers {
     /// Share of the answers that equal the row's, spaces at the ends aside.
     exact_match: f64,
     matches: usize,
+    /// Share of the answers that come to the row's number, of those rows that have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number_match: Option<f64>,
+    /// Mean F1 of the words.
+    f1: f64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     examples: Vec<Sample>,
 }
@@ -156,6 +161,7 @@ fn exact_match<K: Backend>(
     };
     let progress = Progress::new("answering", cases.len(), 0);
     let (mut done, mut matches, mut examples) = (0, 0, Vec::new());
+    let (mut numbers, mut f1) = (Vec::new(), 0.0);
     for batch in cases.chunks(args.batch_size) {
         let prompts: Vec<Vec<u32>> = batch.iter().map(|case| case.prompt_ids.clone()).collect();
         let adapter = loaded.adapter.as_ref();
@@ -164,7 +170,9 @@ fn exact_match<K: Backend>(
         })?;
         for (case, text) in batch.iter().zip(texts) {
             let answer = loaded.base.tokenizer().decode(&text, true)?;
-            matches += usize::from(answer.trim() == case.expected.trim());
+            matches += usize::from(score::exact(&answer, &case.expected));
+            numbers.extend(score::same_number(&answer, &case.expected));
+            f1 += score::f1(&answer, &case.expected);
             if examples.len() < args.show {
                 let GenerationCase { place, prompt, expected, .. } = case.clone();
                 examples.push(Sample { line: place.number, prompt, expected, answer });
@@ -173,7 +181,14 @@ fn exact_match<K: Backend>(
         done += batch.len();
         progress.set(done, String::new);
     }
-    Ok(Answers { exact_match: matches as f64 / cases.len() as f64, matches, examples })
+    let right = numbers.iter().filter(|right| **right).count();
+    Ok(Answers {
+        exact_match: matches as f64 / cases.len() as f64,
+        matches,
+        number_match: (!numbers.is_empty()).then(|| right as f64 / numbers.len() as f64),
+        f1: f1 / cases.len() as f64,
+        examples,
+    })
 }
 
 fn longest_answer(base: &Base, cases: &[GenerationCase]) -> Result<usize> {
@@ -195,11 +210,16 @@ fn print(args: &Args, report: &Report) -> Result<()> {
     writeln!(out, "rows            {}", report.rows)?;
     writeln!(out, "tokens          {}", report.tokens)?;
     writeln!(out, "trained tokens  {}", report.trained_tokens)?;
-    let Some(Answers { exact_match, matches, examples }) = &report.exact_match else {
+    let Some(Answers { exact_match, matches, number_match, f1, examples }) = &report.exact_match
+    else {
         return Ok(());
     };
     let rows = report.rows;
     writeln!(out, "exact match     {:.1} % ({matches} of {rows})", 100.0 * exact_match)?;
+    if let Some(share) = number_match {
+        writeln!(out, "same number     {:.1} % of the rows with one", 100.0 * share)?;
+    }
+    writeln!(out, "F1 of words     {:.1} %", 100.0 * f1)?;
     for Sample { line, prompt, expected, answer } in examples {
         writeln!(out, "\nline {line}: {prompt}")?;
         writeln!(out, "  expected: {expected}")?;
