@@ -267,6 +267,14 @@ pub enum TemplateError {
         /// The token.
         token: &'static str,
     },
+    /// A short conversation is not rendered in any sensible time.
+    #[error(
+        "the chat template did not finish two short turns in {seconds} s; is there an endless loop?"
+    )]
+    Endless {
+        /// The time it was given.
+        seconds: u64,
+    },
     /// It needs more work or memory than a template should.
     #[error(
         "the chat template did more work than allowed (template line {line}); is there an endless loop?"

@@ -55,8 +55,8 @@ pub(super) fn tojson(value: &Value, options: &Kwargs) -> Result<String, Error> {
     Ok(if ensure_ascii == Some(true) { escape_non_ascii(&text) } else { text })
 }
 
-/// The value as JSON, if it is not longer than any text may be: a list that a template doubles again and again is only
-/// as long as it says once it is walked.
+/// The value as JSON, if that is not too long: a list that a template doubles again and again takes for ever to walk
+/// through.
 fn to_json(value: &Value) -> serde_json::Result<serde_json::Value> {
     let mut bytes = Limited(Vec::new());
     serde_json::to_writer(&mut bytes, value)?;

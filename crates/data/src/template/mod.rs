@@ -9,7 +9,9 @@ mod functions;
 mod print;
 
 use std::ops::Range;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind, context};
@@ -17,7 +19,7 @@ use regex::Regex;
 use serde_json::Value as Json;
 
 use crate::error::TemplateError;
-use crate::rows::Message;
+use crate::rows::{Message, Role};
 use crate::special::SpecialTokens;
 
 pub use builtin::Builtin;
@@ -25,6 +27,9 @@ pub use builtin::Builtin;
 /// Steps and 64-byte units of text one rendering may use, which limits its time and its output: far above what a template needs for a million tokens,
 /// low enough that an endless loop ends in about a second.
 const FUEL: u64 = 2_000_000;
+
+/// Time for the trial of a template, which takes a millisecond.
+const TRIAL: Duration = Duration::from_secs(20);
 
 /// Unicode noncharacters that wrap what a `{% generation %}` block renders; they never reach the tokenizer.
 const OPEN: char = '\u{FDD0}';
@@ -50,8 +55,31 @@ pub(crate) struct Rendered {
 }
 
 impl ChatTemplate {
-    /// Compiles `source`. `strftime_now` tells the time of this call, in UTC.
+    /// Compiles `source` and tries it on a short conversation. `strftime_now` tells the time of this call, in UTC.
+    ///
+    /// # Errors
+    /// [`TemplateError::Failed`] when it does not compile, [`TemplateError::Endless`] when the trial does not end: the
+    /// engine counts the work of a template, but not all of it (lists that are joined again and again are free).
     pub fn new(source: &str, special: &SpecialTokens) -> Result<Self, TemplateError> {
+        let (source, special) = (source.to_owned(), special.clone());
+        let (sender, receiver) = mpsc::channel();
+        // A thread cannot be stopped; one that goes on for ever ends with the program, which has nothing else to do.
+        thread::spawn(move || {
+            let template = Self::compile(&source, &special);
+            if let Ok(template) = &template {
+                let turns = [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")];
+                // What it cannot render is told when a row asks for it.
+                let _ = template.render(&turns, &[], false);
+            }
+            // Nobody listens any more once the trial took too long.
+            let _ = sender.send(template);
+        });
+        receiver
+            .recv_timeout(TRIAL)
+            .unwrap_or(Err(TemplateError::Endless { seconds: TRIAL.as_secs() }))
+    }
+
+    fn compile(source: &str, special: &SpecialTokens) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_syntax(functions::syntax());
         environment.set_fuel(Some(FUEL));

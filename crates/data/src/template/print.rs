@@ -1,4 +1,4 @@
-//! How a template's values are written: as Python's `str` has them, and never more than a limit.
+//! How a template's values are written: as Python's `str` has them, lists no longer than a limit.
 
 use std::fmt::{self, Write};
 
@@ -7,20 +7,18 @@ use minijinja::{Error, ErrorKind, Output, State};
 
 use super::functions::python_float;
 
-/// Most bytes of one value. The engine counts what was written only afterwards, and a list that a template doubles
-/// again and again is longer than any memory.
-pub(super) const MAX_BYTES: usize = 128 << 20;
+/// Most bytes of a list or an object. The engine counts what was written only afterwards, and a list that a template
+/// doubles again and again takes for ever to walk through.
+pub(super) const MAX_BYTES: usize = 4 << 20;
 
 /// Lists within lists; a namespace may hold itself.
 const MAX_DEPTH: usize = 64;
 
 /// The environment's formatter.
 pub(super) fn print(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
-    let mut out = Limited { out, left: MAX_BYTES };
-    let written = if let Some(text) = value.as_str() {
-        out.write_str(text)
-    } else {
-        repr(&mut out, value, 0)
+    let written = match value.as_str() {
+        Some(text) => out.write_str(text),
+        None => repr(&mut Limited { out, left: MAX_BYTES }, value, 0),
     };
     written.map_err(|fmt::Error| {
         Error::new(ErrorKind::OutOfFuel, "a value is too long or too deep to be written")
