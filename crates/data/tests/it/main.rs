@@ -7,6 +7,7 @@ mod demo;
 mod formats;
 mod hostile;
 mod masks;
+mod preflight;
 mod rows;
 mod sources;
 mod split;
