@@ -5,6 +5,7 @@ mod cuda;
 #[cfg(feature = "cuda")]
 mod cuda_faults;
 mod errors;
+mod resume;
 mod support;
 mod tools;
 mod train;

@@ -7,4 +7,5 @@ pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod quantize;
+mod resume;
 pub mod train;
