@@ -113,7 +113,9 @@ impl Checkpoints {
                 let step = failed.save.snapshot.state.step;
                 return Err(failed.error).with_context(|| format!("cannot save step {step}"));
             }
-            std::thread::sleep(LAST_RETRY);
+            if tried > 1 {
+                std::thread::sleep(LAST_RETRY);
+            }
             self.saver.submit(failed.save)?;
         }
         Ok(all)

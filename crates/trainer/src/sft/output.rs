@@ -25,9 +25,7 @@ impl Output {
     /// says that it may be replaced, one that holds a run already. Nothing is written yet.
     pub fn check(recipe: &Recipe) -> Result<Self> {
         let output = Self::open(recipe)?;
-        let holds_run = [output.adapter(), output.last_adapter(), output.metrics()]
-            .iter()
-            .any(|path| path.exists());
+        let holds_run = any_exists(&[output.adapter(), output.last_adapter(), output.metrics()])?;
         if holds_run && !recipe.output.overwrite {
             bail!(
                 "{}: holds a run already; go on with it (--resume), give another --output, or replace it with --set \
@@ -52,8 +50,8 @@ impl Output {
     /// run without checkpoints to go on from, which starting again would replace.
     pub fn resume(recipe: &Recipe) -> Result<Self> {
         let output = Self::open(recipe)?;
-        let held = [output.adapter(), output.last_adapter()].iter().any(|path| path.exists());
-        if held && !recipe.output.overwrite && !output.checkpoints().exists() {
+        let held = any_exists(&[output.adapter(), output.last_adapter()])?;
+        if held && !recipe.output.overwrite && !any_exists(&[output.checkpoints()])? {
             bail!(
                 "{}: holds a run without checkpoints, which cannot go on; give another --output, or replace it \
                  with --set output.overwrite=true",
@@ -65,7 +63,7 @@ impl Output {
 
     fn open(recipe: &Recipe) -> Result<Self> {
         let mut output = Self { dir: recipe.output.dir.clone(), lock: None };
-        if output.dir.exists() {
+        if any_exists(std::slice::from_ref(&output.dir))? {
             output.lock()?;
             output.refuse_links()?;
         }
@@ -161,6 +159,16 @@ impl Output {
     pub fn metrics(&self) -> PathBuf {
         self.dir.join("metrics.jsonl")
     }
+}
+
+/// Whether one of `paths` is there. Not to be able to tell is an error: what is there would be replaced.
+fn any_exists(paths: &[PathBuf]) -> Result<bool> {
+    for path in paths {
+        if path.try_exists().with_context(|| path.display().to_string())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Removes what was never completed. Files that others put into an adapter's directory may be in between two places
