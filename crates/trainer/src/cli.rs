@@ -5,7 +5,9 @@ use std::num::NonZeroUsize;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{autotune, demo_data, device, eval, generate, inspect, quantize, train};
+use crate::commands::{
+    autotune, demo_data, device, eval, generate, inspect, quantize, report, train,
+};
 
 /// Fine-tune 4-bit language models with LoRA: one native binary, no Python.
 #[derive(Debug, Parser)]
@@ -28,6 +30,8 @@ enum Command {
     Generate(generate::Args),
     /// Measure a model on rows of data.
     Eval(eval::Args),
+    /// Draw report.html from what a run has measured so far.
+    Report(report::Args),
     /// Say what a model, an adapter or a data file holds.
     Inspect(inspect::Args),
     /// Say what this binary can run on.
@@ -64,6 +68,7 @@ impl Command {
             Self::Quantize(args) => quantize::run(&args),
             Self::Generate(args) => generate::run(&args),
             Self::Eval(args) => eval::run(&args),
+            Self::Report(args) => report::run(&args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Device(args) => device::run(&args),
             Self::Autotune(args) => autotune::run(&args),

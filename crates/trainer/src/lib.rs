@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod profile;
 mod progress;
 pub mod recipe;
+pub mod report;
 pub mod schedule;
 pub mod sft;
 pub mod stop;

@@ -7,5 +7,6 @@ pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod quantize;
+pub mod report;
 mod resume;
 pub mod train;

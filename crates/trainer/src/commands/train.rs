@@ -110,6 +110,10 @@ pub fn run(args: Args) -> Result<()> {
         profile: profile.as_mut(),
     };
     let (summary, memory) = args.device.run(task).map_err(advise)?;
+    // The run itself is over and stored; a page that cannot be written is no reason to fail.
+    if let Err(error) = crate::report::write(&recipe.output.dir) {
+        say(&format!("warning: no report.html: {}", crate::describe(&error)));
+    }
     if let Some(stop) = summary.stopped {
         return resume::stopped(stop, &summary, args.resume.as_deref());
     }
@@ -311,6 +315,7 @@ fn print_summary(
     };
     writeln!(out, "  adapter      {} ({which})", adapter.display())?;
     writeln!(out, "  last adapter {}", output.last_adapter().display())?;
+    writeln!(out, "  report       {}", recipe.output.dir.join(crate::report::REPORT).display())?;
     writeln!(out, "try it:")?;
     writeln!(out, "  {}", try_it(recipe, format, &adapter)).context("standard output")
 }
