@@ -133,9 +133,9 @@ fn thinned(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     points.chunks(size).map(mean).collect()
 }
 
-/// A moving mean whose memory is a twentieth of the curve, from its first value on.
+/// A moving mean whose memory is a sixtieth of the curve, from its first value on.
 pub(super) fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let keep = 1.0 - 1.0 / (points.len() as f64 / 20.0).max(1.0);
+    let keep = 1.0 - 1.0 / (points.len() as f64 / 60.0).max(1.0);
     let mut mean = None;
     let smooth = |&(step, value): &(f64, f64)| {
         let next = mean.map_or(value, |mean: f64| keep * mean + (1.0 - keep) * value);
