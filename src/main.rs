@@ -1,6 +1,6 @@
 //! The `qlora-train` binary: parses the command line, calls the trainer, maps errors to exit codes.
 //!
-//! 0 is success, 1 failure, 2 a mistake on the command line.
+//! 0 is success, 1 failure, 2 a mistake on the command line, 130 and 143 a run that SIGINT or SIGTERM stopped.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -11,7 +11,8 @@ fn main() -> ExitCode {
         Err(error) if trainer::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // With stderr closed there is nobody left to tell.
-            let _ = writeln!(std::io::stderr(), "error: {}", trainer::describe(&error));
+            let prefix = if trainer::is_stopped(&error) { "" } else { "error: " };
+            let _ = writeln!(std::io::stderr(), "{prefix}{}", trainer::describe(&error));
             ExitCode::from(trainer::exit_code(&error))
         }
     }

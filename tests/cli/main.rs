@@ -7,6 +7,7 @@ mod cuda_faults;
 mod data;
 mod errors;
 mod memory;
+mod resume;
 mod support;
 mod tools;
 mod train;

@@ -62,6 +62,12 @@ fn metrics_have_a_row_for_every_step_and_evaluation() {
             assert!(row["peak_rss_bytes"].as_u64().unwrap() > 1_000_000);
         }
     }
+    let page = || fs::read_to_string(w.path("out/report.html")).unwrap();
+    let written = page();
+    assert!(written.contains("<polyline") && written.contains("learning_rate = 0.01"), "{written}");
+    fs::remove_file(w.path("out/report.html")).unwrap();
+    stdout(&run(&["report", &w.arg("out")]));
+    assert_eq!(page(), written);
     let rates: Vec<f64> = steps.iter().map(|row| row["lr"].as_f64().unwrap()).collect();
     assert_eq!(rates[..3], [0.0, 0.005, 0.01]);
     let at: Vec<u64> = evals.iter().map(|row| row["step"].as_u64().unwrap()).collect();

@@ -31,4 +31,12 @@ pub enum Error {
         /// Tensors there are.
         expected: usize,
     },
+    /// A stored state was made by another optimizer or for parameters of other sizes.
+    #[error(
+        "the moments stored for `{name}` do not have the type and size that this optimizer holds"
+    )]
+    OptimizerState {
+        /// The parameter.
+        name: String,
+    },
 }

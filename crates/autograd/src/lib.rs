@@ -20,7 +20,7 @@ mod tensor;
 pub use error::{Error, Result};
 pub use linear::{FrozenLinear, FrozenWeight, LoraLinear};
 pub use ops::TokenLosses;
-pub use optim::{AdamW, AdamWConfig, clip_factor};
+pub use optim::{AdamW, AdamWConfig, AdamWState, MomentsState, clip_factor};
 pub use params::{Param, ParamGrads, ParamId, Params};
 pub use tape::{Precision, Tape};
 pub use tensor::{Tensor, Var};

@@ -1,7 +1,7 @@
 //! `AdamW` with decoupled decay, and global-norm clipping.
 
 use kernels::ops::{AdamW as Step, AdamW8bitTensor, AdamWTensor, MOMENT8_BLOCK, Moment8};
-use kernels::{Backend, Buffer, DType, MemoryKind};
+use kernels::{Backend, Buffer, DType, HostSlice, MemoryKind};
 
 use crate::{Error, Param, ParamGrads, Params, Result};
 
@@ -29,6 +29,24 @@ enum Moments<K: Backend> {
     Eight([[K::Buffer; 2]; 2]),
 }
 
+/// Both moments of one parameter on the host, as they are held.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MomentsState {
+    /// First and second, f32.
+    F32([Vec<f32>; 2]),
+    /// First and second: one code an element, one absmax a block of [`MOMENT8_BLOCK`] elements.
+    Eight([(Vec<u8>, Vec<f32>); 2]),
+}
+
+/// Everything that an [`AdamW`] carries from one step to the next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdamWState {
+    /// Steps taken.
+    pub step: u64,
+    /// In the parameters' order.
+    pub moments: Vec<MomentsState>,
+}
+
 /// Optimizer with f32 or 8-bit moments.
 #[derive(Debug)]
 pub struct AdamW<K: Backend> {
@@ -52,6 +70,46 @@ impl<K: Backend> Moments<K> {
             ])
         };
         Ok(Self::Eight([zeros()?, zeros()?]))
+    }
+
+    fn download(&self, backend: &K) -> Result<MomentsState> {
+        let f32 = |buffer: &K::Buffer| backend.download(buffer);
+        let eight = |[codes, absmax]: &[K::Buffer; 2]| -> Result<_> {
+            // Codes come widened to f32, which holds them exactly.
+            Ok((f32(codes)?.into_iter().map(|code| code as u8).collect(), f32(absmax)?))
+        };
+        Ok(match self {
+            Self::F32([m, v]) => MomentsState::F32([f32(m)?, f32(v)?]),
+            Self::Eight([m, v]) => MomentsState::Eight([eight(m)?, eight(v)?]),
+        })
+    }
+
+    fn upload(backend: &K, state: &MomentsState) -> Result<Self> {
+        let upload = |slice: HostSlice<'_>| backend.upload(slice, MemoryKind::Optimizer);
+        let eight = |(codes, absmax): &(Vec<u8>, Vec<f32>)| -> Result<_> {
+            Ok([upload(HostSlice::U8(codes))?, upload(HostSlice::F32(absmax))?])
+        };
+        Ok(match state {
+            MomentsState::F32([m, v]) => {
+                Self::F32([upload(HostSlice::F32(m))?, upload(HostSlice::F32(v))?])
+            }
+            MomentsState::Eight([m, v]) => Self::Eight([eight(m)?, eight(v)?]),
+        })
+    }
+
+    /// Whether a state has the type and the sizes of this one.
+    fn fits(&self, state: &MomentsState) -> bool {
+        match (self, state) {
+            (Self::F32(own), MomentsState::F32(given)) => {
+                own.iter().zip(given).all(|(own, given)| own.len() == given.len())
+            }
+            (Self::Eight(own), MomentsState::Eight(given)) => {
+                own.iter().zip(given).all(|([codes, absmax], given)| {
+                    codes.len() == given.0.len() && absmax.len() == given.1.len()
+                })
+            }
+            _ => false,
+        }
     }
 }
 
@@ -77,6 +135,33 @@ impl<K: Backend> AdamW<K> {
     ) -> Result<Self> {
         let moments = params.iter().map(|p| moments(p.value.len())).collect::<Result<_>>()?;
         Ok(Self { config, moments, step: 0 })
+    }
+
+    /// A copy of the state.
+    pub fn state(&self, backend: &K) -> Result<AdamWState> {
+        let moments = self.moments.iter().map(|m| m.download(backend)).collect::<Result<_>>()?;
+        Ok(AdamWState { step: self.step, moments })
+    }
+
+    /// Goes on from a state of an optimizer of the same kind over the same parameters.
+    ///
+    /// # Errors
+    /// [`Error::ParamCount`], and [`Error::OptimizerState`] naming the first parameter whose moments have another
+    /// size or type; the optimizer is then as it was. Memory may run out.
+    pub fn restore(&mut self, backend: &K, params: &Params<K>, state: &AdamWState) -> Result<()> {
+        let (actual, expected) = (state.moments.len(), self.moments.len());
+        if actual != expected {
+            return Err(Error::ParamCount { what: "optimizer state", actual, expected });
+        }
+        let mut pairs = params.iter().zip(self.moments.iter().zip(&state.moments));
+        if let Some((param, _)) = pairs.find(|(_, (own, given))| !own.fits(given)) {
+            return Err(Error::OptimizerState { name: param.name.clone() });
+        }
+        for (own, given) in self.moments.iter_mut().zip(&state.moments) {
+            *own = Moments::upload(backend, given)?;
+        }
+        self.step = state.step;
+        Ok(())
     }
 
     /// Updates the parameters with the learning rate of this step; gradients are multiplied by

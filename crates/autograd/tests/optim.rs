@@ -35,6 +35,11 @@ fn adapter(cpu: &Cpu, r: usize) -> Params<Cpu> {
 
 /// Losses of 20 steps of an adapter of rank `r` that learns one token by the one before it.
 fn losses(r: usize, eight: bool) -> Vec<f64> {
+    losses_with(r, eight, false)
+}
+
+/// [`losses`], from a new optimizer with the state of the old one in every step, if `restored`.
+fn losses_with(r: usize, eight: bool, restored: bool) -> Vec<f64> {
     let cpu = Cpu::new();
     let (body, head) = (linear(&cpu, 2, HIDDEN), linear(&cpu, 3, VOCAB));
     let table = normal(&cpu, 4, VOCAB * HIDDEN, 1.0);
@@ -55,6 +60,12 @@ fn losses(r: usize, eight: bool) -> Vec<f64> {
         let loss = tape.linear_cross_entropy(&y, &head, &labels, scale).unwrap().sum();
         drop(y);
         tape.backward(&mut grads).unwrap();
+        if restored {
+            let state = optimizer.state(&cpu).unwrap();
+            optimizer = new(&cpu, &params, CONFIG).unwrap();
+            optimizer.restore(&cpu, &params, &state).unwrap();
+            assert_eq!(optimizer.state(&cpu).unwrap(), state);
+        }
         optimizer.step(&cpu, &mut params, &grads, 5e-3, 1.0).unwrap();
         loss / f64::from(TOKENS)
     };
@@ -93,4 +104,26 @@ fn eight_bit_moments_take_a_quarter_of_the_memory() {
     assert_eq!(state(), bytes / 4 + 8 * params.numel() / 256);
     drop(eight);
     assert_eq!(state(), 0);
+}
+
+#[test]
+fn a_restored_optimizer_is_the_same_one() {
+    for eight in [false, true] {
+        assert_eq!(losses_with(16, eight, true), losses(16, eight));
+    }
+}
+
+#[test]
+fn the_state_of_another_optimizer_is_refused() {
+    let cpu = Cpu::new();
+    let params = adapter(&cpu, 16);
+    let single = AdamW::new(&cpu, &params, CONFIG).unwrap();
+    let mut eight = AdamW::new_8bit(&cpu, &params, CONFIG).unwrap();
+    let state = single.state(&cpu).unwrap();
+    let error = eight.restore(&cpu, &params, &state).unwrap_err().to_string();
+    assert!(error.contains("`a`"), "{error}");
+    let smaller = AdamW::new(&cpu, &adapter(&cpu, 8), CONFIG).unwrap().state(&cpu).unwrap();
+    let mut single = single;
+    single.restore(&cpu, &params, &smaller).unwrap_err();
+    assert_eq!(single.state(&cpu).unwrap(), state, "untouched");
 }

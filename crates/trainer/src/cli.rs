@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    autotune, data, demo_data, device, eval, generate, inspect, plan, quantize, train,
+    autotune, data, demo_data, device, eval, generate, inspect, plan, quantize, report, train,
 };
 
 /// Fine-tune 4-bit language models with LoRA: one native binary, no Python.
@@ -34,6 +34,8 @@ enum Command {
     Eval(eval::Args),
     /// Look at the data of a run without running it.
     Data(data::Args),
+    /// Draw report.html from what a run has measured so far.
+    Report(report::Args),
     /// Say what a model, an adapter or a data file holds.
     Inspect(inspect::Args),
     /// Say what this binary can run on.
@@ -72,6 +74,7 @@ impl Command {
             Self::Generate(args) => generate::run(&args),
             Self::Eval(args) => eval::run(&args),
             Self::Data(args) => data::run(&args),
+            Self::Report(args) => report::run(&args),
             Self::Inspect(args) => inspect::run(&args),
             Self::Device(args) => device::run(&args),
             Self::Autotune(args) => autotune::run(&args),

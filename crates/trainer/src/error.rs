@@ -3,17 +3,27 @@
 use std::fmt::Write as _;
 
 use crate::recipe::RecipeError;
+use crate::stop::Stopped;
 
 /// A mistake on the command line that only shows while the command runs; exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct UsageError(pub String);
 
-/// Exit code of a failed command: 2 when the command line is at fault, else 1.
+/// Exit code of a failed command: 2 when the command line is at fault, 128 and the signal's number when one ended
+/// it, else 1.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(stopped) = error.downcast_ref::<Stopped>() {
+        return stopped.stop.exit_code();
+    }
     let usage = error.is::<UsageError>()
         || error.downcast_ref::<RecipeError>().is_some_and(RecipeError::is_usage);
     if usage { 2 } else { 1 }
+}
+
+/// Whether the command did what a signal asked for, which is no mistake.
+pub fn is_stopped(error: &anyhow::Error) -> bool {
+    error.is::<Stopped>()
 }
 
 /// Whether the reader of our output went away, as in `qlora-train inspect model | head`: no failure.

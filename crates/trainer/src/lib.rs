@@ -4,6 +4,7 @@
 //! beside the adapter as it was resolved. No result depends on the number of threads.
 
 pub mod base;
+pub mod checkpoint;
 mod cli;
 pub mod commands;
 pub mod device;
@@ -14,10 +15,12 @@ pub mod prepare;
 pub mod profile;
 mod progress;
 pub mod recipe;
+pub mod report;
 pub mod schedule;
 pub mod sft;
+pub mod stop;
 #[cfg(feature = "cuda")]
 pub mod tuning;
 
 pub use cli::Cli;
-pub use error::{UsageError, describe, exit_code, is_broken_pipe};
+pub use error::{UsageError, describe, exit_code, is_broken_pipe, is_stopped};

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::progress::say;
+
 /// One optimizer step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepRow {
@@ -47,6 +49,19 @@ pub struct EvalRow {
     pub elapsed_s: f64,
 }
 
+/// A step that left the adapter as it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SkippedRow {
+    /// Number of the step, counted from 1.
+    pub step: usize,
+    /// What was not finite.
+    pub skipped: String,
+    /// Learning rate of the step.
+    pub lr: f64,
+    /// Time since the start of training.
+    pub elapsed_s: f64,
+}
+
 /// A line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -55,27 +70,109 @@ pub enum Row {
     Step(StepRow),
     /// One evaluation.
     Eval(EvalRow),
+    /// One step without an update.
+    Skipped(SkippedRow),
 }
 
-/// Writes rows as they come: what was measured stays when the run does not.
+impl Row {
+    /// Steps before the end of what the row tells of.
+    pub fn step(&self) -> usize {
+        match self {
+            Self::Step(row) => row.step,
+            Self::Eval(row) => row.step,
+            Self::Skipped(row) => row.step,
+        }
+    }
+}
+
+/// The rows of `metrics.jsonl` as far as they are whole, with the byte at which each begins and the one after the
+/// last. A killed process may leave half a line.
+fn whole_rows(text: &[u8]) -> (Vec<(usize, Row)>, usize) {
+    let (mut rows, mut start) = (Vec::new(), 0);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let row = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice(line).ok());
+        let Some(row) = row else { break };
+        rows.push((start, row));
+        start += line.len();
+    }
+    (rows, start)
+}
+
+/// Reads `metrics.jsonl`, up to the first line that is not whole.
+pub fn read(path: &Path) -> Result<Vec<Row>> {
+    let text = std::fs::read(path).with_context(|| path.display().to_string())?;
+    Ok(whole_rows(&text).0.into_iter().map(|(_, row)| row).collect())
+}
+
+/// Writes rows as they come: what was measured stays when the run does not. A row that cannot be written, as on a
+/// full disk, is kept and written with a later one; no run ends for it.
 #[derive(Debug)]
 pub struct MetricsWriter {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines in the file.
+    written: u64,
+    pending: Vec<u8>,
+    /// Whether a failure was told already.
+    told: bool,
 }
 
 impl MetricsWriter {
     /// Starts an empty file.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| path.display().to_string())?;
-        Ok(Self { path: path.to_owned(), file })
+        Self::open(path, |_| 0)
+    }
+
+    /// Goes on after `step` steps: rows of later steps are cut off, and what a killed process left of a line. With
+    /// `evaluate`, an evaluation after that step is, too: it comes again.
+    pub fn resume(path: &Path, step: usize, evaluate: bool) -> Result<Self> {
+        Self::open(path, |text| {
+            let (rows, end) = whole_rows(text);
+            let again = |row: &Row| {
+                row.step() > step || evaluate && row.step() == step && matches!(row, Row::Eval(_))
+            };
+            rows.iter().find(|(_, row)| again(row)).map_or(end, |(start, _)| *start)
+        })
+    }
+
+    fn open(path: &Path, keep: impl FnOnce(&[u8]) -> usize) -> Result<Self> {
+        let at = || path.display().to_string();
+        let text = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            text => text.with_context(at)?,
+        };
+        let file = File::options().create(true).append(true).open(path).with_context(at)?;
+        let written = keep(&text) as u64;
+        file.set_len(written).with_context(at)?;
+        Ok(Self { path: path.to_owned(), file, written, pending: Vec::new(), told: false })
     }
 
     /// Adds a line.
     pub fn write(&mut self, row: &Row) -> Result<()> {
-        let mut line = serde_json::to_vec(row)?;
-        line.push(b'\n');
-        self.file.write_all(&line).with_context(|| self.path.display().to_string())
+        serde_json::to_writer(&mut self.pending, row)?;
+        self.pending.push(b'\n');
+        match self.file.write_all(&self.pending) {
+            Ok(()) => {
+                self.written += self.pending.len() as u64;
+                self.pending.clear();
+                self.told = false;
+            }
+            Err(error) => {
+                // Whatever part of a line got through; where this fails too, the reader stops there.
+                let _ = self.file.set_len(self.written);
+                if !self.told {
+                    let path = self.path.display();
+                    say(&format!("warning: {path}: {error}; its rows are kept and written later"));
+                }
+                self.told = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file, to make its rows durable.
+    pub fn file(&self) -> Result<File> {
+        self.file.try_clone().with_context(|| self.path.display().to_string())
     }
 }
 
@@ -124,6 +221,58 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         let rows: Vec<Row> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(rows, [step, eval]);
+    }
+
+    fn eval(step: usize) -> Row {
+        let (eval_loss, perplexity) = (0.5, 1.5);
+        Row::Eval(EvalRow { step, eval_loss, perplexity, eval_trained_tokens: 3, elapsed_s: 1.0 })
+    }
+
+    fn skipped(step: usize) -> Row {
+        Row::Skipped(SkippedRow { step, skipped: "loss".into(), lr: 0.1, elapsed_s: 1.0 })
+    }
+
+    #[test]
+    fn a_resumed_file_has_no_step_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let rows = [eval(0), skipped(1), skipped(2), eval(2), skipped(3)];
+        for (step, evaluate, left) in
+            [(3, false, 5), (2, false, 4), (2, true, 3), (1, false, 2), (0, true, 0)]
+        {
+            let mut writer = MetricsWriter::create(&path).unwrap();
+            for row in &rows {
+                writer.write(row).unwrap();
+            }
+            writer.file.write_all(b"{\"step\": 4, \"lo").unwrap();
+            assert_eq!(read(&path).unwrap(), rows);
+            let mut writer = MetricsWriter::resume(&path, step, evaluate).unwrap();
+            assert_eq!(read(&path).unwrap(), rows[..left]);
+            writer.write(&skipped(9)).unwrap();
+            assert_eq!(read(&path).unwrap().len(), left + 1, "appended");
+        }
+        std::fs::remove_file(&path).unwrap();
+        MetricsWriter::resume(&path, 3, false).unwrap();
+        assert_eq!(read(&path).unwrap(), []);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn rows_wait_for_a_disk_that_is_full() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut writer = MetricsWriter::create(&path).unwrap();
+        writer.write(&skipped(1)).unwrap();
+        let file = std::mem::replace(
+            &mut writer.file,
+            File::options().write(true).open("/dev/full").unwrap(),
+        );
+        writer.write(&skipped(2)).unwrap();
+        writer.write(&skipped(3)).unwrap();
+        assert_eq!(read(&path).unwrap().len(), 1);
+        writer.file = file;
+        writer.write(&skipped(4)).unwrap();
+        assert_eq!(read(&path).unwrap(), [1, 2, 3, 4].map(skipped));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub struct LoraWeights {
 ///
 /// # Errors
 /// Those of [`AdapterConfig::read`] and [`resolve_targets`]; [`Error::Tensor`] when a weight that the configuration
-/// asks for is missing or has the wrong shape, or when a stored one belongs to no target.
+/// asks for is missing, has the wrong shape or a value that is not finite, or when a stored one belongs to no target.
 pub fn read_adapter(
     dir: &Path,
     modules: &BTreeMap<String, [usize; 2]>,
@@ -128,10 +128,14 @@ fn read_f32(file: &SafetensorsFile, key: &str, shape: &[usize]) -> Result<Vec<f3
     if raw.shape != shape {
         return Err(Error::wrong_shape(file.path(), key, raw.shape, shape));
     }
-    widen(raw).ok_or_else(|| {
+    let values = widen(raw).ok_or_else(|| {
         let message = format!("has type {:?}; adapter weights are F32, BF16 or F16", raw.dtype);
         Error::tensor(file.path(), key, message)
-    })
+    })?;
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(Error::tensor(file.path(), key, "has values that are not finite"));
+    }
+    Ok(values)
 }
 
 fn widen(raw: RawTensor<'_>) -> Option<Vec<f32>> {

@@ -64,13 +64,18 @@ impl<K: Backend> Adapter<K> {
 
     /// Writes PEFT's files, f32. `base_model` is what the base was loaded from.
     pub fn save(&self, decoder: &Decoder<K>, dir: &Path, base_model: &str) -> Result<()> {
+        write_adapter(dir, &self.config, base_model, &self.weights(decoder)?)
+    }
+
+    /// A copy of the weights on the host, by module.
+    pub fn weights(&self, decoder: &Decoder<K>) -> Result<BTreeMap<String, LoraWeights>> {
         let mut weights = BTreeMap::new();
         for (layer, p, lora) in self.loras() {
             let download = |id| decoder.backend().download(&self.params.get(id).value);
             let (a, b) = (download(lora.a)?, download(lora.b)?);
             weights.insert(p.module(layer), LoraWeights { a, b });
         }
-        write_adapter(dir, &self.config, base_model, &weights)
+        Ok(weights)
     }
 
     fn build(

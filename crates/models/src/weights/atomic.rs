@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{BufWriter, Write},
+    io::{BufWriter, ErrorKind, Write},
     path::{Path, PathBuf},
 };
 
@@ -100,8 +100,13 @@ fn keep_others(old: &Path, new: &Path) -> Result<()> {
     for entry in fs::read_dir(old).map_err(Error::io(old))? {
         let entry = entry.map_err(Error::io(old))?;
         let to = new.join(entry.file_name());
-        if fs::symlink_metadata(&to).is_err() {
-            fs::rename(entry.path(), &to).map_err(Error::io(&to))?;
+        match fs::symlink_metadata(&to) {
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                fs::rename(entry.path(), &to).map_err(Error::io(&to))?;
+            }
+            // A file that cannot be looked at must not be replaced by the old one of its name.
+            Err(e) => return Err(Error::io(&to)(e)),
         }
     }
     sync_dir(new)

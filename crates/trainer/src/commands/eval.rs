@@ -131,8 +131,12 @@ fn measure<K: Backend>(
         dataset,
         args.batch_size,
         loaded.precision,
-        |rows| progress.set(rows, String::new),
-    )?;
+        |rows| {
+            progress.set(rows, String::new);
+            ControlFlow::Continue(())
+        },
+    )?
+    .expect("nothing breaks it off");
     progress.finish();
     Ok(Report {
         loss: evaluation.loss,

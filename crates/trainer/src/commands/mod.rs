@@ -9,4 +9,6 @@ pub mod generate;
 pub mod inspect;
 pub mod plan;
 pub mod quantize;
+pub mod report;
+mod resume;
 pub mod train;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
@@ -11,8 +12,10 @@ use data::{Dataset, PromptFormat};
 use kernels::{Backend, MemoryUsage};
 use models::decoder::{Adapter, Decoder};
 
+use super::resume;
 use crate::UsageError;
 use crate::base::{Base, Quantization};
+use crate::checkpoint::{Checkpoint, Identity};
 use crate::device::{Device, Task};
 use crate::memory::{Budget, settle};
 use crate::metrics::peak_rss_bytes;
@@ -20,7 +23,8 @@ use crate::prepare::{Prepared, prepare};
 use crate::profile::Profile;
 use crate::progress::say;
 use crate::recipe::{ModelSection, Override, Precision, Quantize, Recipe};
-use crate::sft::{self, Output, Summary};
+use crate::sft::{self, Job, Output, Summary};
+use crate::stop::{Stops, parse_time};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -53,10 +57,22 @@ pub struct Args {
     /// (Perfetto, `chrome://tracing`). On the CPU only.
     #[arg(long)]
     profile: bool,
+    /// Go on where an earlier run into the same directory stopped: from its newest whole checkpoint, or from DIR.
+    /// Without any, begin.
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = resume::NEWEST)]
+    resume: Option<PathBuf>,
+    /// Go on although this is not what it was, e.g. `train.max_steps`, `data.path`, `device`. May be given more than once.
+    #[arg(long, value_name = "FIELD", requires = "resume")]
+    allow_change: Vec<String>,
+    /// Save and stop when this much time has passed, e.g. 90m or 1h30m.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    max_time: Option<Duration>,
 }
 
 /// Runs the command.
 pub fn run(args: Args) -> Result<()> {
+    // A time beyond what the clock can hold is none.
+    let deadline = args.max_time.and_then(|time| Instant::now().checked_add(time));
     let mut profile = profile(&args)?;
     let mut overrides = args.overrides;
     for (option, section, field, path) in [
@@ -74,26 +90,43 @@ pub fn run(args: Args) -> Result<()> {
         overrides.push(Override::on("--cuda-graphs", "train", "cuda_graphs"));
     }
     let recipe = Recipe::read(&args.recipe, &overrides)?;
-    let output = Output::check(&recipe)?;
+    let output = match &args.resume {
+        None => Output::check(&recipe)?,
+        Some(_) => Output::resume(&recipe)?,
+    };
+    let resume = args.resume.as_deref();
+    let checkpoint = resume.map(|dir| resume::find(dir, &output)).transpose()?.flatten();
 
     let base = Base::open_as(&recipe.model.path, recipe.data.chat_template.as_deref())?;
-    let output = output.with_tokenizer(base.tokenizer().clone());
+    let mut output = output.with_tokenizer(base.tokenizer().clone());
     let Prepared { train, eval, format, .. } = prepare(&recipe, &base)?.refuse(&recipe.data)?;
     let quantization = Quantization {
         quantize: recipe.model.quantize,
         blocksize: recipe.model.blocksize,
         double_quant: recipe.model.double_quant,
     };
+    let device = if args.device.is_cuda() { "cuda" } else { "cpu" };
     let task = Fit {
+        identity: Identity::of(&recipe, device)?,
         recipe: &recipe,
-        output: &output,
+        output: &mut output,
         base,
         quantization,
         train,
         eval,
+        checkpoint: checkpoint.as_ref(),
+        allowed: &args.allow_change,
+        deadline,
         profile: profile.as_mut(),
     };
     let (summary, memory) = args.device.run(task).map_err(advise)?;
+    // The run itself is over and stored; a page that cannot be written is no reason to fail.
+    if let Err(error) = crate::report::write(&recipe.output.dir) {
+        say(&format!("warning: no report.html: {}", crate::describe(&error)));
+    }
+    if let Some(stop) = summary.stopped {
+        return resume::stopped(stop, &summary, args.resume.as_deref());
+    }
     print_summary(&recipe, format, &summary, memory.peak, &output)?;
     profile.map_or(Ok(()), |profile| show(&profile, &output))
 }
@@ -135,11 +168,15 @@ fn advise(error: anyhow::Error) -> anyhow::Error {
 /// The run itself.
 struct Fit<'a> {
     recipe: &'a Recipe,
-    output: &'a Output,
+    identity: Identity,
+    output: &'a mut Output,
     base: Base,
     quantization: Quantization,
     train: Dataset,
     eval: Option<Dataset>,
+    checkpoint: Option<&'a Checkpoint>,
+    allowed: &'a [String],
+    deadline: Option<Instant>,
     profile: Option<&'a mut Profile>,
 }
 
@@ -147,16 +184,33 @@ impl Task for Fit<'_> {
     type Output = (Summary, MemoryUsage);
 
     fn run<K: Backend>(self, backend: &K) -> Result<(Summary, MemoryUsage)> {
-        let Self { recipe, output, base, train, eval, profile, .. } = self;
+        let Self { identity, output, base, train, eval, checkpoint, profile, .. } = self;
+        let recipe = &resolved(backend, self.recipe);
+        if let Some(checkpoint) = checkpoint {
+            resume::compare(checkpoint, recipe, &identity, self.allowed)?;
+        }
         let quantization = self.quantization;
         let need = settle(backend, recipe, &base, quantization, &train, eval.as_ref())?;
         let decoder = base.load(backend, quantization, recipe.train.precision)?;
-        let adapter = adapter(recipe, &decoder)?;
+        let adapter = match checkpoint {
+            None => adapter(recipe, &decoder)?,
+            Some(checkpoint) => Adapter::load(&decoder, &checkpoint.adapter())?,
+        };
         let (trainable, all) = (adapter.params().numel(), base.parameters());
         say(&crate::base::trainable_line(trainable, all));
-        output.start(&resolved(backend, recipe))?;
-        let sets = (&train, eval.as_ref());
-        let summary = sft::train(recipe, &decoder, adapter, need.keep, sets, output, profile)?;
+        output.start(recipe)?;
+        let job = Job {
+            recipe,
+            identity,
+            train_set: &train,
+            eval_set: eval.as_ref(),
+            keep: need.keep,
+            output,
+            checkpoint,
+            stops: Stops::listen(self.deadline)?,
+            profile,
+        };
+        let summary = sft::train(&decoder, adapter, job)?;
         Ok((summary, backend.memory()))
     }
 }
@@ -201,6 +255,15 @@ fn print_summary(
         writeln!(out, "  peak memory  {:.2} GB", bytes as f64 / 1e9)?;
     }
     writeln!(out, "  peak tensors {:.2} GB", buffers as f64 / 1e9)?;
+    if summary.checkpoints > 0 {
+        let waited = summary.blocked.as_secs_f64();
+        let share = 100.0 * waited / seconds;
+        let count = summary.checkpoints;
+        writeln!(
+            out,
+            "  checkpoints  {count}, for which training stood still {waited:.2} s ({share:.1} %)"
+        )?;
+    }
     let adapter = output.adapter();
     let which = if summary.evaluations.is_empty() {
         "the last; there were no rows to evaluate on".to_owned()
@@ -209,6 +272,7 @@ fn print_summary(
     };
     writeln!(out, "  adapter      {} ({which})", adapter.display())?;
     writeln!(out, "  last adapter {}", output.last_adapter().display())?;
+    writeln!(out, "  report       {}", recipe.output.dir.join(crate::report::REPORT).display())?;
     writeln!(out, "try it:")?;
     writeln!(out, "  {}", try_it(recipe, format, &adapter)).context("standard output")
 }
@@ -241,7 +305,7 @@ fn try_it(recipe: &Recipe, format: Format, adapter: &Path) -> String {
 }
 
 /// As one word of a shell.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {

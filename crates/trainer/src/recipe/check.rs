@@ -1,7 +1,7 @@
 //! Ranges and contradictions, told by field.
 
 use super::read::Origins;
-use super::{DataSection, Quantize, Recipe, RecipeError, TrainSection};
+use super::{DataSection, OutputSection, Quantize, Recipe, RecipeError, TrainSection};
 
 /// A check's outcome: the field at fault and what is wrong with it.
 type Fault = (&'static str, String);
@@ -12,6 +12,7 @@ pub(super) fn check(recipe: &Recipe, origins: &Origins) -> Result<(), RecipeErro
         .and_then(|()| data(&recipe.data))
         .and_then(|()| train(&recipe.train))
         .and_then(|()| optimizer(&recipe.train))
+        .and_then(|()| output(&recipe.output))
         .map_err(|(field, message)| origins.error(field, message))
 }
 
@@ -114,6 +115,17 @@ fn optimizer(train: &TrainSection) -> Result<(), Fault> {
     Ok(())
 }
 
+fn output(output: &OutputSection) -> Result<(), Fault> {
+    let minutes = output.checkpoint_minutes;
+    // A year is more than any run and less than what a clock can hold.
+    ensure((0.0..=525_600.0).contains(&minutes), "output.checkpoint_minutes", || {
+        format!("is {minutes}; it must be from 0 (none by time) to 525600")
+    })?;
+    ensure(output.checkpoint_steps != Some(0), "output.checkpoint_steps", || {
+        "is 0; it must be at least 1, or left out".to_owned()
+    })
+}
+
 fn positive(field: &'static str, value: f64) -> Result<(), Fault> {
     ensure(value.is_finite() && value > 0.0, field, || {
         format!("is {value}; it must be finite and above 0")
@@ -155,6 +167,9 @@ mod tests {
             "train.warmup_ratio=0.1",
             "train.adam_beta2=1.0",
             "train.weight_decay=inf",
+            "output.checkpoint_minutes=-1",
+            "output.checkpoint_minutes=inf",
+            "output.checkpoint_steps=0",
         ] {
             let (field, _) = set.split_once('=').unwrap();
             let message = fault(set);

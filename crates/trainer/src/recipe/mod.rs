@@ -160,6 +160,8 @@ pub struct TrainSection {
     pub eval_steps: Option<usize>,
     /// Steps between lines of progress where there is no terminal. `metrics.jsonl` has every step.
     pub logging_steps: usize,
+    /// Steps in a row that may be passed over because their loss or gradient is not finite; one more ends the run.
+    pub max_skipped_steps: usize,
 }
 
 impl Default for TrainSection {
@@ -186,6 +188,7 @@ impl Default for TrainSection {
             cuda_graphs: false,
             eval_steps: None,
             logging_steps: 10,
+            max_skipped_steps: 3,
         }
     }
 }
@@ -285,14 +288,32 @@ impl Precision {
     }
 }
 
-/// `[output]`: what is written.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// `[output]`: what is written. No result depends on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutputSection {
-    /// Directory for the adapters, `metrics.jsonl` and the resolved `recipe.toml`. Required.
+    /// Directory for adapters, checkpoints, `metrics.jsonl` and the resolved `recipe.toml`. Required.
     pub dir: PathBuf,
     /// Whether an earlier run in `dir` may be replaced.
     pub overwrite: bool,
+    /// Minutes between checkpoints; 0 is none by time. There is always one with an evaluation and when a run stops.
+    pub checkpoint_minutes: f64,
+    /// Steps between checkpoints; by default none by steps.
+    pub checkpoint_steps: Option<usize>,
+    /// Newest checkpoints to keep, besides the one of the best evaluation; 0 stores none at all.
+    pub keep_checkpoints: usize,
+}
+
+impl Default for OutputSection {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::new(),
+            overwrite: false,
+            checkpoint_minutes: 5.0,
+            checkpoint_steps: None,
+            keep_checkpoints: 2,
+        }
+    }
 }
 
 /// What `[lora]` is where the recipe says nothing.

@@ -1,14 +1,19 @@
 //! Supervised fine-tuning: windows of rows -> loss -> gradients -> optimizer, with evaluations between.
 
+mod checkpoints;
 mod evaluate;
+mod guard;
 mod output;
 mod plan;
 mod run;
+mod saver;
+mod snapshot;
 mod step;
 
 pub(crate) use evaluate::batch_loss;
 pub use evaluate::{Evaluation, evaluate};
+pub use guard::NotFinite;
 pub use output::Output;
 pub use plan::Plan;
-pub use run::{Summary, train};
+pub use run::{Job, Summary, train};
 pub use step::{SftTrainer, StepOutcome, StepSettings};

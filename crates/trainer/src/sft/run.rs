@@ -1,25 +1,56 @@
-//! A whole run: steps, evaluations, adapters, metrics.
+//! A whole run: steps, evaluations, saves, metrics.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use data::Dataset;
+use anyhow::{Result, bail};
+use data::{Dataset, Window};
 use kernels::Backend;
 use models::decoder::{Adapter, Decoder, Keep};
 
-use super::{Evaluation, Output, Plan, SftTrainer, StepOutcome, StepSettings, evaluate};
-use crate::metrics::{EvalRow, MetricsWriter, Row, StepRow, peak_rss_bytes};
+use super::checkpoints::Checkpoints;
+use super::guard::Unmoved;
+use super::saver::{Save, Saved};
+use super::{Evaluation, NotFinite, Output, Plan, SftTrainer, StepOutcome, StepSettings, evaluate};
+use crate::checkpoint::{Checkpoint, Identity, RunState};
+use crate::metrics::{EvalRow, MetricsWriter, Row, SkippedRow, StepRow, peak_rss_bytes};
 use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
 use crate::schedule::Schedule;
+use crate::stop::{Stop, Stops};
+
+/// A run to do, or to go on with.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// What decides it, resolved.
+    pub recipe: &'a Recipe,
+    /// What else does.
+    pub identity: Identity,
+    /// Rows to learn.
+    pub train_set: &'a Dataset,
+    /// Rows to judge by.
+    pub eval_set: Option<&'a Dataset>,
+    /// What is kept of each layer.
+    pub keep: Arc<[Keep]>,
+    /// Where results go.
+    pub output: &'a Output,
+    /// What to go on from.
+    pub checkpoint: Option<&'a Checkpoint>,
+    /// What may end the run early.
+    pub stops: Stops,
+    /// Takes in all steps but the first, which allocates what later ones reuse.
+    pub profile: Option<&'a mut Profile>,
+}
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {
-    /// Optimizer steps.
+    /// Steps taken, those before a checkpoint that it went on from included.
     pub steps: usize,
+    /// Steps of the whole run.
+    pub total_steps: usize,
     /// Loss of the first step.
     pub first_loss: f64,
     /// Loss of the last step.
@@ -34,42 +65,67 @@ pub struct Summary {
     pub step_time: Duration,
     /// Time of everything after loading.
     pub elapsed: Duration,
+    /// Checkpoints stored since it was begun or gone on with.
+    pub checkpoints: usize,
+    /// Time that training stood still for them.
+    pub blocked: Duration,
+    /// Why it ended before its last step.
+    pub stopped: Option<Stop>,
 }
 
-/// Trains `adapter` on `train_set` as `recipe` says, keeping of each layer what `keep` says; writes adapters and metrics to `output`. A profile
-/// takes in all steps but the first, which allocates what later ones reuse.
+/// Trains `adapter` as `job` says, from its checkpoint where there is one, whose adapter it then is.
 pub fn train<K: Backend>(
-    recipe: &Recipe,
     decoder: &Decoder<K>,
     adapter: Adapter<K>,
-    keep: Arc<[Keep]>,
-    (train_set, eval_set): (&Dataset, Option<&Dataset>),
-    output: &Output,
-    profile: Option<&mut Profile>,
+    job: Job<'_>,
 ) -> Result<Summary> {
+    let Job { recipe, identity, train_set, eval_set, keep, output, checkpoint, stops, profile } =
+        job;
     let plan = Plan::new(&recipe.train, &recipe.data, train_set);
     let schedule = Schedule::new(&recipe.train, plan.total_steps());
     let settings = StepSettings::new(decoder.backend(), &recipe.train, keep);
-    let progress = Progress::new("step", plan.total_steps(), recipe.train.logging_steps);
-    let mut run = Run {
+    let mut trainer = SftTrainer::new(decoder, adapter, schedule, settings)?;
+    let mut state = RunState::new(plan.total_steps(), identity.clone());
+    let metrics = match checkpoint {
+        None => MetricsWriter::create(&output.metrics())?,
+        Some(checkpoint) => {
+            trainer.restore(checkpoint)?;
+            state =
+                RunState { total_steps: plan.total_steps(), identity, ..checkpoint.state.clone() };
+            // More steps than were planned: what was the last one may be followed by others.
+            state.evaluation_due &= plan.is_checkpoint(state.step);
+            MetricsWriter::resume(&output.metrics(), state.step, state.evaluation_due)?
+        }
+    };
+    let run = Run {
         recipe,
+        recipe_text: recipe.to_toml().into(),
         decoder,
-        trainer: SftTrainer::new(decoder, adapter, schedule, settings)?,
+        trainer,
         eval_set,
         output,
         profile,
-        metrics: MetricsWriter::create(&output.metrics())?,
-        progress,
-        start: Instant::now(),
-        evaluations: Vec::new(),
-        best: None,
+        metrics,
+        progress: Progress::new("step", plan.total_steps(), recipe.train.logging_steps),
+        saves: Checkpoints::start(output, &recipe.output)?,
+        stops,
+        begun: Instant::now(),
+        elapsed_before: Duration::from_secs_f64(state.elapsed_seconds),
+        step_took: Duration::ZERO,
+        skipped: 0,
+        unmoved_checked: checkpoint.is_some(),
+        is_best: false,
+        saved_step: state.step,
+        checkpoints: 0,
+        blocked: Duration::ZERO,
+        state,
     };
-    run.evaluate(0)?;
-    run.steps(&plan, train_set)
+    run.run(&plan, train_set)
 }
 
 struct Run<'a, K: Backend> {
     recipe: &'a Recipe,
+    recipe_text: Arc<str>,
     decoder: &'a Decoder<K>,
     trainer: SftTrainer<'a, K>,
     eval_set: Option<&'a Dataset>,
@@ -77,56 +133,133 @@ struct Run<'a, K: Backend> {
     profile: Option<&'a mut Profile>,
     metrics: MetricsWriter,
     progress: Progress,
-    start: Instant,
-    evaluations: Vec<(usize, Evaluation)>,
-    /// Steps and loss of the best evaluation after the start.
-    best: Option<(usize, f64)>,
+    saves: Checkpoints,
+    stops: Stops,
+    begun: Instant,
+    elapsed_before: Duration,
+    /// Time of the last step.
+    step_took: Duration,
+    /// Steps passed over since the last update.
+    skipped: usize,
+    unmoved_checked: bool,
+    /// Whether the adapter is the best since it was evaluated last.
+    is_best: bool,
+    saved_step: usize,
+    /// Checkpoints stored.
+    checkpoints: usize,
+    /// Time that training stood still to copy what is saved.
+    blocked: Duration,
+    state: RunState,
 }
 
 impl<K: Backend> Run<'_, K> {
-    fn steps(mut self, plan: &Plan, train_set: &Dataset) -> Result<Summary> {
-        let (mut losses, mut tokens, mut step_time) = (Vec::new(), 0, Duration::ZERO);
-        for (done, window) in (1..).zip(plan.windows(train_set)) {
-            let start = Instant::now();
-            let outcome = match &mut self.profile {
-                Some(profile) if done > 1 => profile.step(|| self.trainer.step(&window)),
-                _ => self.trainer.step(&window),
-            }?;
-            let took = start.elapsed();
-            if done == 1 {
-                self.output.remove_adapters()?;
+    fn run(mut self, plan: &Plan, train_set: &Dataset) -> Result<Summary> {
+        let mut stop = self.settle(plan)?;
+        for (step, window) in (1..).zip(plan.windows(train_set)).skip(self.state.step) {
+            if stop.is_some() {
+                break;
             }
-            self.record(plan, done, outcome, window.trained_tokens, took)?;
-            losses.push(outcome.loss);
-            tokens += outcome.tokens;
-            step_time += took;
-            if plan.is_checkpoint(done) {
-                self.checkpoint(done, done == plan.total_steps())?;
+            self.step(plan, step, &window)?;
+            stop = self.settle(plan)?;
+        }
+        let saved = self.saves.finish(&self.stops, &self.progress)?;
+        self.tell_saved(&saved);
+        self.progress.finish();
+        let (checkpoints, blocked) = (self.checkpoints, self.blocked + self.saves.waited);
+        let state = self.state;
+        Ok(Summary {
+            checkpoints,
+            blocked,
+            steps: state.step,
+            total_steps: state.total_steps,
+            first_loss: state.first_loss.unwrap_or(f64::NAN),
+            last_loss: state.last_loss.unwrap_or(f64::NAN),
+            best_step: state.best.map_or(state.step, |(step, _)| step),
+            evaluations: state.evaluations,
+            tokens: state.tokens,
+            step_time: Duration::from_secs_f64(state.step_seconds),
+            elapsed: self.elapsed_before + self.begun.elapsed(),
+            stopped: stop,
+        })
+    }
+
+    fn step(&mut self, plan: &Plan, step: usize, window: &Window) -> Result<()> {
+        let backend = self.decoder.backend();
+        let unmoved = || Unmoved::copy(backend, self.trainer.adapter());
+        let before = (!self.unmoved_checked).then(unmoved).transpose()?;
+        let start = Instant::now();
+        let outcome = match &mut self.profile {
+            Some(profile) if step > 1 => profile.step(|| self.trainer.step(window)),
+            _ => self.trainer.step(window),
+        }?;
+        self.step_took = start.elapsed();
+        if step == 1 {
+            self.output.remove_earlier()?;
+            if self.recipe.output.keep_checkpoints > 0 {
+                self.output.promise_checkpoints()?;
             }
         }
-        self.progress.finish();
-        Ok(Summary {
-            steps: losses.len(),
-            first_loss: losses.first().copied().unwrap_or(f64::NAN),
-            last_loss: losses.last().copied().unwrap_or(f64::NAN),
-            evaluations: self.evaluations,
-            best_step: self.best.map_or(losses.len(), |(step, _)| step),
-            tokens,
-            step_time,
-            elapsed: self.start.elapsed(),
-        })
+        let state = &mut self.state;
+        state.step = step;
+        state.evaluation_due = plan.is_checkpoint(step);
+        state.tokens += outcome.tokens;
+        state.step_seconds += self.step_took.as_secs_f64();
+        if let Some(cause) = &outcome.skipped {
+            self.skip(step, cause, &outcome)?;
+        } else {
+            self.skipped = 0;
+            state.first_loss.get_or_insert(outcome.loss);
+            state.last_loss = Some(outcome.loss);
+            self.record(plan, step, &outcome, window.trained_tokens)?;
+            self.check_moved(before, &outcome)?;
+        }
+        let saved = self.saves.poll(&self.progress)?;
+        self.tell_saved(&saved);
+        Ok(())
+    }
+
+    /// Passes a step over, or ends the run after too many in a row.
+    fn skip(&mut self, step: usize, cause: &NotFinite, outcome: &StepOutcome) -> Result<()> {
+        self.skipped += 1;
+        self.metrics.write(&Row::Skipped(SkippedRow {
+            step,
+            skipped: cause.to_string(),
+            lr: outcome.lr,
+            elapsed_s: self.elapsed(),
+        }))?;
+        // An adapter that is not finite stays so.
+        let hopeless = matches!(cause, NotFinite::Weight { .. });
+        if hopeless || self.skipped > self.recipe.train.max_skipped_steps {
+            let StepOutcome { loss, grad_norm, .. } = outcome;
+            bail!(
+                "step {step}: loss {loss}, gradient norm {grad_norm}: training diverged ({cause}); lower \
+                 train.learning_rate, add warmup, or set train.max_grad_norm; what was saved before is whole"
+            );
+        }
+        self.progress.line(&format!("warning: step {step} is passed over: {cause}"));
+        Ok(())
+    }
+
+    /// Once, after the first update with a learning rate above 0.
+    fn check_moved(&mut self, before: Option<Unmoved>, outcome: &StepOutcome) -> Result<()> {
+        let Some(before) = before.filter(|_| outcome.lr > 0.0) else { return Ok(()) };
+        self.unmoved_checked = true;
+        let stayed = before.check(self.decoder.backend(), self.trainer.adapter())?;
+        if let Some(stayed) = stayed {
+            self.progress.line(&format!("warning: {stayed}"));
+        }
+        Ok(())
     }
 
     fn record(
         &mut self,
         plan: &Plan,
         step: usize,
-        outcome: StepOutcome,
+        outcome: &StepOutcome,
         trained_tokens: usize,
-        took: Duration,
     ) -> Result<()> {
-        let StepOutcome { loss, lr, grad_norm, tokens } = outcome;
-        let tokens_per_second = tokens as f64 / took.as_secs_f64();
+        let StepOutcome { loss, lr, grad_norm, tokens, .. } = *outcome;
+        let tokens_per_second = tokens as f64 / self.step_took.as_secs_f64();
         self.progress.set(step, || {
             format!(
                 "loss {loss:.4}  lr {lr:.2e}  grad norm {grad_norm:.3}  {tokens_per_second:.0} tokens/s"
@@ -142,45 +275,80 @@ impl<K: Backend> Run<'_, K> {
             trained_tokens,
             tokens_per_second,
             peak_rss_bytes: peak_rss_bytes(),
-            elapsed_s: self.start.elapsed().as_secs_f64(),
+            elapsed_s: self.elapsed(),
         }))
     }
 
-    /// Stores the adapter, and once more as the one to use if it is the best so far.
-    fn checkpoint(&mut self, step: usize, is_last: bool) -> Result<()> {
-        self.save(&self.output.last_adapter())?;
-        let is_best = match self.evaluate(step)? {
-            None => is_last,
-            Some(loss) if self.best.is_none_or(|(_, best)| loss < best) => {
-                self.best = Some((step, loss));
-                true
-            }
-            Some(_) => false,
-        };
-        if is_best {
-            self.save(&self.output.adapter())?;
+    /// What is due after a step, or before the first: an evaluation, a save. Says whether to stop.
+    fn settle(&mut self, plan: &Plan) -> Result<Option<Stop>> {
+        let step = self.state.step;
+        let evaluated = self.state.evaluation_due
+            && self.stops.requested(Duration::ZERO).is_none()
+            && self.evaluate(step == plan.total_steps())?;
+        let stop = self.stops.requested(self.step_took);
+        let done = step >= plan.total_steps() && !self.state.evaluation_due;
+        let stop = stop.filter(|_| !done);
+        // While steps are passed over, the checkpoint before is the better one to go on from.
+        let due = stop.is_some() || self.skipped == 0 && self.saves.due(step);
+        if step > 0 && (evaluated || due && self.saved_step != step) {
+            self.save()?;
+            self.saved_step = step;
         }
+        Ok(stop)
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let mut state = self.state.clone();
+        state.elapsed_seconds = self.elapsed();
+        let base = self.recipe.model.path.to_string_lossy();
+        let snapshot = self.trainer.snapshot(state, &self.recipe_text, &base)?;
+        if let Some(module) = snapshot.adapter.not_finite() {
+            let step = self.state.step;
+            bail!(
+                "step {step}: the adapter of {module} is not finite: training diverged; lower train.learning_rate"
+            );
+        }
+        self.blocked += start.elapsed();
+        let best = std::mem::take(&mut self.is_best).then(|| Arc::clone(&snapshot.adapter));
+        let metrics = Some(self.metrics.file()?);
+        let saved = self.saves.save(Save { snapshot, best, metrics }, &self.progress)?;
+        self.tell_saved(&saved);
         Ok(())
     }
 
-    fn save(&self, dir: &std::path::Path) -> Result<()> {
-        let base = self.recipe.model.path.to_string_lossy();
-        self.trainer.adapter().save(self.decoder, dir, &base)?;
-        self.output.complete(dir)
+    fn tell_saved(&mut self, saved: &[Saved]) {
+        for Saved { step, bytes, took } in saved.iter().copied().filter(|saved| saved.bytes > 0) {
+            let (megabytes, seconds) = (bytes as f64 / 1e6, took.as_secs_f64());
+            self.checkpoints += 1;
+            self.progress
+                .line(&format!("step {step}  checkpoint of {megabytes:.1} MB in {seconds:.2} s"));
+        }
     }
 
-    /// The loss on the held-out rows, if there are any.
-    fn evaluate(&mut self, step: usize) -> Result<Option<f64>> {
-        let Some(eval_set) = self.eval_set else { return Ok(None) };
+    /// Evaluates on the held-out rows, if there are any, and tells whether the adapter is to be used from now on.
+    /// False when it was broken off.
+    fn evaluate(&mut self, is_last: bool) -> Result<bool> {
+        let step = self.state.step;
+        let Some(eval_set) = self.eval_set else {
+            self.state.evaluation_due = false;
+            self.is_best = is_last;
+            return Ok(true);
+        };
         let train = &self.recipe.train;
+        let stops = &self.stops;
         let evaluation = evaluate(
             self.decoder,
             Some(self.trainer.adapter()),
             eval_set,
             train.batch_size,
             train.precision.on(self.decoder.backend()),
-            |_| (),
+            |_| match stops.requested(Duration::ZERO) {
+                None => ControlFlow::Continue(()),
+                Some(_) => ControlFlow::Break(()),
+            },
         )?;
+        let Some(evaluation) = evaluation else { return Ok(false) };
         let (loss, perplexity) = (evaluation.loss, evaluation.perplexity());
         self.progress
             .line(&format!("step {step}  eval loss {loss:.4}  perplexity {perplexity:.3}"));
@@ -189,13 +357,23 @@ impl<K: Backend> Run<'_, K> {
             eval_loss: loss,
             perplexity,
             eval_trained_tokens: evaluation.trained_tokens,
-            elapsed_s: self.start.elapsed().as_secs_f64(),
+            elapsed_s: self.elapsed(),
         }))?;
         anyhow::ensure!(
             loss.is_finite(),
             "step {step}: the evaluation loss is {loss}: training diverged; lower train.learning_rate"
         );
-        self.evaluations.push((step, evaluation));
-        Ok(Some(loss))
+        let state = &mut self.state;
+        state.evaluation_due = false;
+        state.evaluations.push((step, evaluation));
+        if step > 0 && state.best.is_none_or(|(_, best)| loss < best) {
+            state.best = Some((step, loss));
+            self.is_best = true;
+        }
+        Ok(true)
+    }
+
+    fn elapsed(&self) -> f64 {
+        (self.elapsed_before + self.begun.elapsed()).as_secs_f64()
     }
 }

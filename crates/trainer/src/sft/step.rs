@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use autograd::{AdamW, AdamWConfig, ParamGrads, Precision, Tape, clip_factor};
 use data::Window;
 use kernels::Backend;
 use kernels::trace::span;
 use models::decoder::{Adapter, Decoder, ForwardOptions, Keep};
 
+use super::guard::NotFinite;
 use crate::recipe::{Optim, TrainSection};
 use crate::schedule::Schedule;
 
@@ -48,18 +49,19 @@ impl StepSettings {
 /// An adapter in training.
 #[derive(Debug)]
 pub struct SftTrainer<'m, K: Backend> {
-    decoder: &'m Decoder<K>,
-    adapter: Adapter<K>,
-    optimizer: AdamW<K>,
+    pub(super) decoder: &'m Decoder<K>,
+    pub(super) adapter: Adapter<K>,
+    pub(super) optimizer: AdamW<K>,
     schedule: Schedule,
     settings: StepSettings,
-    steps: usize,
+    /// Steps so far, those passed over included.
+    pub(super) steps: usize,
     /// Forward passes so far; each has dropout masks of its own.
-    passes: u64,
+    pub(super) passes: u64,
 }
 
 /// What a step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepOutcome {
     /// Mean negative log-likelihood of the window's trained tokens, before the update.
     pub loss: f64,
@@ -69,6 +71,8 @@ pub struct StepOutcome {
     pub grad_norm: f64,
     /// Tokens of the window.
     pub tokens: usize,
+    /// Why the adapter was left as it was: what first was not finite.
+    pub skipped: Option<NotFinite>,
 }
 
 impl<'m, K: Backend> SftTrainer<'m, K> {
@@ -97,8 +101,8 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
         &self.adapter
     }
 
-    /// Takes one step on `window`. A loss or gradient that is not finite ends the run before the
-    /// adapter is touched.
+    /// Takes one step on `window`. With a loss or gradient that is not finite, adapter and optimizer stay as they
+    /// are.
     pub fn step(&mut self, window: &Window) -> Result<StepOutcome> {
         if self.settings.cuda_graphs {
             return self.decoder.backend().in_graphs(|| self.submit(window));
@@ -109,31 +113,30 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
     fn submit(&mut self, window: &Window) -> Result<StepOutcome> {
         let _span = span(|| format!("step {}", self.steps + 1));
         let backend = self.decoder.backend();
-        let (loss, grads) = self.gradients(window)?;
+        let (losses, grads) = self.gradients(window)?;
+        let loss = losses.iter().sum::<f64>() / window.trained_tokens as f64;
         let grad_norm = grads.global_norm(backend)?;
         let lr = self.schedule.learning_rate(self.steps);
         self.steps += 1;
+        let tokens = window.micro_batches.iter().map(data::Batch::tokens).sum();
+        let mut outcome = StepOutcome { loss, lr, grad_norm, tokens, skipped: None };
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            bail!(
-                "step {}: loss {loss}, gradient norm {grad_norm}: training diverged; lower \
-                 train.learning_rate, add warmup, or set train.max_grad_norm",
-                self.steps
-            );
+            outcome.skipped = Some(NotFinite::find(backend, &self.adapter, &losses, &grads)?);
+            return Ok(outcome);
         }
         let _span = span(|| "optimizer");
         let clip = clip_factor(grad_norm, self.settings.max_grad_norm);
         self.optimizer.step(backend, self.adapter.params_mut(), &grads, lr as f32, clip)?;
-        let tokens = window.micro_batches.iter().map(data::Batch::tokens).sum();
-        Ok(StepOutcome { loss, lr, grad_norm, tokens })
+        Ok(outcome)
     }
 
-    /// Mean loss of the window's trained tokens, and its gradient.
-    fn gradients(&mut self, window: &Window) -> Result<(f64, ParamGrads<K>)> {
+    /// Summed loss of each of the window's micro-batches, and the gradient of the mean over all trained tokens.
+    fn gradients(&mut self, window: &Window) -> Result<(Vec<f64>, ParamGrads<K>)> {
         let backend = self.decoder.backend();
         let mut grads = ParamGrads::zeros(backend, self.adapter.params())?;
         // Rows without trained tokens are refused when encoded, so this is at least 1.
         let trained = window.trained_tokens as f64;
-        let mut loss = 0.0;
+        let mut sums = Vec::with_capacity(window.micro_batches.len());
         for batch in &window.micro_batches {
             let inputs = self.decoder.inputs(&batch.input_ids, &batch.seq_lens)?;
             let options = ForwardOptions {
@@ -148,11 +151,11 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
             let losses =
                 self.decoder.losses(&mut tape, &hidden, &batch.labels, (1.0 / trained) as f32)?;
             drop(hidden);
-            loss += losses.sum();
+            sums.push(losses.sum());
             drop(forward);
             let _backward = span(|| "backward");
             tape.backward(&mut grads)?;
         }
-        Ok((loss / trained, grads))
+        Ok((sums, grads))
     }
 }

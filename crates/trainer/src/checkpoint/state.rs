@@ -1,0 +1,60 @@
+//! The counters of a run.
+
+use serde::{Deserialize, Serialize};
+
+use super::Identity;
+use crate::sft::Evaluation;
+
+/// Where a run stands. Everything random and the place in the data follow from these numbers: dropout masks from
+/// the passes, the learning rate and the rows of the next step from the steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunState {
+    /// Steps taken, those without an update included.
+    pub step: usize,
+    /// Steps of the whole run.
+    pub total_steps: usize,
+    /// Updates of the adapter, which Adam corrects its moments by.
+    pub updates: u64,
+    /// Forward passes, each with dropout masks of its own.
+    pub passes: u64,
+    /// Whether the evaluation that is due after `step` is still to come.
+    pub evaluation_due: bool,
+    /// Evaluations so far, with the number of steps before each.
+    pub evaluations: Vec<(usize, Evaluation)>,
+    /// Steps and loss of the best evaluation after the start.
+    pub best: Option<(usize, f64)>,
+    /// Loss of the first step that had one.
+    pub first_loss: Option<f64>,
+    /// Loss of the last step that had one.
+    pub last_loss: Option<f64>,
+    /// Tokens that went through training steps.
+    pub tokens: usize,
+    /// Time of the training steps.
+    pub step_seconds: f64,
+    /// Time since the start of training, without what lay between stopping and going on.
+    pub elapsed_seconds: f64,
+    /// What decides the run besides its recipe.
+    pub identity: Identity,
+}
+
+impl RunState {
+    /// Before the first step of a run of `total_steps`.
+    pub fn new(total_steps: usize, identity: Identity) -> Self {
+        Self {
+            step: 0,
+            total_steps,
+            updates: 0,
+            passes: 0,
+            evaluation_due: true,
+            evaluations: Vec::new(),
+            best: None,
+            first_loss: None,
+            last_loss: None,
+            tokens: 0,
+            step_seconds: 0.0,
+            elapsed_seconds: 0.0,
+            identity,
+        }
+    }
+}
