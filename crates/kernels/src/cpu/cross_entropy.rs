@@ -10,7 +10,7 @@ use super::amx;
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::exp::exp;
-use super::gemm::{Mat, gemm};
+use super::fma::{Mat, gemm};
 use super::reduce;
 use super::simd::simd;
 use super::team;
@@ -58,7 +58,7 @@ pub(super) fn run(
         }
     }
     #[cfg(amx)]
-    if let Some(head) = amx::Head::new(cpu, x, weight, (hidden, vocab)) {
+    if let Some(head) = amx::Head::new(x, weight, (hidden, vocab)) {
         let label = |token| labels[token] as usize;
         return head.run(cpu, &trained, label, op.grad_scale, token_loss, dx.as_deref_mut());
     }

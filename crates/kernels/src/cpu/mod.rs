@@ -9,10 +9,12 @@ mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod exp;
+mod fma;
 mod gated;
-mod gemm;
 mod heap;
+mod level;
 mod linear;
+mod lines;
 mod optimizer;
 mod panel;
 mod prefetch;
@@ -38,38 +40,26 @@ use crate::trace::span;
 use crate::{Backend, DType, HostSlice, MemoryKind, MemoryUsage, Result};
 
 pub use self::buffer::CpuBuffer;
+pub use self::level::CpuLevel;
+pub(crate) use self::level::unusable;
 pub use self::weight::CpuQuantizedWeight;
 
 /// Host memory and the threads of the current rayon pool. Clones share memory and ledger.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Cpu {
     shared: Arc<Shared>,
-    /// Whether products of bf16 use the matrix unit.
-    amx: bool,
-}
-
-impl Default for Cpu {
-    fn default() -> Self {
-        Self { shared: Arc::default(), amx: amx::available() }
-    }
 }
 
 impl Cpu {
-    /// A backend with an empty ledger, on everything that the processor has. `QLORA_CPU=no-amx` in
-    /// the environment leaves out the matrix unit (AMX) of newer Xeons.
+    /// A backend with an empty ledger, on the level of this process. Where that cannot be had, all
+    /// allocations are the error of [`CpuLevel::of_process`].
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// This backend without the matrix unit, to compare with.
-    #[must_use]
-    pub fn without_amx(self) -> Self {
-        Self { amx: false, ..self }
-    }
-
-    /// Whether bf16 activations are multiplied by 4-bit weights on the matrix unit.
-    pub const fn has_amx(&self) -> bool {
-        self.amx
+    /// As [`new`](Self::new), if the level of this process can be had.
+    pub fn try_new() -> Result<Self> {
+        CpuLevel::of_process().map(|_| Self::new())
     }
 
     fn scratch(&self, len: usize) -> Result<F32Scratch> {
@@ -103,7 +93,7 @@ impl Backend for Cpu {
     type QuantizedWeight = CpuQuantizedWeight;
 
     fn activations(&self) -> DType {
-        if self.amx { DType::Bf16 } else { DType::F32 }
+        if level::has_amx() { DType::Bf16 } else { DType::F32 }
     }
 
     fn memory(&self) -> MemoryUsage {
@@ -240,7 +230,7 @@ impl Backend for Cpu {
         lse: &mut CpuBuffer,
     ) -> Result<()> {
         let _span = span(|| "attention");
-        attention::forward(self, op, sequences, q, k, v, o, lse)
+        attention::forward(op, sequences, q, k, v, o, lse)
     }
 
     fn attention_backward(
