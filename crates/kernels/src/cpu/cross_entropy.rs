@@ -22,10 +22,10 @@ use crate::{Error, Result};
 
 /// Rows of the head in a panel.
 const PANEL: usize = 512;
-/// Logits held at a time (48 MiB).
-const LOGITS: usize = 12 << 20;
+/// Logits held at a time (96 MiB).
+const LOGITS: usize = 24 << 20;
 /// Most tokens of a chunk.
-const MAX_TOKENS: usize = 256;
+const MAX_TOKENS: usize = 512;
 /// Fewest tokens of a chunk, however large the vocabulary.
 const MIN_TOKENS: usize = 16;
 /// Partial sums of the gradient, each over its own panels.

@@ -10,6 +10,7 @@ mod dropout;
 mod elementwise;
 mod exp;
 mod fma;
+mod four_bit;
 mod gated;
 mod heap;
 mod level;

@@ -35,8 +35,6 @@ mod small;
 mod tile;
 #[cfg(amx)]
 mod vector;
-#[cfg(amx)]
-mod weight;
 
 #[cfg(amx)]
 pub(super) use self::{

@@ -17,7 +17,7 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
-use super::weight::{FourBit, RUN};
+use crate::cpu::four_bit::{FourBit, RUN};
 use crate::cpu::level::{CpuLevel, has_amx, level};
 use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};

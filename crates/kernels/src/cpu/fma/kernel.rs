@@ -6,7 +6,9 @@
     reason = "a loop is compiled for the instruction set of the function it is inlined into"
 )]
 
+use super::mat::end;
 use super::vector::{Portable, Vector};
+use crate::cpu::four_bit::{FourBit, RUN};
 use crate::cpu::level::{CpuLevel, level};
 
 /// Most rows of any level's micro-kernel.
@@ -45,6 +47,10 @@ pub(super) type Kernel = unsafe fn(Operands);
 /// Safety: the processor has the instruction set it was compiled for, rows can be read, and nobody else
 /// accesses what is written.
 type Transpose = unsafe fn(*const f32, usize, *mut f32, usize, usize);
+/// `(weight, row, first column, out)`: runs of a row.
+///
+/// Safety: the processor has the instruction set it was compiled for.
+type Decode = unsafe fn(&FourBit<'_>, usize, usize, &mut [f32]);
 /// By vectors, less one, and whether the depth of `left` is contiguous.
 type OfRows = [[Kernel; 2]; 3];
 
@@ -59,6 +65,7 @@ pub(super) struct Kernels {
     /// By rows, less one.
     of_rows: &'static [OfRows],
     transpose: Transpose,
+    decode: Decode,
 }
 
 impl Kernels {
@@ -79,15 +86,27 @@ impl Kernels {
         self.of_rows[rows - 1][vectors - 1][usize::from(contiguous)]
     }
 
-    /// Sets the first [`lanes`](Self::lanes) columns of `out`, whose rows are `stride` apart, to rows that
-    /// are that many equal pieces of `rows`.
-    pub(super) fn transpose(&self, rows: &[f32], out: &mut [f32], stride: usize) {
-        let len = rows.len() / self.lanes;
-        let end = super::mat::end(len, self.lanes, stride);
-        assert!(end.is_some_and(|end| end <= out.len()) && stride >= self.lanes);
-        // SAFETY: the functions are those of the process's level, which the processor has; `rows` is made
-        // of `lanes` rows of that length, and all columns lie in `out`, which is borrowed exclusively.
-        unsafe { (self.transpose)(rows.as_ptr(), len, out.as_mut_ptr(), stride, len) }
+    /// The transpose of as many rows of `len` elements as a vector has; of both, how far rows are apart.
+    pub(super) fn transpose(
+        &self,
+        (from, from_stride): (&[f32], usize),
+        (to, to_stride): (&mut [f32], usize),
+        len: usize,
+    ) {
+        let fits = |rows, cols, stride, within: usize| {
+            cols <= stride && end(rows, cols, stride).is_some_and(|end| end <= within)
+        };
+        assert!(fits(self.lanes, len, from_stride, from.len()), "no such rows");
+        assert!(fits(len, self.lanes, to_stride, to.len()), "no such columns");
+        // SAFETY: the functions are those of the process's level, which the processor has; all rows and all
+        // columns lie in their slices, of which one is borrowed exclusively.
+        unsafe { (self.transpose)(from.as_ptr(), from_stride, to.as_mut_ptr(), to_stride, len) }
+    }
+
+    /// Sets `out`, whole runs of a row from one on, to the elements of a weight.
+    pub(super) fn decode(&self, weight: &FourBit<'_>, row: usize, col: usize, out: &mut [f32]) {
+        // SAFETY: the functions are those of the process's level, which the processor has.
+        unsafe { (self.decode)(weight, row, col, out) }
     }
 
     /// Cuts columns into pieces for one kernel each, of whole vectors, none much narrower than another.
@@ -208,6 +227,22 @@ unsafe fn transpose<V: Vector>(
     }
 }
 
+/// Safety: as [`Decode`], inlined into a function that is compiled for the instruction set of `V`.
+#[inline(always)]
+unsafe fn decode<V: Vector>(weight: &FourBit<'_>, row: usize, col: usize, out: &mut [f32]) {
+    let (runs, rest) = out.as_chunks_mut::<RUN>();
+    assert!(rest.is_empty(), "no whole runs");
+    for (i, out) in runs.iter_mut().enumerate() {
+        let (codes, absmax) = weight.run(row, col + i * RUN);
+        let mut values = *weight.codebook();
+        for value in &mut values {
+            *value *= absmax;
+        }
+        // SAFETY: `out` has as many elements as a run.
+        unsafe { V::look_up(codes, &values, out.as_mut_ptr()) };
+    }
+}
+
 /// The micro-kernels of an instruction set, all of `$vector`s, for each number of rows and of vectors.
 macro_rules! kernels {
     ($name:ident, $vector:ty, [$($rows:literal)*], $most:literal, $($feature:literal)?) => {
@@ -221,6 +256,7 @@ macro_rules! kernels {
                 vectors: $most,
                 of_rows: &[$(of_rows::<$rows>()),*],
                 transpose,
+                decode,
             };
 
             const fn of_rows<const M: usize>() -> OfRows {
@@ -236,6 +272,12 @@ macro_rules! kernels {
             unsafe fn run<const M: usize, const N: usize, const CONTIGUOUS: bool>(operands: Operands) {
                 // SAFETY: by the caller's contract.
                 unsafe { kernel::<$vector, M, N, CONTIGUOUS>(operands) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn decode(weight: &FourBit<'_>, row: usize, col: usize, out: &mut [f32]) {
+                // SAFETY: by the caller's contract.
+                unsafe { super::decode::<$vector>(weight, row, col, out) }
             }
 
             $(#[target_feature(enable = $feature)])?

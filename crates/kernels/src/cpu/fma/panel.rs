@@ -5,44 +5,58 @@ use std::ops::Range;
 use super::Mat;
 use super::kernel::Kernels;
 use super::strips::Right;
+use crate::cpu::four_bit::{FourBit, RUN};
 use crate::cpu::lines::Lines;
 use crate::cpu::weight::WeightRef;
 
 /// Rows of a matrix that a right side is made of.
 pub(in crate::cpu) trait Rows: Sync {
-    /// Some columns of a row in f32, where they lie or in `scratch`, which is as long.
-    fn row<'s>(&'s self, row: usize, cols: Range<usize>, scratch: &'s mut Scratch) -> &'s [f32];
-}
-
-/// Where a row is widened to.
-#[derive(Debug, Default)]
-pub(in crate::cpu) struct Scratch {
-    line: Vec<f32>,
-    absmax: Vec<f32>,
+    /// The rows themselves, if they are f32, and how far apart they are.
+    fn in_place(&self) -> Option<(&[f32], usize)>;
+    /// Sets `out` to a row from a column on; `absmax` is scratch.
+    fn read(&self, row: usize, col: usize, out: &mut [f32], absmax: &mut Vec<f32>);
 }
 
 impl Rows for Mat<'_> {
-    fn row<'s>(&'s self, row: usize, cols: Range<usize>, _: &'s mut Scratch) -> &'s [f32] {
-        &self.data[row * self.stride..][cols]
+    fn in_place(&self) -> Option<(&[f32], usize)> {
+        Some((self.data, self.stride))
+    }
+
+    fn read(&self, row: usize, col: usize, out: &mut [f32], _: &mut Vec<f32>) {
+        out.copy_from_slice(&self.data[row * self.stride + col..][..out.len()]);
     }
 }
 
-/// A weight whose rows have `width` elements.
-#[derive(Debug, Clone, Copy)]
+/// A weight `[n, k]`.
 pub(in crate::cpu) struct Stored<'a> {
-    pub(in crate::cpu) weight: WeightRef<'a>,
-    pub(in crate::cpu) width: usize,
+    weight: WeightRef<'a>,
+    k: usize,
+    /// The weight, where its rows are made of whole runs.
+    runs: Option<FourBit<'a>>,
+}
+
+impl<'a> Stored<'a> {
+    pub(in crate::cpu) fn new(weight: WeightRef<'a>, n: usize, k: usize) -> Self {
+        let runs = match weight {
+            WeightRef::Quantized(weight) => FourBit::new(weight, n, k),
+            WeightRef::Dense(_) => None,
+        };
+        Self { weight, k, runs }
+    }
 }
 
 impl Rows for Stored<'_> {
-    fn row<'s>(&'s self, row: usize, cols: Range<usize>, scratch: &'s mut Scratch) -> &'s [f32] {
-        let start = row * self.width + cols.start;
-        if let Some(values) = self.weight.as_f32() {
-            return &values[start..start + cols.len()];
+    fn in_place(&self) -> Option<(&[f32], usize)> {
+        self.weight.as_f32().map(|values| (values, self.k))
+    }
+
+    fn read(&self, row: usize, col: usize, out: &mut [f32], absmax: &mut Vec<f32>) {
+        match &self.runs {
+            Some(runs) if col.is_multiple_of(RUN) && out.len().is_multiple_of(RUN) => {
+                Kernels::get().decode(runs, row, col, out);
+            }
+            _ => self.weight.read(row * self.k + col, out, absmax),
         }
-        let line = crate::cpu::view::sized(&mut scratch.line, cols.len());
-        self.weight.read(start, line, &mut scratch.absmax);
-        line
     }
 }
 
@@ -103,9 +117,15 @@ fn copy(
     cols: Range<usize>,
     depth: Range<usize>,
 ) {
-    let (height, scratch) = (depth.len(), &mut Scratch::default());
+    let (height, in_place) = (depth.len(), rows.in_place());
+    let (mut line, mut absmax) = (vec![0.0; cols.len()], Vec::new());
     for (i, row) in depth.enumerate() {
-        let line = rows.row(row, cols.clone(), scratch);
+        let line = if let Some((values, stride)) = in_place {
+            &values[row * stride..][cols.clone()]
+        } else {
+            rows.read(row, cols.start, &mut line, &mut absmax);
+            &*line
+        };
         for sliver in kernels.slivers(line.len()) {
             let out = &mut values[sliver.col * height + i * sliver.width..][..sliver.width];
             let line = &line[sliver.col..];
@@ -123,21 +143,29 @@ fn transpose(
     cols: Range<usize>,
     depth: Range<usize>,
 ) {
-    let (height, scratch) = (depth.len(), &mut Scratch::default());
-    let lanes = kernels.lanes;
-    let mut lines = vec![0.0; lanes * height];
+    let (height, lanes, in_place) = (depth.len(), kernels.lanes, rows.in_place());
+    let (mut lines, mut absmax) = (vec![0.0; lanes * height], Vec::new());
     for sliver in kernels.slivers(cols.len()) {
         let out = &mut values[sliver.col * height..][..sliver.width * height];
         for first in (0..sliver.width).step_by(lanes) {
             let col = cols.start + sliver.col + first;
-            for (i, line) in lines.chunks_exact_mut(height).enumerate() {
-                if col + i < cols.end {
-                    line.copy_from_slice(rows.row(col + i, depth.clone(), scratch));
-                } else {
-                    line.fill(0.0);
+            let out = &mut out[first..];
+            match in_place {
+                Some((values, stride)) if col + lanes <= cols.end => {
+                    let values = &values[col * stride + depth.start..];
+                    kernels.transpose((values, stride), (out, sliver.width), height);
+                }
+                _ => {
+                    for (i, line) in lines.chunks_exact_mut(height).enumerate() {
+                        if col + i < cols.end {
+                            rows.read(col + i, depth.start, line, &mut absmax);
+                        } else {
+                            line.fill(0.0);
+                        }
+                    }
+                    kernels.transpose((&lines, height), (out, sliver.width), height);
                 }
             }
-            kernels.transpose(&lines, &mut out[first..], sliver.width);
         }
     }
 }

@@ -81,7 +81,7 @@ pub(in crate::cpu) fn multiply(
         return;
     }
     let m = out.len() / cols;
-    let width = cols.div_ceil(cols.div_ceil(COLS)).next_multiple_of(16);
+    let width = cols.div_ceil(cols.div_ceil(COLS)).next_multiple_of(64);
     let height = height(m, cols.div_ceil(width));
     let product = Product { kernels: Kernels::get(), x, right, low, cols };
     team::for_each(tiles(out, cols, 0..cols, height, width), |tile| {

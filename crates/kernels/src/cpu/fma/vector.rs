@@ -24,6 +24,15 @@ pub(super) trait Vector: Copy {
     /// The transpose of as many rows as a register has elements, of as many columns; strides are
     /// elements from row to row.
     unsafe fn transpose(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize);
+    /// Sets 64 elements to the values of their codes, of which a byte has the first in its high half.
+    #[inline(always)]
+    unsafe fn look_up(codes: &[u8; 32], values: &[f32; 16], to: *mut f32) {
+        for (i, code) in codes.iter().enumerate() {
+            let [high, low] = [code >> 4, code & 15].map(|code| values[usize::from(code)]);
+            // SAFETY: by the caller's contract.
+            unsafe { to.add(2 * i).cast::<[f32; 2]>().write_unaligned([high, low]) };
+        }
+    }
 }
 
 /// What any processor computes; four lanes are a register of most.
@@ -71,7 +80,7 @@ impl Vector for Portable {
 
 /// Implements [`Vector`] by the intrinsics of an instruction set.
 macro_rules! vector {
-    ($vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $transpose:ident, |$x:ident, $factor:ident, $sum:ident| $mul_add:expr) => {
+    ($vector:ty, $lanes:literal, $splat:ident, $load:ident, $store:ident, $transpose:ident, $($look_up:ident,)? |$x:ident, $factor:ident, $sum:ident| $mul_add:expr) => {
         impl Vector for $vector {
             const LANES: usize = $lanes;
 
@@ -110,6 +119,14 @@ macro_rules! vector {
                 // SAFETY: by the caller's contract.
                 unsafe { $transpose(from, from_stride, to, to_stride) }
             }
+
+            $(
+                #[inline(always)]
+                unsafe fn look_up(codes: &[u8; 32], values: &[f32; 16], to: *mut f32) {
+                    // SAFETY: by the caller's contract.
+                    unsafe { $look_up(codes, values, to) }
+                }
+            )?
         }
     };
 }
@@ -117,13 +134,15 @@ macro_rules! vector {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256, __m512, _mm_loadu_ps, _mm256_castpd_ps, _mm256_castps_pd, _mm256_castps128_ps256,
-        _mm256_fmadd_ps, _mm256_insertf128_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm256_unpackhi_pd, _mm256_unpackhi_ps, _mm256_unpacklo_pd,
-        _mm256_unpacklo_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps128_ps512,
-        _mm512_fmadd_ps, _mm512_insertf32x4, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
-        _mm512_unpacklo_ps,
+        __m256, __m512, _mm_loadu_ps, _mm_loadu_si128, _mm256_castpd_ps, _mm256_castps_pd,
+        _mm256_castps128_ps256, _mm256_fmadd_ps, _mm256_insertf128_ps, _mm256_loadu_ps,
+        _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_unpackhi_pd,
+        _mm256_unpackhi_ps, _mm256_unpacklo_pd, _mm256_unpacklo_ps, _mm512_add_epi32,
+        _mm512_castpd_ps, _mm512_castps_pd, _mm512_castps128_ps512, _mm512_cvtepu8_epi32,
+        _mm512_fmadd_ps, _mm512_insertf32x4, _mm512_loadu_ps, _mm512_permutex2var_ps,
+        _mm512_permutexvar_ps, _mm512_set_epi32, _mm512_set1_epi32, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_srli_epi32, _mm512_storeu_ps, _mm512_unpackhi_pd,
+        _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
     };
 
     use super::Vector;
@@ -144,6 +163,7 @@ mod x86 {
         _mm512_loadu_ps,
         _mm512_storeu_ps,
         transpose_16,
+        look_up_16,
         |x, factor, sum| _mm512_fmadd_ps(x, factor, sum)
     );
 
@@ -178,6 +198,28 @@ mod x86 {
                 for (i, column) in columns.into_iter().enumerate() {
                     _mm512_storeu_ps(to.add((col + i) * to_stride), _mm512_castpd_ps(column));
                 }
+            }
+        }
+    }
+
+    /// As [`Vector::look_up`], 32 elements at a time.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn look_up_16(codes: &[u8; 32], values: &[f32; 16], to: *mut f32) {
+        let first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+        let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+        // SAFETY: by the caller's contract; half of the codes is 16 bytes.
+        unsafe {
+            let values = _mm512_loadu_ps(values.as_ptr());
+            for half in 0..2 {
+                let bytes = _mm_loadu_si128(codes.as_ptr().add(16 * half).cast());
+                let bytes = _mm512_cvtepu8_epi32(bytes);
+                // Only the lowest four bits of an index count.
+                let high = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(bytes), values);
+                let low = _mm512_permutexvar_ps(bytes, values);
+                let to = to.add(32 * half);
+                _mm512_storeu_ps(to, _mm512_permutex2var_ps(high, first, low));
+                _mm512_storeu_ps(to.add(16), _mm512_permutex2var_ps(high, second, low));
             }
         }
     }

@@ -173,7 +173,7 @@ fn input_gradient(
     if amx::multiply(cpu, dy, weight, low, &mut dx, (m, n, k), finish)? {
         return Ok(());
     }
-    let weight = Stored { weight: checked.weight, width: k };
+    let weight = Stored::new(checked.weight, n, k);
     let right = Source { rows: &weight, transposed: false, depth: n };
     let low = lora.map(|(adapter, dyb)| fma::LowRank {
         mask: adapter.mask,

@@ -174,7 +174,7 @@ pub(super) fn forward(
     if amx::multiply(cpu, x, weight, low, &mut y, (m, n, k), |_, out, tile| finish(out, tile))? {
         return Ok(());
     }
-    let weight = Stored { weight: checked.weight, width: k };
+    let weight = Stored::new(checked.weight, n, k);
     let right = Source { rows: &weight, transposed: true, depth: k };
     let low = lora.map(|(adapter, xa)| adapter.low(xa, Mat::new(&adapter.b, n, adapter.r).t()));
     fma::multiply(Left::new(x), right, low, y, n, |_, out, tile| finish(out, tile));
