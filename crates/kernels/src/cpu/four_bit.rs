@@ -1,5 +1,6 @@
 //! 4-bit weights as panels are filled from them.
 
+#[cfg(amx)]
 use std::ops::Range;
 
 #[cfg(amx)]

@@ -15,7 +15,11 @@ pub fn run(_: &Args) -> Result<()> {
     let threads = rayon::current_num_threads();
     let level = CpuLevel::of_process()?;
     let has: Vec<_> = CpuLevel::supported().iter().map(|level| level.name()).collect();
-    writeln!(out, "cpu     {threads} threads, {level} (QLORA_CPU, of {})", has.join(", "))?;
+    writeln!(
+        out,
+        "cpu     {threads} threads, level {level} (this processor has {})",
+        has.join(", ")
+    )?;
     cuda(&mut out)
 }
 
