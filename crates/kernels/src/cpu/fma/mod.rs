@@ -5,11 +5,11 @@
 //! it. Every output element is summed in the order of the depth, in parts of a fixed length, however the rest
 //! is cut: neither the number of threads nor the size of a task changes a bit.
 //!
-//! Measured on one core of a Xeon with AVX-512 at the shapes of `SmolLM2-135M`: the micro-kernels reach 165 to 185
-//! GFLOP/s on AVX-512 and 105 to 112 on AVX2, packing included; the `gemm` crate reached 160 to 181 on AVX-512. In
-//! a step of training in f32 three quarters of the time is theirs.
+//! Measured apart, on one core of a shared Xeon with AVX-512 at the shapes of `SmolLM2-135M`: the micro-kernels reach
+//! 146 to 187 GFLOP/s on AVX-512 and 91 to 117 on AVX2, packing included; the `gemm` crate 151 to 181 on AVX-512. In
+//! training in f32 three quarters of the user time is theirs.
 //!
-//! Rejected: products of bf16 pairs (`vdpbf16ps`), at half the rate; packing the left side (a tenth slower on AVX2).
+//! Rejected: packing the left side (mostly a tenth slower on AVX2).
 
 mod kernel;
 mod mat;
