@@ -3,12 +3,13 @@
 # and llama.cpp, and prints Markdown tables. Installs the rivals' pinned packages (about 4 GB) into the virtual
 # environment of check-interop.sh; PYTHON=... uses an existing one. Wants a machine with nothing else to do.
 #
-#   scripts/bench-cpu.sh [--rounds N] [--quick] [--only a|b|c|d] [--match TEXT] [--rows FILE]
+#   scripts/bench-cpu.sh [--rounds N] [--quick] [--only a|b|c|d] [--match TEXT] [--rows FILE] [--level avx512|avx2]
 #
 # --rounds: runs of every contender, 5 by default; figures are their medians. --quick: one, of few steps, to
 # see that all works. --only: a training, b products, c generation, d quantisation and start-up. --match: only
 # contenders whose name contains this. --rows: chats
-# in JSON lines or a safetensors file with train_ids [20, 4, 256] instead of the demonstration set.
+# in JSON lines or a safetensors file with train_ids [20, 4, 256] instead of the demonstration set. --level: no more
+# than these instruction sets for all contenders.
 set -euo pipefail
 
 rows=
@@ -18,11 +19,11 @@ while [ $# -gt 0 ]; do
         --rows)
             [ $# -ge 2 ] || { echo "--rows needs a file" >&2; exit 2; }
             rows=$(realpath -- "$2"); shift 2 ;;
-        --rounds | --only | --match)
+        --rounds | --only | --match | --level)
             [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; }
             options+=("$1" "$2"); shift 2 ;;
         --quick) options+=("$1"); shift ;;
-        -h | --help) sed -n '2,11s/^# \{0,1\}//p' -- "${BASH_SOURCE[0]}"; exit ;;
+        -h | --help) sed -n '2,12s/^# \{0,1\}//p' -- "${BASH_SOURCE[0]}"; exit ;;
         *) echo "unknown option $1 (see --help)" >&2; exit 2 ;;
     esac
 done

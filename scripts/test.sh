@@ -25,3 +25,8 @@ else
     cargo test --no-fail-fast -p cuda-emulator
     on_emulator cargo test --workspace --features $features --no-fail-fast --exclude cuda-emulator
 fi
+
+# The other architecture that vectors are written for, where its standard library is there.
+if rustup target list --installed 2>/dev/null | grep -qx aarch64-unknown-linux-gnu; then
+    cargo check --quiet -p kernels --target aarch64-unknown-linux-gnu
+fi

@@ -1,6 +1,6 @@
 """Measures the CPU against what else there is, and prints Markdown tables: medians over the rounds (least..most).
 
-Usage: run.py BINARIES NF4_DIR GGUF WORK [--rounds N] [--quick] [--only a|b|c|d] [--match TEXT]
+Usage: run.py BINARIES NF4_DIR GGUF WORK [--rounds N] [--quick] [--only a|b|c|d] [--match TEXT] [--level avx512|avx2]
 
 BINARIES holds qlora-train and examples/. Every round runs every contender once, so that whatever else the machine
 does meets all of them. Contenders that fail are named at the end.
@@ -21,6 +21,12 @@ import time
 HERE = pathlib.Path(__file__).parent
 # Keeps glibc from giving large buffers back to the system: what a user who knows of it sets.
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592", "MALLOC_TOP_PAD_": "268435456"}
+# Holds all contenders to the same instruction set. llama.cpp has it compiled in and is not held.
+LEVELS = {
+    None: {},
+    "avx512": {"QLORA_CPU": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16", "MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    "avx2": {"QLORA_CPU": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+}
 WEIGHTS = [(4096, 4096), (576, 576), (1536, 576), (576, 1536), (14336, 4096), (4096, 14336), (1024, 4096)]
 SHAPES = [f"{m},{n},{k}" for n, k in WEIGHTS for m in (1, 16, 256, 1024, 2048)]
 RECIPE = """
@@ -61,7 +67,9 @@ class Bench:
         """Lines of JSON on standard output; wall time in s; peak resident memory in MB."""
         with open(f"{self.work}/stdout", "w+") as out, open(f"{self.work}/stderr", "w+") as err:
             start = time.perf_counter()
-            process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=err, env={**os.environ, **environment})
+            process = subprocess.Popen(
+                list(map(str, command)), stdout=out, stderr=err, env={**os.environ, **LEVELS[self.arguments.level], **environment}
+            )
             _, status, usage = os.wait4(process.pid, 0)
             wall = time.perf_counter() - start
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -232,6 +240,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", choices="abcd")
     parser.add_argument("--match", default="")
+    parser.add_argument("--level", choices=[level for level in LEVELS if level])
     bench = Bench(parser.parse_args())
     failed = bench.all_rounds()
     machine()

@@ -3,15 +3,18 @@
 //!     cargo run --release -p kernels --example cpu_linear [M,N,K]...
 //!     cargo run --release -p kernels --example cpu_linear -- --json SECONDS [M,N,K]...
 //!
-//! The first compares the matrix unit with what is there without it. The second prints lines of JSON, with and
-//! without an adapter: medians of SECONDS of each product, at least three runs.
+//! The first prints rates on the level of the processor that `QLORA_CPU` asks for, of f32 activations too. The
+//! second prints lines of JSON, with and without an adapter: medians of SECONDS of each product, at least three
+//! runs.
 
 use std::env;
 use std::time::Instant;
 
 use half::bf16;
 use kernels::ops::{Linear, LinearGrads, Lora, Weight};
-use kernels::{Backend, Cpu, CpuBuffer, CpuQuantizedWeight, DType, HostSlice, MemoryKind, Philox};
+use kernels::{
+    Backend, Cpu, CpuBuffer, CpuLevel, CpuQuantizedWeight, DType, HostSlice, MemoryKind, Philox,
+};
 use serde_json::json;
 
 /// Timed runs of each, of which the fastest counts: what else the machine does only adds to it.
@@ -27,12 +30,12 @@ fn main() {
         [json, seconds, shapes @ ..] if json == "--json" => {
             let seconds = seconds.parse().expect("SECONDS is a number");
             for shape in parse(shapes) {
-                let case = Case::new(shape);
+                let case = Case::new(shape, DType::Bf16);
                 print_medians(&case, false, seconds);
                 print_medians(&case, true, seconds);
             }
         }
-        shapes => compare(&parse(shapes)),
+        shapes => print_rates(&parse(shapes)),
     }
 }
 
@@ -47,23 +50,17 @@ fn parse(shapes: &[String]) -> Vec<[usize; 3]> {
         .collect()
 }
 
-fn compare(shapes: &[[usize; 3]]) {
-    let amx = Cpu::new().has_amx();
-    println!("matrix unit: {}; TFLOP/s", if amx { "AMX" } else { "none" });
-    println!("{:>16} {:>10} {:>8} {:>10} {:>8}", "M,N,K", "forward", "ratio", "dX", "ratio");
+fn print_rates(shapes: &[[usize; 3]]) {
+    let level = CpuLevel::of_process().expect("QLORA_CPU names a level of this processor");
+    println!("{level}; TFLOP/s");
+    println!("{:>16} {:>5} {:>8} {:>8}", "M,N,K", "", "forward", "dX");
     for &[m, n, k] in shapes {
-        let case = Case::new([m, n, k]);
-        let backends = [case.cpu.clone(), case.cpu.clone().without_amx()];
-        let [[forward, dx], [slow_forward, slow_dx]] = backends.map(|cpu| case.fastest(&cpu));
-        let rate = |seconds: f64| 2e-12 * (m * n * k) as f64 / seconds;
-        println!(
-            "{:>16} {:10.3} {:8.1} {:10.3} {:8.1}",
-            format!("{m},{n},{k}"),
-            rate(forward),
-            slow_forward / forward,
-            rate(dx),
-            slow_dx / dx
-        );
+        for dtype in [DType::Bf16, DType::F32] {
+            let [forward, dx] = Case::new([m, n, k], dtype).fastest();
+            let rate = |seconds: f64| 2e-12 * (m * n * k) as f64 / seconds;
+            let shape = format!("{m},{n},{k}");
+            println!("{shape:>16} {dtype:>5} {:8.3} {:8.3}", rate(forward), rate(dx));
+        }
     }
 }
 
@@ -82,6 +79,7 @@ fn print_medians(case: &Case, adapter: bool, seconds: f64) {
 struct Case {
     cpu: Cpu,
     shape: [usize; 3],
+    dtype: DType,
     weight: CpuQuantizedWeight,
     a: CpuBuffer,
     b: CpuBuffer,
@@ -90,19 +88,20 @@ struct Case {
 }
 
 impl Case {
-    fn new(shape: [usize; 3]) -> Self {
+    fn new(shape: [usize; 3], dtype: DType) -> Self {
         let ([m, n, k], cpu) = (shape, Cpu::new());
         let config = nf4::QuantConfig::default();
         let weight = nf4::quantize("w", &normal(n * k), &[n, k], &config).expect("a finite weight");
         let weight = cpu.upload_quantized(weight).expect("memory");
         let f32 =
             |len| cpu.upload(HostSlice::F32(&normal(len)), MemoryKind::Adapters).expect("memory");
-        let [x, dy] = [m * k, m * n].map(|len| upload(&cpu, len));
-        Self { shape, weight, a: f32(R * k), b: f32(n * R), x, dy, cpu }
+        let [x, dy] = [m * k, m * n].map(|len| upload(&cpu, dtype, len));
+        Self { shape, dtype, weight, a: f32(R * k), b: f32(n * R), x, dy, cpu }
     }
 
     /// Seconds of the fastest forward and of the fastest gradient of X.
-    fn fastest(&self, cpu: &Cpu) -> [f64; 2] {
+    fn fastest(&self) -> [f64; 2] {
+        let cpu = &self.cpu;
         let mut products = Products::new(self, false);
         let fastest = |run: &mut dyn FnMut()| {
             (0..RUNS).map(|_| seconds(&mut *run)).fold(f64::INFINITY, f64::min)
@@ -130,9 +129,9 @@ impl<'a> Products<'a> {
         Self {
             case,
             adapter,
-            y: zeros(DType::Bf16, m * n),
+            y: zeros(case.dtype, m * n),
             xa: zeros(DType::F32, m * R),
-            dx: zeros(DType::Bf16, m * k),
+            dx: zeros(case.dtype, m * k),
             da: zeros(DType::F32, R * k),
             db: zeros(DType::F32, n * R),
         }
@@ -186,7 +185,12 @@ fn normal(len: usize) -> Vec<f32> {
     (0..len as u64).map(|i| philox.normal(i)).collect()
 }
 
-fn upload(cpu: &Cpu, len: usize) -> CpuBuffer {
-    let values: Vec<bf16> = normal(len).into_iter().map(bf16::from_f32).collect();
-    cpu.upload(HostSlice::Bf16(&values), MemoryKind::Activations).expect("memory")
+fn upload(cpu: &Cpu, dtype: DType, len: usize) -> CpuBuffer {
+    let values = normal(len);
+    let narrow: Vec<bf16> = values.iter().copied().map(bf16::from_f32).collect();
+    let data = match dtype {
+        DType::Bf16 => HostSlice::Bf16(&narrow),
+        _ => HostSlice::F32(&values),
+    };
+    cpu.upload(data, MemoryKind::Activations).expect("memory")
 }

@@ -35,7 +35,6 @@ pub(crate) fn rounded(bytes: usize) -> Option<usize> {
 }
 
 impl Arena {
-    #[cfg(amx)]
     pub(crate) const fn new() -> Self {
         Self { chunks: Vec::new() }
     }

@@ -60,6 +60,12 @@ pub enum Error {
         /// The driver's answer, or what is missing.
         message: String,
     },
+    /// The environment asks the CPU backend for a level that there is not, or not on this processor.
+    #[error("{}", crate::cpu::unusable(asked))]
+    Level {
+        /// What it asks for.
+        asked: String,
+    },
     /// A weight cannot be quantised.
     #[error(transparent)]
     Quantize(#[from] nf4::Error),

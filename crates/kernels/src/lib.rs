@@ -23,7 +23,7 @@ pub mod trace;
 
 pub use backend::Backend;
 pub use buffer::{Buffer, DType, HostSlice};
-pub use cpu::{Cpu, CpuBuffer, CpuQuantizedWeight};
+pub use cpu::{Cpu, CpuBuffer, CpuLevel, CpuQuantizedWeight};
 #[cfg(feature = "cuda")]
 pub use cuda::{
     Cuda, CudaBuffer, CudaHostCopy, CudaQuantizedWeight, DeviceInfo, Route, RouteEntry,

@@ -67,7 +67,7 @@ impl Device {
     /// Runs `task` on this device; says which one was chosen by [`Auto`](Self::Auto).
     pub fn run<T: Task>(self, task: T) -> Result<T::Output> {
         match self {
-            Self::Cpu => task.run(&Cpu::new()),
+            Self::Cpu => task.run(&Cpu::try_new()?),
             Self::Cuda(number) => on_cuda(number, task),
             Self::Auto if cuda_devices() > 0 => {
                 say("device: cuda:0");
@@ -75,7 +75,7 @@ impl Device {
             }
             Self::Auto => {
                 say("device: cpu");
-                task.run(&Cpu::new())
+                task.run(&Cpu::try_new()?)
             }
         }
     }

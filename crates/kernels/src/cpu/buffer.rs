@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::bf16;
 
 use super::heap::{Heap, Span};
+use super::level::CpuLevel;
 use crate::{Buffer, DType, HostSlice, MemoryKind, MemoryLedger, MemoryUsage, Result};
 
 /// Elements of a buffer, by type.
@@ -143,6 +144,7 @@ impl CpuBuffer {
         len: usize,
         kind: MemoryKind,
     ) -> Result<Self> {
+        CpuLevel::of_process()?;
         let storage = shared.with_heap(|heap| Storage::take(heap, dtype, len));
         let storage = storage
             .ok_or_else(|| shared.ledger.out_of_memory(kind, len.saturating_mul(dtype.size())))?;

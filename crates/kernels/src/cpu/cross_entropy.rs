@@ -10,7 +10,7 @@ use super::amx;
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::exp::exp;
-use super::gemm::{Mat, gemm};
+use super::fma::{Mat, gemm};
 use super::reduce;
 use super::simd::simd;
 use super::team;
@@ -22,10 +22,10 @@ use crate::{Error, Result};
 
 /// Rows of the head in a panel.
 const PANEL: usize = 512;
-/// Logits held at a time (48 MiB).
-const LOGITS: usize = 12 << 20;
+/// Logits held at a time (96 MiB).
+const LOGITS: usize = 24 << 20;
 /// Most tokens of a chunk.
-const MAX_TOKENS: usize = 256;
+const MAX_TOKENS: usize = 512;
 /// Fewest tokens of a chunk, however large the vocabulary.
 const MIN_TOKENS: usize = 16;
 /// Partial sums of the gradient, each over its own panels.
@@ -59,7 +59,7 @@ pub(super) fn run(
         }
     }
     #[cfg(amx)]
-    if let Some(head) = amx::Head::new(cpu, x, weight, (hidden, vocab)) {
+    if let Some(head) = amx::Head::new(x, weight, (hidden, vocab)) {
         let label = |token| labels[token] as usize;
         return head.run(cpu, &trained, label, op.grad_scale, token_loss, dx.as_deref_mut());
     }

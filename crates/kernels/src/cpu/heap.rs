@@ -69,7 +69,6 @@ impl<T> Default for Span<T> {
 }
 
 impl Heap {
-    #[cfg(amx)]
     pub(super) const fn new() -> Self {
         Self { arena: Arena::new(), chunks: BTreeMap::new(), untouched: false }
     }

@@ -9,10 +9,13 @@ mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod exp;
+mod fma;
+mod four_bit;
 mod gated;
-mod gemm;
 mod heap;
+mod level;
 mod linear;
+mod lines;
 mod optimizer;
 mod panel;
 mod prefetch;
@@ -38,38 +41,26 @@ use crate::ops::{
 use crate::{Backend, Buffer, DType, HostSlice, MemoryKind, MemoryUsage, Result};
 
 pub use self::buffer::CpuBuffer;
+pub use self::level::CpuLevel;
+pub(crate) use self::level::unusable;
 pub use self::weight::CpuQuantizedWeight;
 
 /// Host memory and the threads of the current rayon pool. Clones share memory and ledger.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Cpu {
     shared: Arc<Shared>,
-    /// Whether products of bf16 use the matrix unit.
-    amx: bool,
-}
-
-impl Default for Cpu {
-    fn default() -> Self {
-        Self { shared: Arc::default(), amx: amx::available() }
-    }
 }
 
 impl Cpu {
-    /// A backend with an empty ledger, on everything that the processor has. `QLORA_CPU=no-amx` in
-    /// the environment leaves out the matrix unit (AMX) of newer Xeons.
+    /// A backend with an empty ledger, on the level of this process. Where that cannot be had, all
+    /// allocations are the error of [`CpuLevel::of_process`].
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// This backend without the matrix unit, to compare with.
-    #[must_use]
-    pub fn without_amx(self) -> Self {
-        Self { amx: false, ..self }
-    }
-
-    /// Whether bf16 activations are multiplied by 4-bit weights on the matrix unit.
-    pub const fn has_amx(&self) -> bool {
-        self.amx
+    /// As [`new`](Self::new), if the level of this process can be had.
+    pub fn try_new() -> Result<Self> {
+        CpuLevel::of_process().map(|_| Self::new())
     }
 
     /// Begins an operation, whose loops have nothing to do in a dry run.
@@ -114,7 +105,7 @@ impl Backend for Cpu {
     type HostCopy = std::convert::Infallible;
 
     fn activations(&self) -> DType {
-        if self.amx { DType::Bf16 } else { DType::F32 }
+        if level::has_amx() { DType::Bf16 } else { DType::F32 }
     }
 
     fn memory(&self) -> MemoryUsage {
@@ -134,7 +125,7 @@ impl Backend for Cpu {
     }
 
     fn dry_run(&self) -> Self {
-        Self { shared: Arc::new(Shared::dry_run()), ..*self }
+        Self { shared: Arc::new(Shared::dry_run()) }
     }
 
     fn is_dry_run(&self) -> bool {

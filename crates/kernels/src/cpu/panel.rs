@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::dropout::Mask;
-use super::gemm::Mat;
+use super::fma::Mat;
 use super::view::{FloatRef, sized};
 
 /// A float operand seen as rows of `width` elements.

@@ -2,10 +2,13 @@
 
 use std::sync::LazyLock;
 
-/// The widest vectors of this processor.
-pub(super) static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
+use super::level::level;
 
-/// Runs an expression as compiled for the widest vectors of this processor.
+/// The vectors of this process's level.
+pub(super) static ARCH: LazyLock<pulp::Arch> =
+    LazyLock::new(|| level().arch().unwrap_or(pulp::Arch::Scalar));
+
+/// Runs an expression as compiled for the vectors of this process's level.
 ///
 /// What it calls must be `#[inline(always)]` to be compiled so. Results do not depend on the choice:
 /// a product is never fused with a sum unless the code says so.

@@ -38,7 +38,6 @@ unsafe impl Send for Tile<'_> {}
 
 impl<'a> Tile<'a> {
     /// Its pieces of `rows` rows, the last one maybe of fewer.
-    #[cfg(amx)]
     pub(super) fn split(self, rows: usize) -> Vec<Tile<'a>> {
         let pieces = (0..self.rows).step_by(rows).map(|first| Tile {
             row: self.row + first,

@@ -196,6 +196,7 @@ impl<'a> FloatMut<'a> {
         }
     }
 
+    #[cfg(amx)]
     pub(super) fn reborrow(&mut self) -> FloatMut<'_> {
         match self {
             Self::F32(x) => FloatMut::F32(x),

@@ -39,22 +39,18 @@ impl CpuQuantizedWeight {
         self.packed.as_u8().expect("made as bytes")
     }
 
-    #[cfg(amx)]
     pub(super) const fn absmax(&self) -> &nf4::Absmax {
         &self.absmax
     }
 
-    #[cfg(amx)]
     pub(super) const fn quant_type(&self) -> nf4::QuantType {
         self.quant_type
     }
 
-    #[cfg(amx)]
     pub(super) const fn blocksize(&self) -> usize {
         self.blocksize
     }
 
-    #[cfg(amx)]
     pub(super) const fn numel(&self) -> usize {
         self.numel
     }

@@ -3,7 +3,6 @@
 
 mod amx;
 mod attention;
-#[cfg(feature = "cuda")]
 mod child;
 #[cfg(feature = "cuda")]
 mod copies;
@@ -16,6 +15,7 @@ mod gated;
 mod gradients;
 #[cfg(feature = "cuda")]
 mod graphs;
+mod levels;
 mod linear;
 mod memory;
 mod optimizer;

@@ -47,16 +47,10 @@ fn all<K: Backend>(k: &K) -> String {
     let mut text = String::new();
     for (i, bits) in linears.into_iter().chain(attentions).chain(rest).enumerate() {
         for (what, bits) in bits {
-            writeln!(text, "{i} {what}: {}", hash(&bits)).unwrap();
+            writeln!(text, "{i} {what}: {}", results::hash(&bits)).unwrap();
         }
     }
     text
-}
-
-/// FNV-1a.
-fn hash(words: &[u32]) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    words.iter().flat_map(|word| word.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 #[test]

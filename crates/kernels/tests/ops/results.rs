@@ -16,6 +16,12 @@ fn bits<K: Backend>(k: &K, buffer: &K::Buffer) -> Vec<u32> {
     k.download(buffer).unwrap().into_iter().map(f32::to_bits).collect()
 }
 
+/// FNV-1a.
+pub(crate) fn hash(words: &[u32]) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    words.iter().flat_map(|word| word.to_le_bytes()).fold(0xcbf2_9ce4_8422_2325, step)
+}
+
 /// Of a linear with an adapter, forward and backward.
 pub(crate) fn of_linear<K: Backend>(k: &K, case: linear::Case, dtype: DType) -> Bits {
     let (m, n, depth) = case.shape;

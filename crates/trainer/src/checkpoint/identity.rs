@@ -164,7 +164,7 @@ mod tests {
         let mut other = recipe.clone();
         other.output.dir = "elsewhere".into();
         other.train.logging_steps = 3;
-        other.train.gradient_checkpointing = true;
+        other.train.gradient_checkpointing = crate::recipe::Checkpointing::On;
         other.data.path = "moved.jsonl".into();
         assert!(names(&other, &identity).is_empty());
         other.train.learning_rate = 1e-3;

@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
+use kernels::CpuLevel;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -12,8 +13,13 @@ pub struct Args {}
 pub fn run(_: &Args) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let threads = rayon::current_num_threads();
-    let amx = if kernels::Cpu::new().has_amx() { ", matrix unit (AMX) for bf16" } else { "" };
-    writeln!(out, "cpu     {threads} threads{amx}")?;
+    let level = CpuLevel::of_process()?;
+    let has: Vec<_> = CpuLevel::supported().iter().map(|level| level.name()).collect();
+    writeln!(
+        out,
+        "cpu     {threads} threads, level {level} (this processor has {})",
+        has.join(", ")
+    )?;
     cuda(&mut out)
 }
 

@@ -168,7 +168,7 @@ pub(in crate::cpu) fn shrink(
     out: &mut [f32],
 ) -> Result<bool> {
     let unit = if side == Side::Transposed { depth } else { 0 };
-    let Some(x) = supports(cpu, x, unit).filter(|_| depth > 0 && !out.is_empty()) else {
+    let Some(x) = supports(x, unit).filter(|_| depth > 0 && !out.is_empty()) else {
         return Ok(false);
     };
     let width = ONCE.len() * r.next_multiple_of(RANKS);
@@ -214,8 +214,7 @@ pub(in crate::cpu) fn gradient(
     scale: f32,
     (out, side): (&mut FloatMut<'_>, Side),
 ) -> Result<bool> {
-    let Some(x) = supports(cpu, x, 0).filter(|_| m * cols * r > 0 && cols.is_multiple_of(BLOCK))
-    else {
+    let Some(x) = supports(x, 0).filter(|_| m * cols * r > 0 && cols.is_multiple_of(BLOCK)) else {
         return Ok(false);
     };
     let rows = Rows::gathered(cpu, r.div_ceil(RANKS), m.div_ceil(STEP), |block, step, out| {

@@ -4,7 +4,6 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
-use std::env;
 use std::sync::LazyLock;
 
 /// `AMX-BF16` and `AMX-TILE` in EDX of leaf 7.
@@ -14,15 +13,11 @@ const OSXSAVE: u32 = 1 << 27;
 /// Tile configuration and tile data in XCR0.
 const TILE_STATE: u32 = 0b11 << 17;
 
-static AVAILABLE: LazyLock<bool> = LazyLock::new(|| !turned_off() && supported() && permitted());
+static AVAILABLE: LazyLock<bool> = LazyLock::new(|| supported() && permitted());
 
 /// Whether the products may be used. The first call asks the system for the tiles.
 pub(in crate::cpu) fn available() -> bool {
     *AVAILABLE
-}
-
-fn turned_off() -> bool {
-    env::var_os("QLORA_CPU").is_some_and(|value| value == "no-amx")
 }
 
 fn supported() -> bool {

@@ -16,7 +16,7 @@ use std::mem::transmute;
 use std::ops::Range;
 
 use super::tile::STEP;
-use super::weight::{FourBit, RUN};
+use crate::cpu::four_bit::{FourBit, RUN};
 
 /// Rows between what is expanded and what is fetched for later.
 const AHEAD: usize = 16;

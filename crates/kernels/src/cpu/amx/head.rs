@@ -11,10 +11,10 @@ use half::bf16;
 use super::dense::{Dense, Straight, Transposed};
 use super::product::{Area, COLS, Operands, even, run, supports};
 use super::rows::Rows;
-use super::small::Lines;
 use super::tile::BLOCK;
 use crate::Result;
 use crate::cpu::exp::exp;
+use crate::cpu::lines::Lines;
 use crate::cpu::reduce;
 use crate::cpu::simd::simd;
 use crate::cpu::view::{FloatMut, FloatRef, narrow};
@@ -123,7 +123,6 @@ struct Task<'a> {
 impl<'a> Head<'a> {
     /// Nothing unless the products can run on the matrix unit.
     pub(in crate::cpu) fn new(
-        cpu: &Cpu,
         x: FloatRef<'a>,
         weight: WeightRef<'a>,
         (hidden, vocab): (usize, usize),
@@ -131,7 +130,7 @@ impl<'a> Head<'a> {
         let WeightRef::Dense(FloatRef::Bf16(values)) = weight else {
             return None;
         };
-        Some(Self { x: supports(cpu, x, hidden)?, values, hidden, vocab })
+        Some(Self { x: supports(x, hidden)?, values, hidden, vocab })
     }
 
     /// Losses of `tokens`, in order, and the gradients of their hidden states if there is where to put

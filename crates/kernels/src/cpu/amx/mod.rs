@@ -5,8 +5,6 @@
 //! bf16 pairs to f32 sums, which leave the tiles only between parts of the depth and at the end.
 //! Every output element is summed in the order of the depth, however the work is cut.
 //!
-//! `QLORA_CPU=no-amx` in the environment turns it off, for comparison.
-//!
 //! Measured on two cores of a Xeon (2 MiB of L2 each, 29 GB/s a core from L3) that others share: a step of
 //! `SmolLM2-135M` with LoRA (4 x 256 tokens, bf16, NF4, rank 16) takes 0.66 s at best and mostly 0.69 to 0.74,
 //! of which linears take 330 to 370 ms (the tile loop about a third of that, the rest are panels, outputs and
@@ -37,8 +35,6 @@ mod small;
 mod tile;
 #[cfg(amx)]
 mod vector;
-#[cfg(amx)]
-mod weight;
 
 #[cfg(amx)]
 pub(super) use self::{
@@ -46,7 +42,7 @@ pub(super) use self::{
     detect::available,
     head::Head,
     product::multiply,
-    small::{Lines, Panel, Values, product},
+    small::{Panel, Values, product},
     tile::BLOCK,
     vector::multiply_few,
 };
@@ -76,7 +72,7 @@ pub(super) struct LowRank<'a> {
 }
 
 #[cfg(not(amx))]
-pub(super) use self::missing::{available, gradient, multiply, shrink};
+pub(super) use self::missing::{gradient, multiply, shrink};
 
 #[cfg(not(amx))]
 #[expect(clippy::unnecessary_wraps, reason = "the same signatures as where there is a matrix unit")]
@@ -87,10 +83,6 @@ mod missing {
     use crate::cpu::tiles::Tile;
     use crate::cpu::view::{FloatMut, FloatRef};
     use crate::cpu::weight::WeightRef;
-
-    pub(in crate::cpu) const fn available() -> bool {
-        false
-    }
 
     pub(in crate::cpu) fn multiply(
         _: &Cpu,

@@ -9,13 +9,14 @@ use half::bf16;
 use super::dense::{self, Dense};
 use super::fill::{Source, Straight, Transposed};
 use super::rows::Rows;
-use super::small::Lines;
 use super::tile::{self, BLOCK, STEP, Segment, Sums, Tiles};
-use super::weight::{FourBit, RUN};
 use super::{LowRank, Side};
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::dropout::Mask;
+use crate::cpu::four_bit::{FourBit, RUN};
+use crate::cpu::level::has_amx;
+use crate::cpu::lines::Lines;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};
@@ -50,9 +51,9 @@ thread_local! {
 }
 
 /// Whether products with this activation, whose rows have `k` columns, can run on the tiles.
-pub(super) fn supports<'a>(cpu: &Cpu, x: FloatRef<'a>, k: usize) -> Option<&'a [bf16]> {
+pub(super) fn supports(x: FloatRef<'_>, k: usize) -> Option<&[bf16]> {
     match x {
-        FloatRef::Bf16(x) if cpu.amx && k.is_multiple_of(RUN) => Some(x),
+        FloatRef::Bf16(x) if has_amx() && k.is_multiple_of(RUN) => Some(x),
         _ => None,
     }
 }
@@ -70,7 +71,7 @@ pub(in crate::cpu) fn multiply(
     (m, n, k): (usize, usize, usize),
     finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
 ) -> Result<bool> {
-    let Some(x) = supports(cpu, x, k).filter(|_| m * n * k > 0) else {
+    let Some(x) = supports(x, k).filter(|_| m * n * k > 0) else {
         return Ok(false);
     };
     let cols = match side {

@@ -3,56 +3,25 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::__m512i;
-use std::mem;
-use std::sync::{Mutex, PoisonError};
 
 use half::bf16;
 
 use super::dense::{Dense, Straight, Transposed};
 use super::fill::Source;
 use super::tile::{self, BLOCK, Left, STEP, Segment, Sums, Tiles};
-use crate::cpu::heap::{Heap, Span};
-
-/// Scratch that starts at a cache line; content unspecified.
-#[derive(Debug, Default)]
-pub(in crate::cpu) struct Lines(Span<[u64; 8]>);
-
-/// Memory of all threads' scratch, on huge pages as everything that a step reads often.
-static SCRATCH: Mutex<Heap> = Mutex::new(Heap::new());
+use crate::cpu::lines::Lines;
 
 impl Lines {
     pub(super) fn registers(&mut self, len: usize) -> &mut [__m512i] {
-        if self.0.len() < len {
-            let mut heap = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
-            heap.give(mem::take(&mut self.0));
-            self.0 = heap.take(len).expect("memory for a thread's scratch");
-        }
-        // SAFETY: both are 64 bytes of plain bits, and spans are aligned to more; the borrow passes over.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), len) }
+        let lines = self.lines(len);
+        // SAFETY: both are 64 bytes of plain bits, and scratch starts at a cache line; the borrow passes over.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), len) }
     }
 
     fn as_registers(&self) -> &[__m512i] {
+        let lines = self.as_lines();
         // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), self.0.len()) }
-    }
-
-    pub(in crate::cpu) fn f32(&mut self, len: usize) -> &mut [f32] {
-        let registers = self.registers(len.div_ceil(16));
-        // SAFETY: a register is 16 f32 without padding, with no less alignment; the borrow passes over.
-        unsafe { std::slice::from_raw_parts_mut(registers.as_mut_ptr().cast(), len) }
-    }
-
-    pub(in crate::cpu) fn bf16(&mut self, len: usize) -> &mut [bf16] {
-        let registers = self.registers(len.div_ceil(32));
-        // SAFETY: a register is 32 bf16 without padding, with no less alignment; the borrow passes over.
-        unsafe { std::slice::from_raw_parts_mut(registers.as_mut_ptr().cast(), len) }
-    }
-}
-
-impl Drop for Lines {
-    fn drop(&mut self) {
-        let mut heap = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
-        heap.give(mem::take(&mut self.0));
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len()) }
     }
 }
 

@@ -14,36 +14,38 @@ use std::arch::x86_64::{
     _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
     _mm512_srli_epi32,
 };
-use std::sync::LazyLock;
 
 use half::bf16;
 
-use super::weight::{FourBit, RUN};
+use crate::cpu::four_bit::{FourBit, RUN};
+use crate::cpu::level::{CpuLevel, has_amx, level};
+use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};
 use crate::cpu::view::{FloatMut, FloatRef};
 use crate::cpu::weight::WeightRef;
-use crate::cpu::{Cpu, team};
 
 /// Most rows: more are faster on tiles.
 const ROWS: usize = 4;
 /// Outputs of a task.
 const OUTPUTS: usize = 64;
 
-static AVX512: LazyLock<bool> = LazyLock::new(|| is_x86_feature_detected!("avx512f"));
-
 /// `out = finish(x [m, k] . W^T)` for up to four rows and a weight `[n, k]`, where `finish` is given the
 /// f32 sums of all rows and some columns and the tile to store them to. False, and nothing done, unless
 /// the processor has AVX-512, `k` is a multiple of 64 and the weight is bf16, or of 4 bits in blocks of at
 /// least 64.
 pub(in crate::cpu) fn multiply_few(
-    cpu: &Cpu,
     x: FloatRef<'_>,
     weight: WeightRef<'_>,
     out: &mut FloatMut<'_>,
     (m, n, k): (usize, usize, usize),
     finish: impl Fn(&mut [f32], &mut Tile<'_>) + Sync,
 ) -> bool {
-    if !*AVX512 || !(1..=ROWS).contains(&m) || n == 0 || k == 0 || !k.is_multiple_of(RUN) {
+    if level() < CpuLevel::Avx512
+        || !(1..=ROWS).contains(&m)
+        || n == 0
+        || k == 0
+        || !k.is_multiple_of(RUN)
+    {
         return false;
     }
     let weight = match weight {
@@ -52,7 +54,7 @@ pub(in crate::cpu) fn multiply_few(
         WeightRef::Quantized(weight) => match FourBit::new(weight, n, k) {
             Some(weight) => {
                 let rounds =
-                    cpu.amx && matches!((x, &*out), (FloatRef::Bf16(_), FloatMut::Bf16(_)));
+                    has_amx() && matches!((x, &*out), (FloatRef::Bf16(_), FloatMut::Bf16(_)));
                 Weight::FourBit(weight, rounds)
             }
             None => return false,
@@ -63,7 +65,7 @@ pub(in crate::cpu) fn multiply_few(
         let mut sums = [0.0; ROWS * OUTPUTS];
         let sums = &mut sums[..m * tile.cols];
         for col in 0..tile.cols {
-            // SAFETY: the processor has AVX-512, as was asked.
+            // SAFETY: the processor has AVX-512: the level is no less.
             let dots = unsafe { dots(&weight, tile.col + col, &x, (m, k)) };
             for (row, dot) in dots[..m].iter().enumerate() {
                 sums[row * tile.cols + col] = *dot;

@@ -14,7 +14,7 @@ use crate::Result;
 use crate::check::lengths;
 use crate::cpu::Cpu;
 use crate::cpu::check::Op;
-use crate::cpu::gemm::{Mat, gemm};
+use crate::cpu::fma::{Mat, gemm};
 use crate::cpu::reduce;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
@@ -75,7 +75,7 @@ pub(in crate::cpu) fn backward(
     let dk = name.float_mut("dk", dk, k_len)?;
     let dv = name.float_mut("dv", dv, k_len)?;
     #[cfg(amx)]
-    if let Some(inputs) = tiled::Backward::new(cpu, &inputs) {
+    if let Some(inputs) = tiled::Backward::new(&inputs) {
         inputs.query_gradient(dq);
         inputs.key_gradients(dk, dv);
         return Ok(());

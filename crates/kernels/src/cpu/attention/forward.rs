@@ -13,14 +13,13 @@ use crate::cpu::Cpu;
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
 use crate::cpu::exp::exp;
-use crate::cpu::gemm::{Mat, gemm};
+use crate::cpu::fma::{Mat, gemm};
 use crate::cpu::reduce;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Attention, Sequences};
 
-#[expect(clippy::too_many_arguments, reason = "each is a tensor of the formula")]
 pub(in crate::cpu) fn forward(
     cpu: &Cpu,
     op: Attention,
@@ -40,10 +39,8 @@ pub(in crate::cpu) fn forward(
     let v = name.float("v", v, k_len)?;
     let o = name.float_mut("o", o, q_len)?;
     let lse = FloatMut::F32(name.f32_mut("lse", lse, layout.q_tokens * op.heads)?);
-    #[cfg(not(amx))]
-    let _ = cpu;
     #[cfg(amx)]
-    if let Some(inputs) = tiled::Forward::new(cpu, layout, [q, k, v]) {
+    if let Some(inputs) = tiled::Forward::new(layout, [q, k, v]) {
         inputs.run(o, lse);
         return Ok(());
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::layout::{Layout, QueryBlock};
 use crate::cpu::exp::{exp, tanh};
-use crate::cpu::gemm::Mat;
+use crate::cpu::fma::Mat;
 use crate::cpu::panel::Matrix;
 use crate::cpu::simd::simd;
 use crate::cpu::view::{FloatRef, sized};

@@ -1,13 +1,12 @@
 //! Gradients of the linear: input and adapter; the weight is frozen.
 
-use super::slab::{Slab, slabs};
-use super::{Adapter, Checked, LORA_ROWS, Scratch, TILE_COLS, TILE_ROWS, down_projection};
+use super::{Adapter, Checked, Scratch, down_projection};
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::amx::{self, LowRank, Side};
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
-use crate::cpu::gemm::{Mat, gemm};
+use crate::cpu::fma::{self, Left, Mat, Source, Stored, gemm};
 use crate::cpu::panel::Matrix;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
@@ -16,7 +15,7 @@ use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::ops::{Linear, LinearGrads};
 
 /// Columns of A, and rows of B, whose gradient is one task.
-const GRAD_COLS: usize = 64;
+const GRAD_COLS: usize = 96;
 /// Rows of X and dY that a task of the adapter's gradients reads at a time.
 const GRAD_ROWS: usize = 256;
 
@@ -85,13 +84,8 @@ fn up_projection(
         return Ok(());
     }
     let b = Mat::new(&adapter.b, n, r);
-    let dy = Matrix { data: dy, width: n };
-    let tasks = dyb.chunks_mut(LORA_ROWS * r).enumerate();
-    team::for_each_init(tasks, Vec::new, |scratch, (task, dyb)| {
-        let (row, rows) = (task * LORA_ROWS, dyb.len() / r);
-        let dy = dy.panel(row..row + rows, 0..n, scratch);
-        gemm(dyb, false, 1.0, dy, b);
-    });
+    let out = FloatMut::F32(dyb);
+    fma::multiply(Left::new(dy), Source::of(&b), None, out, r, |_, out, tile| tile.store(out));
     Ok(())
 }
 
@@ -171,54 +165,27 @@ fn input_gradient(
     accumulate: bool,
 ) -> Result<()> {
     let &Checked { m, n, k, .. } = checked;
-    let add_low = |scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>| {
-        if let Some((adapter, dyb)) = lora {
-            let r = adapter.r;
-            let dyb = Mat::new(&dyb[tile.row * r..], tile.rows, r);
-            let a = Mat::strided(&adapter.a[tile.col..], r, tile.cols, k);
-            if let Some(mask) = adapter.mask {
-                let delta = sized(scratch, tile.rows * tile.cols);
-                gemm(delta, false, adapter.scale, dyb, a);
-                for (i, row) in delta.chunks_mut(tile.cols).enumerate() {
-                    mask.apply((tile.row + i) * k + tile.col, row);
-                }
-                add_assign(out, delta);
-            } else {
-                gemm(out, true, adapter.scale, dyb, a);
-            }
-        }
-    };
-    let weight = (checked.weight, Side::Straight);
-    let low = lora
-        .map(|(adapter, dyb)| LowRank { mask: adapter.mask, ..adapter.low_rank(dyb, &adapter.a) });
-    let done = amx::multiply(cpu, dy, weight, low, &mut dx, (m, n, k), |scratch, out, tile| {
+    let finish = |scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>| {
         if accumulate {
             let before = sized(scratch, out.len());
             tile.load(before);
             add_assign(out, before);
         }
         tile.store(out);
-    })?;
-    if done {
+    };
+    let weight = (checked.weight, Side::Straight);
+    let low = lora
+        .map(|(adapter, dyb)| LowRank { mask: adapter.mask, ..adapter.low_rank(dyb, &adapter.a) });
+    if amx::multiply(cpu, dy, weight, low, &mut dx, (m, n, k), finish)? {
         return Ok(());
     }
-    let dy = Matrix { data: dy, width: n };
-    for cols in slabs(k, n) {
-        let (slab, stride) = Slab::of_cols(cpu, checked.weight, (n, k), cols.clone())?;
-        let tiles = tiles(dx.reborrow(), k, cols.clone(), TILE_ROWS, TILE_COLS);
-        team::for_each_init(tiles, Scratch::default, |scratch, mut tile| {
-            let out = sized(&mut scratch.tile, tile.rows * tile.cols);
-            if accumulate {
-                tile.load(out);
-            }
-            let dy = dy.panel(tile.row..tile.row + tile.rows, 0..n, &mut scratch.operand);
-            let first = (tile.col - cols.start).min(slab.len());
-            let w = Mat::strided(&slab[first..], n, tile.cols, stride);
-            gemm(out, accumulate, 1.0, dy, w);
-            add_low(&mut scratch.delta, out, &mut tile);
-            tile.store(out);
-        });
-    }
+    let weight = Stored::new(checked.weight, n, k);
+    let right = Source { rows: &weight, transposed: false, depth: n };
+    let low = lora.map(|(adapter, dyb)| fma::LowRank {
+        mask: adapter.mask,
+        ..adapter.low(dyb, Mat::new(&adapter.a, adapter.r, k))
+    });
+    fma::multiply(Left::new(dy), right, low, dx, k, finish);
     Ok(())
 }
 

@@ -1,28 +1,24 @@
 //! Frozen linear with LoRA.
 //!
-//! Slabs of the weight are widened to f32 scratch of a bounded size, then tiles of the output are
-//! computed from them in parallel. Slabs and tiles depend on the shapes alone and every output
-//! element is summed within one task, so the number of threads changes no bit. Where the processor has
-//! a matrix unit for bf16, it takes over the products of bf16 and 4 bits.
+//! Products are in f32 (`fma`), but where the processor has a matrix unit, it takes over those of bf16 and
+//! 4 bits (`amx`).
 
 mod backward;
-mod slab;
 
 use std::borrow::Cow;
 
 use half::bf16;
 
-use self::slab::{Slab, slabs};
 use super::amx::{self, LowRank, Side};
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::dropout::Mask;
-use super::gemm::{Mat, gemm};
-use super::panel::Matrix;
+use super::fma::{self, Left, Mat, Source, Stored};
+use super::level::has_amx;
 use super::simd::simd;
 use super::team;
-use super::tiles::{Tile, tiles};
-use super::view::{FloatRef, sized};
+use super::tiles::Tile;
+use super::view::{FloatMut, FloatRef};
 use super::weight::{WeightRef, to_f32};
 use super::{Cpu, F32Scratch};
 use crate::Result;
@@ -30,11 +26,7 @@ use crate::ops::{Linear, Lora};
 
 pub(super) use self::backward::backward;
 
-/// Rows of a tile.
-const TILE_ROWS: usize = 256;
-/// Columns of a tile.
-const TILE_COLS: usize = 192;
-/// Rows of a task that multiplies by a LoRA matrix.
+/// Rows of a task that drops elements.
 const LORA_ROWS: usize = 64;
 
 /// Checked shape and weights.
@@ -73,7 +65,6 @@ impl Dropped {
 struct Scratch {
     operand: Vec<f32>,
     tile: Vec<f32>,
-    delta: Vec<f32>,
 }
 
 impl<'a> Checked<'a> {
@@ -104,11 +95,12 @@ impl<'a> Adapter<'a> {
     }
 
     /// `out += scale * xa . B^T` for the rows and columns of a tile.
+    #[cfg(amx)]
     fn add_low(&self, xa: &[f32], out: &mut [f32], tile: &Tile<'_>) {
         let r = self.r;
         let xa = Mat::new(&xa[tile.row * r..], tile.rows, r);
         let b = Mat::new(&self.b[tile.col * r..], tile.cols, r);
-        gemm(out, true, self.scale, xa, b.t());
+        fma::gemm(out, true, self.scale, xa, b.t());
     }
 
     /// `x` `[_, k]` where there is dropout and bf16 is multiplied on tiles.
@@ -116,7 +108,7 @@ impl<'a> Adapter<'a> {
         let (FloatRef::Bf16(x), Some(mask)) = (x, self.mask) else {
             return Ok(None);
         };
-        if !cpu.has_amx() || k == 0 {
+        if !has_amx() || k == 0 {
             return Ok(None);
         }
         let mut copy = cpu.scratch(x.len().div_ceil(2))?;
@@ -126,7 +118,12 @@ impl<'a> Adapter<'a> {
         Ok(Some(Dropped { copy, len: x.len(), keep: mask.keep() }))
     }
 
-    /// `scale * left . factor` as part of a product.
+    /// `scale * left . factor`, not masked.
+    const fn low<'s>(&self, left: &'s [f32], factor: Mat<'s>) -> fma::LowRank<'s> {
+        fma::LowRank { left, factor, scale: self.scale, mask: None }
+    }
+
+    /// The same on the matrix unit.
     const fn low_rank<'s>(&self, left: &'s [f32], factor: &'s [f32]) -> LowRank<'s> {
         LowRank { left, factor, r: self.r, scale: self.scale, mask: None }
     }
@@ -164,7 +161,7 @@ pub(super) fn forward(
         tile.store(out);
     };
     #[cfg(amx)]
-    if amx::multiply_few(cpu, x, checked.weight, &mut y, (m, n, k), |out, tile| {
+    if amx::multiply_few(x, checked.weight, &mut y, (m, n, k), |out, tile| {
         if let Some((adapter, xa)) = lora {
             adapter.add_low(xa, out, tile);
         }
@@ -177,21 +174,10 @@ pub(super) fn forward(
     if amx::multiply(cpu, x, weight, low, &mut y, (m, n, k), |_, out, tile| finish(out, tile))? {
         return Ok(());
     }
-    let rows = Matrix { data: x, width: k };
-    for cols in slabs(n, k) {
-        let slab = Slab::of_rows(cpu, checked.weight, cols.clone(), k)?;
-        let tiles = tiles(y.reborrow(), n, cols.clone(), TILE_ROWS, TILE_COLS);
-        team::for_each_init(tiles, Scratch::default, |scratch, mut tile| {
-            let x = rows.panel(tile.row..tile.row + tile.rows, 0..k, &mut scratch.operand);
-            let w = Mat::new(&slab[(tile.col - cols.start) * k..], tile.cols, k);
-            let out = sized(&mut scratch.tile, tile.rows * tile.cols);
-            gemm(out, false, 1.0, x, w.t());
-            if let Some((adapter, xa)) = lora {
-                adapter.add_low(xa, out, &tile);
-            }
-            finish(out, &mut tile);
-        });
-    }
+    let weight = Stored::new(checked.weight, n, k);
+    let right = Source { rows: &weight, transposed: true, depth: k };
+    let low = lora.map(|(adapter, xa)| adapter.low(xa, Mat::new(&adapter.b, n, adapter.r).t()));
+    fma::multiply(Left::new(x), right, low, y, n, |_, out, tile| finish(out, tile));
     Ok(())
 }
 
@@ -218,13 +204,8 @@ fn down_projection(
     if amx::shrink(cpu, rows, a, (k, r), scale, xa)? {
         return Ok(());
     }
-    let a = Mat::new(&adapter.a, r, k);
-    let x = Matrix { data: x, width: k };
-    let tasks = xa.chunks_mut(LORA_ROWS * r).enumerate();
-    team::for_each_init(tasks, Vec::new, |scratch, (task, xa)| {
-        let (row, rows) = (task * LORA_ROWS, xa.len() / r);
-        let x = x.masked_panel(row..row + rows, 0..k, adapter.mask, scratch);
-        gemm(xa, false, 1.0, x, a.t());
-    });
+    let a = Mat::new(&adapter.a, r, k).t();
+    let left = Left { values: x, mask: adapter.mask };
+    fma::multiply(left, Source::of(&a), None, FloatMut::F32(xa), r, |_, out, tile| tile.store(out));
     Ok(())
 }

@@ -12,8 +12,8 @@ use super::{
     LANES, head_values, key_values, narrow_operands, query_rows, vectors, vectors_mut,
     whole_vectors,
 };
-use crate::cpu::Cpu;
-use crate::cpu::amx::{BLOCK, Lines, Panel, product};
+use crate::cpu::amx::{BLOCK, Panel, product};
+use crate::cpu::lines::Lines;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
 use crate::cpu::tiles::tiles;
@@ -55,9 +55,9 @@ thread_local! {
 }
 
 impl<'a> Backward<'a> {
-    pub(in crate::cpu::attention) fn new(cpu: &Cpu, inputs: &'a Inputs<'a>) -> Option<Self> {
+    pub(in crate::cpu::attention) fn new(inputs: &'a Inputs<'a>) -> Option<Self> {
         let operands = [inputs.q, inputs.k, inputs.v, inputs.d_o];
-        let [q, k, v, d_o] = narrow_operands(cpu, inputs.layout, operands)?;
+        let [q, k, v, d_o] = narrow_operands(inputs.layout, operands)?;
         Some(Self { inputs, q, k, v, d_o })
     }
 

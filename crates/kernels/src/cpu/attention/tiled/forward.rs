@@ -7,9 +7,9 @@ use super::super::forward::{key_blocks, normalize};
 use super::super::layout::{Layout, QueryBlock, Sequence};
 use super::super::scores::{Block, to_scores};
 use super::{key_values, narrow_operands, query_rows, vectors_mut, whole_vectors};
-use crate::cpu::Cpu;
-use crate::cpu::amx::{BLOCK, Lines, Panel, product};
+use crate::cpu::amx::{BLOCK, Panel, product};
 use crate::cpu::exp::exp;
+use crate::cpu::lines::Lines;
 use crate::cpu::reduce;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
@@ -43,11 +43,10 @@ thread_local! {
 
 impl<'a> Forward<'a> {
     pub(in crate::cpu::attention) fn new(
-        cpu: &Cpu,
         layout: &'a Layout,
         operands: [FloatRef<'a>; 3],
     ) -> Option<Self> {
-        let [q, k, v] = narrow_operands(cpu, layout, operands)?;
+        let [q, k, v] = narrow_operands(layout, operands)?;
         Some(Self { layout, q, k, v })
     }
 

@@ -11,17 +11,17 @@ use half::bf16;
 pub(super) use self::backward::Backward;
 pub(super) use self::forward::Forward;
 use super::layout::{Layout, QueryBlock};
-use crate::cpu::Cpu;
-use crate::cpu::amx::{BLOCK, Lines, Values};
+use crate::cpu::amx::{BLOCK, Values};
+use crate::cpu::level::has_amx;
+use crate::cpu::lines::Lines;
 use crate::cpu::view::FloatRef;
 
 /// The operands, if all can be multiplied on the tiles.
 fn narrow_operands<'a, const N: usize>(
-    cpu: &Cpu,
     layout: &Layout,
     operands: [FloatRef<'a>; N],
 ) -> Option<[&'a [bf16]; N]> {
-    let fits = cpu.has_amx() && layout.op.head_dim.is_multiple_of(BLOCK);
+    let fits = has_amx() && layout.op.head_dim.is_multiple_of(BLOCK);
     let mut narrow: [&[bf16]; N] = [&[]; N];
     for (narrow, operand) in narrow.iter_mut().zip(operands) {
         match operand {

@@ -1,9 +1,11 @@
 //! 4-bit weights as panels are filled from them.
 
+#[cfg(amx)]
 use std::ops::Range;
 
-use crate::cpu::prefetch;
-use crate::cpu::weight::CpuQuantizedWeight;
+#[cfg(amx)]
+use super::prefetch;
+use super::weight::CpuQuantizedWeight;
 
 /// Elements that share a scale wherever rows are made of whole runs.
 pub(super) const RUN: usize = 64;
@@ -74,6 +76,7 @@ impl<'a> FourBit<'a> {
     }
 
     /// Fetches codes of a row that will be needed soon; none beyond the last row.
+    #[cfg(amx)]
     #[inline]
     pub(super) fn prefetch(&self, row: usize, cols: Range<usize>) {
         let first = row * self.k / 2;

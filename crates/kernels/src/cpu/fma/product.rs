@@ -1,0 +1,207 @@
+//! A product with a weight, cut into tasks.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::kernel::Kernels;
+use super::panel::{Panel, Source};
+use super::strips::{Out, strips};
+use super::{DEPTH, Mat, parts};
+use crate::cpu::dropout::Mask;
+use crate::cpu::lines::Lines;
+use crate::cpu::simd::simd;
+use crate::cpu::team;
+use crate::cpu::tiles::{Tile, tiles};
+use crate::cpu::view::{FloatMut, FloatRef};
+
+/// Most columns of a task: with [`DEPTH`] a panel of 432 KiB.
+const COLS: usize = 192;
+/// Most rows of a task: each fills its panels itself.
+const ROWS: usize = 1024;
+/// Fewest rows of a task that there are more of than threads.
+const FEWEST_ROWS: usize = 256;
+/// Rows that are widened, and finished, at a time.
+const BLOCK: usize = 32;
+/// Rows that lie a multiple of this many elements apart share a set of the L1 cache.
+const COLLIDE: usize = 1024;
+
+/// `scale * left [m, r] . factor` to be added to a product.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct LowRank<'a> {
+    pub(in crate::cpu) left: &'a [f32],
+    /// `[r, columns]`
+    pub(in crate::cpu) factor: Mat<'a>,
+    pub(in crate::cpu) scale: f32,
+    /// What is dropped of the result, before it is added.
+    pub(in crate::cpu) mask: Option<Mask>,
+}
+
+/// Rows that are multiplied by something.
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Left<'a> {
+    pub(in crate::cpu) values: FloatRef<'a>,
+    /// Elements to be dropped.
+    pub(in crate::cpu) mask: Option<Mask>,
+}
+
+impl<'a> Left<'a> {
+    pub(in crate::cpu) const fn new(values: FloatRef<'a>) -> Self {
+        Self { values, mask: None }
+    }
+}
+
+/// What a thread keeps from task to task.
+#[derive(Default)]
+struct Scratch {
+    panel: Lines,
+    low_panel: Lines,
+    /// A block of the left side in f32.
+    left: Lines,
+    /// Sums: of a block, or of all rows where the depth has several parts.
+    sums: Lines,
+    delta: Lines,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static EXTRA: RefCell<Vec<f32>> = RefCell::default();
+}
+
+/// `out [m, cols] = finish(x [m, depth] . right + low)`, where `finish` is given scratch, the sums of some
+/// rows and columns and the tile to store them to.
+pub(in crate::cpu) fn multiply(
+    x: Left<'_>,
+    right: Source<'_>,
+    low: Option<LowRank<'_>>,
+    out: FloatMut<'_>,
+    cols: usize,
+    finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
+) {
+    if out.len() == 0 {
+        return;
+    }
+    let m = out.len() / cols;
+    let width = cols.div_ceil(cols.div_ceil(COLS)).next_multiple_of(64);
+    let height = height(m, cols.div_ceil(width));
+    let product = Product { kernels: Kernels::get(), x, right, low, cols };
+    team::for_each(tiles(out, cols, 0..cols, height, width), |tile| {
+        SCRATCH.with_borrow_mut(|scratch| {
+            EXTRA.with_borrow_mut(|extra| {
+                product.tile(scratch, tile, |sums, tile| finish(extra, sums, tile));
+            });
+        });
+    });
+}
+
+/// Rows of a task: whole blocks, as many as leave equal shares to the threads. Results do not depend on it.
+fn height(m: usize, tasks_of_cols: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let even = |parts: &usize| {
+        let tasks = parts * tasks_of_cols;
+        tasks.is_multiple_of(threads) || tasks >= 8 * threads
+    };
+    let fewest = m.div_ceil(ROWS);
+    let most = m.div_ceil(FEWEST_ROWS).max(fewest);
+    let parts = (fewest..=most).find(even).unwrap_or(most);
+    m.div_ceil(parts).next_multiple_of(BLOCK)
+}
+
+struct Product<'a> {
+    kernels: &'static Kernels,
+    x: Left<'a>,
+    right: Source<'a>,
+    low: Option<LowRank<'a>>,
+    /// Of the whole output.
+    cols: usize,
+}
+
+impl Product<'_> {
+    fn tile(
+        &self,
+        scratch: &mut Scratch,
+        tile: Tile<'_>,
+        mut finish: impl FnMut(&mut [f32], &mut Tile<'_>),
+    ) {
+        let Self { kernels, right, low, .. } = *self;
+        let Tile { row, rows, col, cols, .. } = tile;
+        let Scratch { panel, low_panel, left, sums, delta } = scratch;
+        let low = low.map(|low| {
+            let r = low.factor.rows;
+            let source = Source::of(&low.factor);
+            (low, Panel::fill(kernels, low_panel, source, col..col + cols, 0..r))
+        });
+        // Sums of several parts of the depth wait for each other.
+        let several = right.depth > DEPTH;
+        let sums = sums.f32(if several { rows } else { BLOCK.min(rows) } * cols);
+        let mut blocks = tile.split(BLOCK);
+        for part in parts(right.depth, DEPTH, 64) {
+            let panel = Panel::fill(kernels, panel, right, col..col + cols, part.clone());
+            for block in &mut blocks {
+                let first = if several { (block.row - row) * cols } else { 0 };
+                let values = &mut sums[first..][..block.rows * cols];
+                let mut out = Out { values, stride: cols, keep: part.start > 0 };
+                strips(kernels, self.left(block, &part, left), panel.right(), &mut out, 1.0);
+                if part.end == right.depth {
+                    if let Some((low, panel)) = low {
+                        self.add_low(low, panel, block, out.values, delta);
+                    }
+                    finish(out.values, block);
+                }
+            }
+        }
+    }
+
+    /// Part of the rows of a block.
+    fn left<'s>(
+        &'s self,
+        block: &Tile<'_>,
+        part: &Range<usize>,
+        scratch: &'s mut Lines,
+    ) -> Mat<'s> {
+        let (depth, len) = (self.right.depth, part.len());
+        let first = |row: usize| (block.row + row) * depth + part.start;
+        match (self.x.values, self.x.mask) {
+            (FloatRef::F32(x), None) if !depth.is_multiple_of(COLLIDE) => {
+                Mat::strided(&x[first(0).min(x.len())..], block.rows, len, depth)
+            }
+            (x, mask) => {
+                let stride = len.next_multiple_of(16) + 16;
+                let values = scratch.f32(block.rows * stride);
+                for (row, out) in values.chunks_exact_mut(stride).enumerate() {
+                    x.slice(first(row)..first(row) + len).widen_into(&mut out[..len]);
+                    if let Some(mask) = mask {
+                        mask.apply(first(row), &mut out[..len]);
+                    }
+                }
+                Mat::strided(values, block.rows, len, stride)
+            }
+        }
+    }
+
+    /// Adds the low-rank part of a block.
+    fn add_low(
+        &self,
+        low: LowRank<'_>,
+        panel: Panel<'_>,
+        block: &Tile<'_>,
+        sums: &mut [f32],
+        delta: &mut Lines,
+    ) {
+        let (r, cols) = (low.factor.rows, block.cols);
+        let left = Mat::new(&low.left[block.row * r..], block.rows, r);
+        let Some(mask) = low.mask else {
+            let mut out = Out { values: sums, stride: cols, keep: true };
+            strips(self.kernels, left, panel.right(), &mut out, low.scale);
+            return;
+        };
+        let delta = delta.f32(sums.len());
+        let mut out = Out { values: &mut *delta, stride: cols, keep: false };
+        strips(self.kernels, left, panel.right(), &mut out, low.scale);
+        for (row, delta) in delta.chunks_mut(cols).enumerate() {
+            mask.apply((block.row + row) * self.cols + block.col, delta);
+        }
+        simd!(for (sum, delta) in sums.iter_mut().zip(&*delta) {
+            *sum += delta;
+        });
+    }
+}
