@@ -48,7 +48,7 @@ fn a_model_is_planned_by_its_name_or_its_config_alone() {
     let dir = w.path("config-alone");
     std::fs::create_dir(&dir).unwrap();
     std::fs::copy(w.path("model/config.json"), dir.join("config.json")).unwrap();
-    let shape = ["--seq-len", "16", "--batch-size", "2"];
+    let shape = ["--seq-len", "16", "--batch-size", "2", "--memory-budget", "1GiB"];
     let of = |model: &str| plan(&[&["--model", model][..], &shape].concat());
     // The checkpoint's own tensors are f32; its config.json says so too.
     assert_eq!(of(&w.arg("config-alone")), of(&w.arg("model")));

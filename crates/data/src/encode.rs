@@ -227,11 +227,7 @@ impl Encoder {
         Ok(EncodedRow { fitted, unseen })
     }
 
-    fn chat(
-        &self,
-        chat: &Chat,
-        train_on: TrainOn,
-    ) -> Result<(Vec<u32>, Vec<u32>, Option<Unseen>), Problem> {
+    fn chat(&self, chat: &Chat, train_on: TrainOn) -> Result<EncodedChat, Problem> {
         let located = self.locate(chat, train_on)?;
         let Tokenized { mut ids, offsets } = tokenize(&self.tokenizer, &located.text)?;
         let mut labels = vec![IGNORE; ids.len()];
@@ -311,6 +307,9 @@ pub(crate) struct EncodedRow {
     pub(crate) fitted: Fitted,
     pub(crate) unseen: Option<Unseen>,
 }
+
+/// Ids and labels of a conversation, and what of it the template does not show.
+type EncodedChat = (Vec<u32>, Vec<u32>, Option<Unseen>);
 
 struct Tokenized {
     ids: Vec<u32>,

@@ -20,7 +20,7 @@ impl Epoch {
         Self { rows, ends }
     }
 
-    fn of_bins(bins: Vec<Vec<usize>>) -> Self {
+    fn of_bins(bins: &[Vec<usize>]) -> Self {
         let ends = bins.iter().scan(0, |end, bin| {
             *end += bin.len();
             Some(*end)
@@ -74,14 +74,15 @@ impl Dataset {
         let mut bins =
             best_fit_decreasing(order.into_iter().map(|row| (row, length(row))), capacity);
         // Bins come with the longest rows first, which should not be learned first.
-        match &mut rng {
-            Some(rng) => rng.shuffle(&mut bins),
-            None => {
-                bins.iter_mut().for_each(|bin| bin.sort_unstable());
-                bins.sort_unstable();
+        if let Some(rng) = &mut rng {
+            rng.shuffle(&mut bins);
+        } else {
+            for bin in &mut bins {
+                bin.sort_unstable();
             }
+            bins.sort_unstable();
         }
-        Epoch::of_bins(bins)
+        Epoch::of_bins(&bins)
     }
 
     /// Bins of a pass and the tokens that one holds, where rows are packed.

@@ -21,18 +21,15 @@ pub(crate) fn best_fit_decreasing(
     let mut room: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (item, length) in items {
         debug_assert!(length <= capacity, "{length} tokens in bins of {capacity}");
-        let (bin, left) = match room.range_mut(length..).next() {
-            Some((&left, fitting)) => {
-                let bin = fitting.pop().expect("emptied entries are removed");
-                if fitting.is_empty() {
-                    room.remove(&left);
-                }
-                (bin, left)
+        let (bin, left) = if let Some((&left, fitting)) = room.range_mut(length..).next() {
+            let bin = fitting.pop().expect("emptied entries are removed");
+            if fitting.is_empty() {
+                room.remove(&left);
             }
-            None => {
-                bins.push(Vec::new());
-                (bins.len() - 1, capacity)
-            }
+            (bin, left)
+        } else {
+            bins.push(Vec::new());
+            (bins.len() - 1, capacity)
         };
         bins[bin].push(item);
         room.entry(left.saturating_sub(length)).or_default().push(bin);

@@ -34,7 +34,7 @@ pub fn same_number(answer: &str, expected: &str) -> Option<bool> {
     Some(last_number(answer).is_some_and(close))
 }
 
-/// F1 of the words that both have, as SQuAD counts it: in lower case, without punctuation and articles.
+/// F1 of the words that both have, as `SQuAD` counts it: in lower case, without punctuation and articles.
 pub fn f1(answer: &str, expected: &str) -> f64 {
     let (answer, expected) = (words(answer), words(expected));
     if answer.is_empty() || expected.is_empty() {

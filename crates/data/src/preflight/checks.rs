@@ -93,7 +93,7 @@ fn hidden_tools(sides: &[Side<'_>]) -> Option<Finding> {
         match part {
             Unseen::Tool => places.add_text(|| format!("{place}: tools")),
             Unseen::Call(index) => {
-                places.add_text(|| format!("{place}: messages[{index}].tool_calls"))
+                places.add_text(|| format!("{place}: messages[{index}].tool_calls"));
             }
             Unseen::Words(_) => {}
         }

@@ -1,4 +1,4 @@
-//! Conversations in OpenAI's form, which is also what chat templates take.
+//! Conversations in `OpenAI`'s form, which is also what chat templates take.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -215,7 +215,7 @@ fn content(object: &Object, required: bool, path: &str) -> Result<Option<String>
     }
 }
 
-/// `train`: true or false, or OpenAI's `weight`: 0 or 1.
+/// `train`: true or false, or `OpenAI`'s `weight`: 0 or 1.
 fn train(object: &Object, role: Role, path: &str) -> Result<Option<bool>, Problem> {
     let flag = match fields::get(object, "train") {
         None => None,

@@ -100,7 +100,7 @@ fn difference(template: &ChatTemplate, chat: &Chat, case: &Value) -> Option<Stri
     }
 }
 
-/// Run by scripts/check-templates.sh, which takes public templates from PyPI and renders them with transformers.
+/// Run by scripts/check-templates.sh, which takes public templates from `PyPI` and renders them with transformers.
 #[test]
 #[ignore = "needs templates that are not part of the repository"]
 fn public_templates_render_as_in_transformers() {

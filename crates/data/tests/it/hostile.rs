@@ -17,12 +17,13 @@ use crate::common::{OPTIONS, encoder, message, tokenizer};
 const GOOD: &str =
     r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
 
+static ENCODER: LazyLock<Encoder> = LazyLock::new(|| encoder("chatml", "<|im_end|>"));
+
 /// What becomes of a file that is read and encoded.
 fn outcome(name: &str, bytes: &[u8]) -> Result<usize, String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     fs::write(&path, bytes).unwrap();
-    static ENCODER: LazyLock<Encoder> = LazyLock::new(|| encoder("chatml", "<|im_end|>"));
     let result = Rows::read(&path, None)
         .and_then(Rows::strict)
         .and_then(|rows| ENCODER.encode(&rows, &OPTIONS)?.strict())
@@ -233,7 +234,7 @@ fn long_rows_are_rows() {
         vec![r#"{"role": "user", "content": "a"}"#; 100_000].join(",")
     );
     second_line(many.as_bytes(), "");
-    let keys: String = (0..100_000).map(|key| format!("\"k{key}\": 1,")).collect();
+    let keys = (0..100_000).map(|key| format!("\"k{key}\": 1,")).collect::<Vec<_>>().concat();
     assert_eq!(
         outcome("keys.jsonl", GOOD.replacen('{', &format!("{{{keys}"), 1).as_bytes()),
         Ok(1)

@@ -235,7 +235,7 @@ fn preference_rows_are_read_in_both_forms() {
             panic!("{rows:?}");
         };
         let said = [prompt, chosen, rejected]
-            .map(|turns| turns.iter().map(|t| t.text()).collect::<Vec<_>>());
+            .map(|turns| turns.iter().map(data::rows::Message::text).collect::<Vec<_>>());
         assert_eq!(said, [["q"], ["good"], ["bad"]]);
     }
     let error = encoder("smollm2", "</s>").encode(&text, &OPTIONS).unwrap().strict().unwrap_err();

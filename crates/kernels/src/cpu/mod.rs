@@ -292,7 +292,7 @@ impl Backend for Cpu {
         lse: &mut CpuBuffer,
     ) -> Result<()> {
         let _run = self.begin("attention");
-        attention::forward(self, op, sequences, q, k, v, o, lse)
+        attention::forward(self, op, sequences, [q, k, v], o, lse)
     }
 
     fn attention_backward(

@@ -136,7 +136,7 @@ fn what_is_planned_is_what_a_run_takes() {
     check_against_reality(&models, Cpu::new);
     // Workspace differs by level, which holds for a process.
     if std::env::var_os("QLORA_CPU").is_none() {
-        for level in kernels::CpuLevel::supported().into_iter().map(|level| level.name()) {
+        for level in kernels::CpuLevel::supported().into_iter().map(kernels::CpuLevel::name) {
             let status = std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "memory::tests::what_is_planned_is_what_a_run_takes"])
                 .env("QLORA_CPU", level)

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 
 pub(super) fn read(path: &Path, file: File, on_value: OnValue<'_>) -> Result<()> {
     let damaged = |row, message| Error::DamagedTable { path: path.to_owned(), row, message };
-    let opened = guarded(|| Ok(SerializedFileReader::new(file)?));
+    let opened = guarded(|| SerializedFileReader::new(file));
     let reader = opened.map_err(|message| damaged(1, message))?;
     let mut rows = guarded(|| Ok(RowIter::from_file_into(Box::new(reader))))
         .map_err(|message| damaged(1, message))?;

@@ -24,9 +24,7 @@ pub(in crate::cpu) fn forward(
     cpu: &Cpu,
     op: Attention,
     sequences: &Sequences<Cpu>,
-    q: &CpuBuffer,
-    k: &CpuBuffer,
-    v: &CpuBuffer,
+    [q, k, v]: [&CpuBuffer; 3],
     o: &mut CpuBuffer,
     lse: &mut CpuBuffer,
 ) -> Result<()> {
