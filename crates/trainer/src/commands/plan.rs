@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
     let query = Query { args, recipe, config, source };
     match args.device {
         Target::Here(device) => device.run(query),
-        Target::Card(card) => on_card(card, query),
+        Target::Card(card) => on_card(card, &query),
     }
 }
 
@@ -164,7 +164,7 @@ struct Room {
 }
 
 #[cfg(feature = "cuda")]
-fn on_card(card: Card, query: Query<'_>) -> Result<()> {
+fn on_card(card: Card, query: &Query<'_>) -> Result<()> {
     use crate::memory::RESERVE;
     let info = kernels::DeviceInfo {
         name: card.name.to_owned(),
@@ -183,7 +183,7 @@ fn on_card(card: Card, query: Query<'_>) -> Result<()> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_card(card: Card, _: Query<'_>) -> Result<()> {
+fn on_card(card: Card, _: &Query<'_>) -> Result<()> {
     let message = format!(
         "--device {}: what the CUDA kernels take only a binary that has them knows; build it with `cargo build \
          --release --features cuda` (no card is needed), or plan for this processor with --device cpu",
