@@ -112,7 +112,7 @@ fn too_little_memory_is_an_error_at_every_size() {
     let mut fits = false;
     let mut failures = 0;
     for kilobytes in
-        [16, 64, 128, 256, 384, 512, 640, 768, 896, 1024, 1280, 1536, 2048, 3072, 4096, 8192]
+        [16, 64, 128, 192, 256, 320, 384, 448, 512, 640, 768, 1024, 1536, 2048, 4096, 8192]
     {
         let bytes = (kilobytes << 10).to_string();
         let more = [&STEP[..], &["--set", "output.overwrite=true"]].concat();
