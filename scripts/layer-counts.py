@@ -31,8 +31,8 @@ LINEARS = [(4096, 4096), (4096, 1024), (4096, 1024), (4096, 4096), (4096, 14336)
 WEIGHTS = sum(k * n for k, n in LINEARS)
 PACKED = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a weight: codes, scales, scales of scales
 DEQUANTIZED = PACKED + 2  # read packed, written in bf16
-SIZES = {"forward": [128, 256], "backward": [128, 256], "attention": [256, 512, 768], "head": [128, 256]}
-CHECKED = {"forward": 384, "backward": 384, "attention": 1024, "head": 384}
+SIZES = {"forward": [128, 256], "recompute": [128, 256], "backward": [128, 256], "attention": [256, 512, 768], "head": [128, 256]}
+CHECKED = {"forward": 384, "recompute": 384, "backward": 384, "attention": 1024, "head": 384}
 # Whitepapers of GA102 and AD102: dense bf16 with f32 sums, f32, bytes a second, warp instructions a second.
 CARDS = {
     "RTX 3090": dict(matrix=71e12, f32=35.6e12, memory=936e9, issue=82 * 4 * 1.695e9),
@@ -91,7 +91,8 @@ def counts_at(measured, size):
 def operand_bytes(part, kernel):
     """Bytes of TOKENS tokens if each operand moves once; None where threads' requests are as good."""
     if kernel == "4-bit products":
-        return sum(2 * TOKENS * (k + n) + PACKED * k * n for k, n in LINEARS)
+        linears = LINEARS[:-1] if part == "recompute" else LINEARS
+        return sum(2 * TOKENS * (k + n) + PACKED * k * n for k, n in linears)
     if kernel == "attention, forward":
         return 2 * TOKENS * (2 * HIDDEN + 2 * KV)
     if kernel == "attention, backward":
@@ -128,8 +129,10 @@ def scaled(measured):
 
 def passes(part, kernel, recompute):
     """How often a kernel's counts are met in a step of the whole model."""
-    forward = part == "forward" or kernel == "attention, forward"
-    return 1 if part == "head" else LAYERS * (2 if forward and recompute else 1)
+    if part == "recompute":
+        return LAYERS if recompute else 0
+    again = kernel == "attention, forward" and recompute
+    return 1 if part == "head" else LAYERS * (2 if again else 1)
 
 
 def report(counts):
@@ -143,10 +146,11 @@ def report(counts):
         print()
     print(f"\n{'at most, tokens/s':<30}{'fused':>10}{'dequantized':>14}")
     for name, card in CARDS.items():
-        for policy, recompute in (("4N, all activations kept", False), ("6N, layers recomputed", True)):
+        for policy, recompute in (("all activations kept", False), ("layers recomputed", True)):
             seconds = sum(passes(part, kernel, recompute) * bound(part, kernel, c, card)[0] for (part, kernel), c in counts.items())
-            products = LAYERS * (3 if recompute else 2)
-            apart = seconds + products * WEIGHTS * DEQUANTIZED / card["memory"]
+            # The last weight of a layer is not needed to compute its activations again.
+            weights = 2 * WEIGHTS + (WEIGHTS - LINEARS[-1][0] * LINEARS[-1][1] if recompute else 0)
+            apart = seconds + LAYERS * weights * DEQUANTIZED / card["memory"]
             print(f"{name + ', ' + policy:<36}{TOKENS / seconds:>8.0f}{TOKENS / apart:>10.0f}")
 
 

@@ -108,6 +108,14 @@ impl Layer {
     }
 
     fn forward(&self) -> Result<()> {
+        self.recompute()?;
+        self.linear(&self.projection(HIDDEN, INTERMEDIATE)?)?;
+        let [x, o, mut sum] = self.hidden()?;
+        self.cuda.add(&x, &o, &mut sum)
+    }
+
+    /// What of the forward the backward asks for: all but the last product and its sum.
+    fn recompute(&self) -> Result<()> {
         self.norm(false)?;
         let square = self.projection(HIDDEN, HIDDEN)?;
         let narrow = self.projection(KV, HIDDEN)?;
@@ -121,9 +129,7 @@ impl Layer {
         let up = self.projection(INTERMEDIATE, HIDDEN)?;
         [&up, &up].into_iter().try_for_each(|p| self.linear(p))?;
         let wide = || self.bf16(self.tokens * INTERMEDIATE);
-        self.cuda.gated(Activation::Silu, &wide()?, &wide()?, &mut wide()?)?;
-        self.linear(&self.projection(HIDDEN, INTERMEDIATE)?)?;
-        self.cuda.add(&x, &o, &mut sum)
+        self.cuda.gated(Activation::Silu, &wide()?, &wide()?, &mut wide()?)
     }
 
     fn backward(&self) -> Result<()> {
@@ -200,15 +206,16 @@ impl Layer {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [part, tokens] = args.as_slice() else {
-        return Err("usage: layer_counts forward|backward|attention|head TOKENS".into());
+        return Err("usage: layer_counts forward|recompute|backward|attention|head TOKENS".into());
     };
     let layer = Layer { cuda: Cuda::new(0)?, tokens: tokens.parse()? };
     match part.as_str() {
         "forward" => layer.forward()?,
+        "recompute" => layer.recompute()?,
         "backward" => layer.backward()?,
         "attention" => layer.attention()?,
         "head" => layer.head()?,
-        _ => return Err(format!("{part}: forward, backward, attention or head").into()),
+        _ => return Err(format!("{part}: forward, recompute, backward, attention or head").into()),
     }
     // Waits for the work.
     layer.cuda.download(&layer.f32(1)?)?;
