@@ -36,6 +36,8 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn memory(&self) -> MemoryUsage;
     /// Forgets the peak and the work so far.
     fn reset_peak(&self);
+    /// Whether buffers are in the host's memory, so that what the program keeps there leaves less for them.
+    fn shares_host_memory(&self) -> bool;
     /// Bytes that buffers can have besides those there are; `None` where nobody knows.
     fn free_memory(&self) -> Option<usize>;
     /// Makes sure of `bytes` bytes in one piece for all buffers to come, where none has been made yet.
@@ -69,8 +71,8 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     }
     /// Copies a buffer of floats or of codes to the host, widened to f32.
     fn download(&self, buffer: &Self::Buffer) -> Result<Vec<f32>>;
-    /// Copies a buffer to the host's memory, to be [brought back](Self::bring_back) bit for bit; nothing where the host's
-    /// memory is the backend's own, and there is nothing to gain.
+    /// Copies a buffer to the host's memory, to be [brought back](Self::bring_back) bit for bit; nothing where buffers
+    /// [are there](Self::shares_host_memory) already.
     fn put_away(&self, buffer: &Self::Buffer) -> Result<Option<Self::HostCopy>>;
     /// A new buffer with what was put away.
     fn bring_back(&self, copy: &Self::HostCopy, kind: MemoryKind) -> Result<Self::Buffer>;

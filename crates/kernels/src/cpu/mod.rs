@@ -116,6 +116,10 @@ impl Backend for Cpu {
         self.shared.reset_peak();
     }
 
+    fn shares_host_memory(&self) -> bool {
+        true
+    }
+
     fn free_memory(&self) -> Option<usize> {
         buffer::available()
     }

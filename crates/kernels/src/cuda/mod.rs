@@ -124,6 +124,10 @@ impl Backend for Cuda {
         self.memory.reset_peak();
     }
 
+    fn shares_host_memory(&self) -> bool {
+        false
+    }
+
     fn free_memory(&self) -> Option<usize> {
         self.info().ok().map(|info| info.free)
     }

@@ -116,6 +116,11 @@ impl Keep {
         }
     }
 
+    /// Whether everything is kept of all layers.
+    pub fn all_of(layers: &[Self]) -> bool {
+        layers.iter().all(|keep| *keep == Self::ALL)
+    }
+
     /// The same for each of `layers` layers.
     pub fn for_layers(self, layers: usize) -> Arc<[Self]> {
         std::iter::repeat_n(self, layers).collect()

@@ -218,13 +218,13 @@ impl Query<'_> {
         let Choice::Fits(need) = choice else {
             bail!(too_large(&setup, backend, choice.need(), room.bytes)?)
         };
-        let all = setup.measure(backend, Keep::ALL.for_layers(self.layers()))?;
-        let report = Report {
-            need: &need,
-            least_flops: all.flops,
-            reserve: room.reserve,
-            peak_flops: room.peak_flops,
+        let least_flops = if Keep::all_of(&need.keep) {
+            need.flops
+        } else {
+            setup.measure(backend, Keep::ALL.for_layers(self.layers()))?.flops
         };
+        let report =
+            Report { need: &need, least_flops, reserve: room.reserve, peak_flops: room.peak_flops };
         let mut out = std::io::stdout().lock();
         if self.args.json {
             let mut json = report.json();

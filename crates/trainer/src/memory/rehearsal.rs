@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use data::{Batch, Window};
-use kernels::{Backend, MemoryUsage};
+use kernels::{Backend, MemoryKind, MemoryUsage};
 use models::decoder::{Adapter, Decoder, Keep};
 
 use crate::recipe::TrainSection;
@@ -29,6 +29,10 @@ pub struct Need {
     pub keep: Arc<[Keep]>,
     /// Memory at the end, and its peak.
     pub usage: MemoryUsage,
+    /// Bytes of a checkpoint's adapter and optimizer state, copied to the host's memory to be written from there.
+    pub checkpoint: usize,
+    /// Whether the device's memory is the host's.
+    pub in_host_memory: bool,
     /// Floating-point operations of the first step.
     pub flops: u64,
     /// Tokens of it.
@@ -38,7 +42,14 @@ pub struct Need {
 impl Need {
     /// Bytes that the device must have.
     pub fn bytes(&self) -> usize {
-        self.usage.extent.max(self.usage.peak)
+        let checkpoint = if self.in_host_memory { self.checkpoint } else { 0 };
+        self.usage.extent.max(self.usage.peak) + checkpoint
+    }
+
+    /// Bytes of the host's memory besides.
+    pub fn host_bytes(&self) -> usize {
+        let checkpoint = if self.in_host_memory { 0 } else { self.checkpoint };
+        self.usage.host_peak + checkpoint
     }
 }
 
@@ -84,7 +95,12 @@ impl<'m, K: Backend> Rehearsal<'m, K> {
             first.get_or_insert((backend.memory().total_flops() - before, tokens));
         }
         let (flops, tokens) = first.unwrap_or_default();
-        Ok(Need { keep, usage: backend.memory(), flops, tokens })
+        let usage = backend.memory();
+        let stored = [MemoryKind::Adapters, MemoryKind::Optimizer];
+        let live = usage.live.iter().filter(|(kind, _)| stored.contains(kind));
+        let checkpoint = live.map(|(_, bytes)| bytes).sum();
+        let in_host_memory = backend.shares_host_memory();
+        Ok(Need { keep, usage, checkpoint, in_host_memory, flops, tokens })
     }
 }
 

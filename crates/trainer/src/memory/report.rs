@@ -27,7 +27,7 @@ const LINES: [(&str, &str, &[MemoryKind]); 9] = [
 pub struct Report<'a> {
     /// What was found.
     pub need: &'a Need,
-    /// The same with everything kept: what there is to save.
+    /// Floating-point operations of the first step with everything kept.
     pub least_flops: u64,
     /// Bytes that the device keeps for itself.
     pub reserve: usize,
@@ -47,12 +47,15 @@ impl Report<'_> {
             line(name, at_peak(usage, kinds));
         }
         line("gaps between buffers", usage.extent.saturating_sub(usage.peak));
+        if self.need.in_host_memory {
+            line("a checkpoint on its way to the disk", self.need.checkpoint);
+        }
         if self.reserve > 0 {
             line("driver and kernels, at a guess", self.reserve);
         }
         line("in all", self.total());
-        if usage.host_peak > 0 {
-            line("in the host's memory besides", usage.host_peak);
+        if !self.need.in_host_memory {
+            line("in the host's memory besides", self.need.host_bytes());
         }
         writeln!(text, "  reached {}", usage.reached).expect("strings take everything");
         writeln!(text, "  {}", kept(&self.need.keep)).expect("strings take everything");
@@ -88,7 +91,7 @@ impl Report<'_> {
 
     /// The same for programs, in bytes.
     pub fn json(&self) -> Value {
-        let Need { keep, usage, flops, tokens } = self.need;
+        let Need { keep, usage, flops, tokens, .. } = self.need;
         let kinds: serde_json::Map<_, _> = LINES
             .iter()
             .map(|(_, key, kinds)| ((*key).to_owned(), json!(at_peak(usage, kinds))))
@@ -106,7 +109,8 @@ impl Report<'_> {
             "peak": usage.peak,
             "extent": usage.extent,
             "reserve": self.reserve,
-            "host": usage.host_peak,
+            "host": self.need.host_bytes(),
+            "checkpoint": self.need.checkpoint,
             "at_peak": kinds,
             "reached": usage.reached.to_string(),
             "kept_by_layer": kept,

@@ -44,21 +44,21 @@ impl Setup<'_> {
     pub fn choose<K: Backend>(&self, backend: &K, budget: usize) -> Result<Choice> {
         let layers = self.config.num_hidden_layers;
         let given = match self.workload.train.gradient_checkpointing {
-            Checkpointing::Auto => None,
-            Checkpointing::Off => Some(Keep::ALL),
-            Checkpointing::On => Some(Keep::NOTHING),
-        };
-        let choice = match given {
-            None => {
-                self.rehearse(backend, |run| choose(layers, budget, |keep| run.measure(keep)))?
+            Checkpointing::Off => Keep::ALL,
+            Checkpointing::On => Keep::NOTHING,
+            Checkpointing::Auto => {
+                return match self
+                    .rehearse(backend, |run| choose(layers, budget, |keep| run.measure(keep)))?
+                {
+                    // Once more from the start: what is measured first lies where it will.
+                    Choice::Fits(need) if !Keep::all_of(&need.keep) => {
+                        Ok(Choice::Fits(self.measure(backend, need.keep)?))
+                    }
+                    choice => Ok(choice),
+                };
             }
-            Some(keep) => Choice::of(self.measure(backend, keep.for_layers(layers))?, budget),
         };
-        // Once more from the start: what is measured first lies where it will.
-        Ok(match choice {
-            Choice::Fits(need) => Choice::Fits(self.measure(backend, need.keep)?),
-            too_large @ Choice::TooLarge(_) => too_large,
-        })
+        Ok(Choice::of(self.measure(backend, given.for_layers(layers))?, budget))
     }
 
     /// What the run takes with this kept.

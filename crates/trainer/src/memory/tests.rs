@@ -162,7 +162,14 @@ fn made_up(sizes: [usize; 7], costs: [u64; 7]) -> impl FnMut(Arc<[Keep]>) -> any
         let flops: u64 = parts().filter(|(_, kept)| !*kept).map(|(i, _)| costs[i]).sum();
         let ledger = kernels::MemoryLedger::default();
         ledger.add(kernels::MemoryKind::Activations, 1000 + kept);
-        Ok(Need { keep, usage: ledger.usage(0), flops: 10_000 + flops, tokens: 1 })
+        Ok(Need {
+            keep,
+            usage: ledger.usage(0),
+            checkpoint: 0,
+            in_host_memory: true,
+            flops: 10_000 + flops,
+            tokens: 1,
+        })
     }
 }
 
