@@ -1,6 +1,8 @@
 //! Which parts of a device's memory, or of the host's, are free.
 //!
-//! The oldest chunk that has room, and there the smallest range: in the backward of a layer of Llama 3 8B at 73,000
+//! The oldest chunk that has room, and there the smallest range, that at the chunk's end after all others: where
+//! something lies does not depend on how much room is left, so that a chunk of the [extent](Arena::extent) found in a
+//! larger one is enough. In the backward of a layer of Llama 3 8B at 73,000
 //! tokens the gaps are 0.2 GiB, where the lowest address that has room leaves 1.9. A step that takes and gives the same
 //! sizes in the same order as the step before finds the same places again and needs no further chunk: those that the
 //! step before added last are empty until it comes to what was put there. The smallest range of all chunks would not do:
@@ -90,8 +92,10 @@ impl Arena {
 
 impl Chunk {
     fn take(&mut self, bytes: usize) -> Option<u64> {
+        let end = self.address + self.bytes as u64;
         let fits = self.free.iter().filter(|&(_, &size)| size >= bytes);
-        let (&address, &size) = fits.min_by_key(|&(_, &size)| size)?;
+        let (&address, &size) =
+            fits.min_by_key(|&(&start, &size)| (start + size as u64 == end, size))?;
         self.free.remove(&address);
         if size > bytes {
             self.free.insert(address + bytes as u64, size - bytes);
@@ -149,6 +153,16 @@ mod tests {
         arena.give(c, 3 * ALIGN);
         arena.give(b, 2 * ALIGN);
         assert_eq!(arena.take(14 * ALIGN), Some(a), "neighbours are joined");
+    }
+
+    #[test]
+    fn the_end_of_a_chunk_is_cut_last() {
+        let mut arena = Arena::default();
+        arena.grow(4096, 16 * ALIGN);
+        let hole = arena.take(10 * ALIGN).unwrap();
+        let _used = arena.take(2 * ALIGN).unwrap();
+        arena.give(hole, 10 * ALIGN);
+        assert_eq!(arena.take(4 * ALIGN), Some(hole), "rather than the four left at the end");
     }
 
     #[test]
@@ -235,6 +249,17 @@ mod tests {
             let free: Vec<usize> = arena.chunks.iter().flat_map(|chunk| chunk.free.values()).copied().collect();
             prop_assert_eq!(free, [CHUNK, CHUNK]);
             prop_assert_eq!(arena.shrink().len(), 2);
+        }
+
+        /// What was found in more memory than there is fits into as much as it took.
+        #[test]
+        fn the_extent_of_a_larger_chunk_is_enough(sizes in prop::collection::vec((1..20_usize, any::<prop::sample::Index>()), 1..200)) {
+            let mut endless = Arena::default();
+            endless.grow(4096, 1 << 40);
+            let (addresses, _) = step(&mut endless, &sizes);
+            let mut arena = Arena::default();
+            arena.grow(4096, endless.extent());
+            prop_assert_eq!(step(&mut arena, &sizes), (addresses, 0));
         }
 
         /// A step like the one before takes the same places, and no chunk.
