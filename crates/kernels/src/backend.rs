@@ -4,7 +4,7 @@ use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
     LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
-use crate::{Buffer, DType, Error, HostSlice, MemoryKind, MemoryUsage, Result};
+use crate::{Buffer, DType, Error, HostSlice, LayerMemory, MemoryKind, MemoryUsage, Result};
 
 /// A device that stores buffers and runs operations on them.
 ///
@@ -36,6 +36,8 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn memory(&self) -> MemoryUsage;
     /// Forgets the peak and the work so far.
     fn reset_peak(&self);
+    /// Begins a layer of a forward pass, whose activations are counted for it until what is returned is dropped.
+    fn layer(&self, index: usize) -> LayerMemory<'_>;
     /// Whether buffers are in the host's memory, so that what the program keeps there leaves less for them.
     fn shares_host_memory(&self) -> bool;
     /// Bytes that buffers can have besides those there are; `None` where nobody knows.

@@ -30,5 +30,5 @@ pub use cuda::{
     RouteTiming, Routes,
 };
 pub use error::{Error, Result};
-pub use memory::{MemoryKind, MemoryLedger, MemoryUsage, Reached};
+pub use memory::{LayerMemory, MemoryKind, MemoryLedger, MemoryUsage, Reached};
 pub use philox::Philox;

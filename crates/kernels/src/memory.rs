@@ -65,6 +65,7 @@ struct State {
     reached_by: Reached,
     host: usize,
     host_peak: usize,
+    by_layer: Vec<usize>,
     flops: Vec<(&'static str, u64)>,
 }
 
@@ -105,6 +106,8 @@ pub struct MemoryUsage {
     pub reached: Reached,
     /// Most bytes that were put away in the host's memory at once.
     pub host_peak: usize,
+    /// Most bytes that each layer of a forward pass left for the backward, its output among them.
+    pub by_layer: Vec<usize>,
     /// Floating-point operations of products so far, by operation: two for each product of two numbers that
     /// the mathematics asks for, however the backend goes about it.
     pub flops: Vec<(&'static str, u64)>,
@@ -184,12 +187,18 @@ impl MemoryLedger {
         Operation { ledger: self, _span: trace::span(|| operation) }
     }
 
+    /// Begins a layer of a forward pass, which ends when what is returned is dropped.
+    pub(crate) fn layer(&self, index: usize) -> LayerMemory<'_> {
+        LayerMemory { ledger: self, index, before: self.live(MemoryKind::Activations) }
+    }
+
     /// Forgets the peak and the work so far.
     pub fn reset_peak(&self) {
         let state = &mut *self.state();
         (state.peak, state.at_peak) = (state.total, state.live);
         (state.reached_by, state.operation) = (Reached::Before, "");
         state.host_peak = state.host;
+        state.by_layer.clear();
         state.flops.clear();
     }
 
@@ -209,6 +218,7 @@ impl MemoryLedger {
             at_peak: named(&state.at_peak),
             reached: state.reached_by,
             host_peak: state.host_peak,
+            by_layer: state.by_layer.clone(),
             flops: state.flops.clone(),
         }
     }
@@ -224,6 +234,28 @@ pub(crate) struct Operation<'a> {
 impl Drop for Operation<'_> {
     fn drop(&mut self) {
         self.ledger.state().running = false;
+    }
+}
+
+/// A layer that runs.
+#[derive(Debug)]
+#[must_use = "the layer ends at once"]
+pub struct LayerMemory<'a> {
+    ledger: &'a MemoryLedger,
+    index: usize,
+    /// Bytes of activations when it began.
+    before: usize,
+}
+
+impl Drop for LayerMemory<'_> {
+    fn drop(&mut self) {
+        let mut state = self.ledger.state();
+        let left = state.live[MemoryKind::Activations as usize].saturating_sub(self.before);
+        if state.by_layer.len() <= self.index {
+            state.by_layer.resize(self.index + 1, 0);
+        }
+        let most = &mut state.by_layer[self.index];
+        *most = left.max(*most);
     }
 }
 
@@ -264,6 +296,22 @@ mod tests {
         assert_eq!((ledger.usage(0).host_peak, ledger.usage(0).peak), (50, 0));
         ledger.reset_peak();
         assert_eq!(ledger.usage(0).host_peak, 20);
+    }
+
+    #[test]
+    fn what_layers_leave_is_counted_by_layer() {
+        let ledger = MemoryLedger::default();
+        for kept in [[30, 0], [20, 50]] {
+            for (index, bytes) in kept.into_iter().enumerate() {
+                let layer = ledger.layer(index);
+                ledger.add(MemoryKind::Activations, bytes + 5);
+                ledger.remove(MemoryKind::Activations, 5);
+                drop(layer);
+            }
+        }
+        assert_eq!(ledger.usage(0).by_layer, [30, 50]);
+        ledger.reset_peak();
+        assert!(ledger.usage(0).by_layer.is_empty());
     }
 
     #[test]

@@ -115,14 +115,6 @@ impl Shared {
     }
 }
 
-/// Bytes that processes can still have without the system writing others out, where it tells.
-pub(super) fn available() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
 /// Host memory of the [`Cpu`](super::Cpu) backend.
 #[derive(Debug)]
 pub struct CpuBuffer {

@@ -2,6 +2,7 @@
 
 mod amx;
 mod attention;
+mod available;
 mod blocks;
 mod buffer;
 mod check;
@@ -38,7 +39,7 @@ use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
     LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
-use crate::{Backend, Buffer, DType, HostSlice, MemoryKind, MemoryUsage, Result};
+use crate::{Backend, Buffer, DType, HostSlice, LayerMemory, MemoryKind, MemoryUsage, Result};
 
 pub use self::buffer::CpuBuffer;
 pub use self::level::CpuLevel;
@@ -116,12 +117,16 @@ impl Backend for Cpu {
         self.shared.reset_peak();
     }
 
+    fn layer(&self, index: usize) -> LayerMemory<'_> {
+        self.shared.ledger.layer(index)
+    }
+
     fn shares_host_memory(&self) -> bool {
         true
     }
 
     fn free_memory(&self) -> Option<usize> {
-        buffer::available()
+        available::available()
     }
 
     fn reserve(&self, bytes: usize) -> Result<()> {

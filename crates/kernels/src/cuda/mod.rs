@@ -35,7 +35,7 @@ use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
     LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
 };
-use crate::{Backend, DType, Error, HostSlice, MemoryKind, MemoryUsage, Result};
+use crate::{Backend, DType, Error, HostSlice, LayerMemory, MemoryKind, MemoryUsage, Result};
 
 pub(crate) use self::card::has_nvtx;
 
@@ -122,6 +122,10 @@ impl Backend for Cuda {
 
     fn reset_peak(&self) {
         self.memory.reset_peak();
+    }
+
+    fn layer(&self, index: usize) -> LayerMemory<'_> {
+        self.memory.ledger.layer(index)
     }
 
     fn shares_host_memory(&self) -> bool {

@@ -41,6 +41,7 @@ impl<K: Backend> Decoder<K> {
         let pass = Pass { inputs, adapter, options };
         let mut x = self.embed(tape, inputs)?;
         for index in 0..self.layers.len() {
+            let _layer = self.backend.layer(index);
             if !pass.keep(index).input {
                 x = tape.put_away(x)?;
             }

@@ -1,7 +1,6 @@
 //! A rehearsal in words.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use kernels::{MemoryKind, MemoryUsage};
 use models::decoder::{Keep, Part};
@@ -45,6 +44,11 @@ impl Report<'_> {
         let usage = &self.need.usage;
         for (name, _, kinds) in LINES {
             line(name, at_peak(usage, kinds));
+            if kinds == [MemoryKind::Activations] {
+                for (layers, (_, bytes)) in self.layers() {
+                    line(&format!("  {layers}, each"), bytes);
+                }
+            }
         }
         line("gaps between buffers", usage.extent.saturating_sub(usage.peak));
         if self.need.in_host_memory {
@@ -61,6 +65,12 @@ impl Report<'_> {
         writeln!(text, "  {}", kept(&self.need.keep)).expect("strings take everything");
         writeln!(text, "  {}", self.work()).expect("strings take everything");
         text
+    }
+
+    /// Layers one after the other that keep the same, with it and the bytes of each.
+    fn layers(&self) -> Vec<(String, (Keep, usize))> {
+        let keep = self.need.keep.iter().copied();
+        alike(keep.zip(self.need.usage.by_layer.iter().copied()))
     }
 
     fn work(&self) -> String {
@@ -114,6 +124,7 @@ impl Report<'_> {
             "at_peak": kinds,
             "reached": usage.reached.to_string(),
             "kept_by_layer": kept,
+            "activations_by_layer": usage.by_layer,
             "inputs_in_host_memory": away,
             "step": { "tokens": tokens, "flops": flops, "flops_with_all_kept": self.least_flops },
             "flops_by_operation": by_operation,
@@ -127,17 +138,8 @@ fn at_peak(usage: &MemoryUsage, kinds: &[MemoryKind]) -> usize {
 }
 
 /// What is kept, layers alike together.
-pub fn kept(keep: &Arc<[Keep]>) -> String {
-    let mut runs: Vec<(usize, usize, Keep)> = Vec::new();
-    for (layer, keep) in keep.iter().enumerate() {
-        match runs.last_mut() {
-            Some((_, last, same)) if same == keep => *last = layer,
-            _ => runs.push((layer, layer, *keep)),
-        }
-    }
-    let one = |(first, last, keep): &(usize, usize, Keep)| {
-        let layers =
-            if first == last { format!("layer {first}") } else { format!("layers {first}-{last}") };
+pub fn kept(keep: &[Keep]) -> String {
+    let one = |(layers, keep): (String, Keep)| {
         let gone: Vec<_> = Part::COMPUTED.into_iter().filter(|part| !keep.has(*part)).collect();
         let names = || gone.iter().map(|part| part.name()).collect::<Vec<_>>().join(", ");
         let what = match gone.len() {
@@ -148,5 +150,22 @@ pub fn kept(keep: &Arc<[Keep]>) -> String {
         let away = if keep.input { "" } else { ", inputs in the host's memory" };
         format!("{layers}: {what}{away}")
     };
-    runs.iter().map(one).collect::<Vec<_>>().join("; ")
+    alike(keep.iter().copied()).into_iter().map(one).collect::<Vec<_>>().join("; ")
+}
+
+/// Names of layers one after the other of which the same holds, and what.
+fn alike<T: PartialEq>(layers: impl IntoIterator<Item = T>) -> Vec<(String, T)> {
+    let mut runs: Vec<(usize, usize, T)> = Vec::new();
+    for (layer, what) in layers.into_iter().enumerate() {
+        match runs.last_mut() {
+            Some((_, last, same)) if *same == what => *last = layer,
+            _ => runs.push((layer, layer, what)),
+        }
+    }
+    let name = |(first, last, what)| {
+        let layers =
+            if first == last { format!("layer {first}") } else { format!("layers {first}-{last}") };
+        (layers, what)
+    };
+    runs.into_iter().map(name).collect()
 }

@@ -81,10 +81,9 @@ fn real<K: Backend>(
     (backend.memory(), losses)
 }
 
-fn check_against_reality<K: Backend>(models: &[&str], new: impl Fn() -> K) {
-    for model in models {
-        let checkpoint = checkpoint(model);
-        let hollow = Hollow::of(&checkpoint).unwrap();
+fn check_against_reality<K: Backend>(models: &[&Checkpoint], new: impl Fn() -> K) {
+    for checkpoint in models {
+        let hollow = Hollow::of(*checkpoint).unwrap();
         let layers = checkpoint.config().num_hidden_layers;
         for (precision, optim) in
             [(Precision::F32, Optim::AdamW), (Precision::Bf16, Optim::AdamW8bit)]
@@ -103,25 +102,27 @@ fn check_against_reality<K: Backend>(models: &[&str], new: impl Fn() -> K) {
             for keep in [Keep::ALL.for_layers(layers), Keep::NOTHING.for_layers(layers), mixed] {
                 let backend = new();
                 let dry = backend.dry_run();
-                let (decoder, adapter) = load(&dry, &hollow, &checkpoint);
+                let (decoder, adapter) = load(&dry, &hollow, checkpoint);
                 let need = Rehearsal::new(&decoder, adapter, &workload)
                     .unwrap()
                     .measure(Arc::clone(&keep))
                     .unwrap();
                 // As `train` does: what is reserved is enough.
                 backend.reserve(need.usage.extent).unwrap();
-                let (real, found) = real(&backend, &checkpoint, &workload, keep);
+                let (real, found) = real(&backend, checkpoint, &workload, keep);
                 assert!(found.iter().all(|loss| *loss > 0.0));
                 // The second step's loss hangs on the first one's gradients.
                 assert_eq!(*losses.get_or_insert_with(|| found.clone()), found);
-                assert_eq!(real.peak, need.usage.peak, "{model} {precision:?}");
+                assert_eq!(real.peak, need.usage.peak, "{precision:?}");
                 assert_eq!(real.at_peak, need.usage.at_peak);
                 assert_eq!(real.reached, need.usage.reached);
+                assert_eq!(real.by_layer, need.usage.by_layer);
                 assert_eq!(real.flops, need.usage.flops);
                 assert_eq!(real.host_peak, need.usage.host_peak);
                 assert!(
                     real.extent <= need.usage.extent,
-                    "{} of {}",
+                    "{precision:?} {:?}: {} of {}",
+                    need.keep[0],
                     real.extent,
                     need.usage.extent
                 );
@@ -132,8 +133,8 @@ fn check_against_reality<K: Backend>(models: &[&str], new: impl Fn() -> K) {
 
 #[test]
 fn what_is_planned_is_what_a_run_takes() {
-    let models = ["llama", "qwen3", "llama-bnb4"];
-    check_against_reality(&models, Cpu::new);
+    let models = ["llama", "qwen3", "llama-bnb4"].map(checkpoint);
+    check_against_reality(&models.each_ref(), Cpu::new);
     // Workspace differs by level, which holds for a process.
     if std::env::var_os("QLORA_CPU").is_none() {
         for level in kernels::CpuLevel::supported().into_iter().map(kernels::CpuLevel::name) {
@@ -149,7 +150,28 @@ fn what_is_planned_is_what_a_run_takes() {
 #[test]
 #[cfg(feature = "cuda")]
 fn cuda_what_is_planned_is_what_a_run_takes() {
-    check_against_reality(&["qwen3"], || kernels::Cuda::new(0).unwrap());
+    check_against_reality(&[&checkpoint("qwen3")], || kernels::Cuda::new(0).unwrap());
+}
+
+#[cfg(feature = "real-model-tests")]
+fn smollm2() -> Checkpoint {
+    let path = std::env::var_os("QLORA_SMOLLM2");
+    let path =
+        path.expect("QLORA_SMOLLM2 names the GGUF: export QLORA_SMOLLM2=$(scripts/fetch-model.sh)");
+    Checkpoint::open(Path::new(&path)).unwrap()
+}
+
+#[test]
+#[cfg(feature = "real-model-tests")]
+fn what_is_planned_for_a_real_model_is_what_it_takes() {
+    check_against_reality(&[&smollm2()], Cpu::new);
+}
+
+#[test]
+#[cfg(all(feature = "real-model-tests", feature = "cuda"))]
+#[ignore = "takes minutes on the emulated card"]
+fn cuda_what_is_planned_for_a_real_model_is_what_it_takes() {
+    check_against_reality(&[&smollm2()], || kernels::Cuda::new(0).unwrap());
 }
 
 /// Measures as a function of what is kept, without a model: sizes and costs of the parts by layer.
