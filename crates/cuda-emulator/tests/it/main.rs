@@ -4,6 +4,7 @@ mod broken;
 mod common;
 mod coverage;
 mod driver;
+mod driver_api;
 mod host;
 mod mutation;
 mod opcodes;

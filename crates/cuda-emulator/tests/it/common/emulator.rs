@@ -27,8 +27,8 @@ pub(crate) type Setting<'a> = (&'a str, &'a str);
 /// What came of a run.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Whether the body returned.
-    pub(crate) passed: bool,
+    /// Exit code: 0 if the body returned, 101 if it failed, none if a signal ended it.
+    pub(crate) code: Option<i32>,
     /// What it printed.
     pub(crate) output: String,
     /// The driver's report; null if it wrote none.
@@ -41,9 +41,37 @@ impl Run {
         self.report["findings"].as_array().map_or(&[], Vec::as_slice)
     }
 
+    /// The body returned.
+    #[track_caller]
+    pub(crate) fn passed(&self) -> &Self {
+        assert_eq!(self.code, Some(0), "{}", self.output);
+        self
+    }
+
+    /// The checks that found something.
+    #[track_caller]
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let findings = self.report["findings"].as_array().expect("a report");
+        findings.iter().filter_map(|finding| finding["check"].as_str()).collect()
+    }
+
+    /// Exactly these checks found something, in this order.
+    #[track_caller]
+    pub(crate) fn found(&self, checks: &[&str]) -> &Self {
+        assert_eq!(self.names(), checks, "{}", self.output);
+        self
+    }
+
+    /// Some message has this text.
+    #[track_caller]
+    pub(crate) fn says(&self, text: &str) -> &Self {
+        assert!(self.output.contains(text), "no {text:?} in\n{}", self.output);
+        self
+    }
+
     /// Fails the test unless the body returned and nothing was found.
     pub(crate) fn assert_clean(&self) {
-        assert!(self.passed, "{}", self.output);
+        self.passed();
         assert!(self.report.is_object(), "no report\n{}", self.output);
         assert!(self.findings().is_empty(), "{:#}\n{}", self.report["findings"], self.output);
     }
@@ -77,18 +105,18 @@ fn run(test: &str, settings: &[Setting]) -> Run {
     let printed = temporary_name(&target().join("cuda-emulator-output"));
     let file = File::create(&printed).expect("target is writable");
     command.stdout(file.try_clone().expect("one more handle")).stderr(file);
-    let passed = finish(&mut command.spawn().expect("this program starts"));
+    let code = finish(&mut command.spawn().expect("this program starts"));
     let text = String::from_utf8_lossy(&take(&printed)).into_owned();
     let report = serde_json::from_slice(&take(&report)).unwrap_or_default();
-    Run { passed, output: format!("{test} with {settings:?}:\n{text}"), report }
+    Run { code, output: format!("{test} with {settings:?}:\n{text}"), report }
 }
 
-/// Whether the process ends well, in time.
-fn finish(child: &mut Child) -> bool {
+/// The exit code of the process, which must end in time.
+fn finish(child: &mut Child) -> Option<i32> {
     let start = Instant::now();
     while start.elapsed() < LONGEST {
         match child.try_wait().expect("it is a child of this process") {
-            Some(status) => return status.success(),
+            Some(status) => return status.code(),
             None => thread::sleep(Duration::from_millis(2)),
         }
     }

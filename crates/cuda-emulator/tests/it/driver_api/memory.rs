@@ -2,14 +2,14 @@
 
 use cudarc::driver::{CudaContext, DriverError, LaunchConfig, PushKernelArg, result, sys};
 
-use super::support::on_emulator;
+use crate::common::emulator::{Run, on_emulator};
 
 fn code<T>(result: Result<T, DriverError>) -> u32 {
     result.err().map_or(0, |error| error.0 as u32)
 }
 
 /// Runs on the emulator with a context that is current.
-fn with_context(settings: &[&[(&str, &str)]], body: impl FnOnce()) -> Vec<super::support::Run> {
+fn with_context(settings: &[&[(&str, &str)]], body: impl FnOnce()) -> Vec<Run> {
     on_emulator(settings, || {
         let _context = CudaContext::new(0).expect("a device");
         body();
@@ -127,7 +127,7 @@ fn rows_pitches_and_patterns_are_honoured() {
 fn managed_memory_is_the_hosts_too() {
     let lazy: &[(&str, &str)] = &[("STREAMS", "lazy")];
     for run in on_emulator(&[&[], lazy], || {
-        let session = super::support::Session::new().expect("loads");
+        let session = super::kernels::session().expect("loads");
         // SAFETY: any bits are a float.
         let mut x = unsafe { session.context.alloc_unified::<f32>(4, true) }.expect("fits");
         x.as_mut_slice().expect("host").copy_from_slice(&[1.0; 4]);

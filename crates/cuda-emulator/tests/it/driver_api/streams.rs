@@ -4,7 +4,8 @@ use std::{ffi::c_void, sync::Arc};
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result, sys};
 
-use super::support::{Session, on_emulator};
+use super::kernels::session;
+use crate::common::{driver::Session, emulator::on_emulator};
 
 const EAGER: &[(&str, &str)] = &[];
 const LAZY: &[(&str, &str)] = &[("STREAMS", "lazy"), ("SEED", "1")];
@@ -20,7 +21,7 @@ fn add(session: &Session, stream: &Arc<CudaStream>, x: &mut CudaSlice<f32>, valu
 
 /// Two streams add to one buffer; `order` comes between them.
 fn two_streams(order: impl FnOnce(&Arc<CudaStream>, &Arc<CudaStream>)) {
-    let session = Session::new().expect("loads");
+    let session = session().expect("loads");
     let other = session.context.new_stream().expect("made");
     let mut x = session.stream.clone_htod(&[1f32; 64]).expect("copied");
     add(&session, &session.stream, &mut x, 1.0);
@@ -60,7 +61,7 @@ fn the_host_orders() {
 #[test]
 fn the_default_stream_orders_blocking_streams_only() {
     for run in on_emulator(&[EAGER, LAZY], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let mut blocking = std::ptr::null_mut();
         // SAFETY: the pointer is valid.
         assert_eq!(unsafe { sys::cuStreamCreate(&raw mut blocking, 0) } as u32, 0);
@@ -90,7 +91,7 @@ fn the_default_stream_orders_blocking_streams_only() {
 #[test]
 fn a_free_must_come_after_every_use() {
     for run in on_emulator(&[EAGER, LAZY], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let other = session.context.new_stream().expect("made");
         let mut x = session.stream.clone_htod(&[1f32; 64]).expect("copied");
         session.stream.synchronize().expect("runs");
@@ -107,7 +108,7 @@ fn a_free_must_come_after_every_use() {
 #[test]
 fn pinned_copies_are_late_and_pageable_ones_are_not() {
     for (run, lazy) in on_emulator(&[EAGER, LAZY], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let stream = session.stream.cu_stream();
         // SAFETY: the ranges are valid; that the pinned source changes before the copy is the point.
         unsafe {
@@ -144,7 +145,7 @@ fn pinned_copies_are_late_and_pageable_ones_are_not() {
 #[test]
 fn times_are_virtual_and_repeat() {
     let runs = on_emulator(&[EAGER, LAZY, &[("STREAMS", "lazy"), ("SEED", "2")]], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let mut x = session.stream.alloc_zeros::<f32>(1 << 16).expect("fits");
         let start = session.stream.record_event(Some(timed)).expect("recorded");
@@ -155,7 +156,7 @@ fn times_are_virtual_and_repeat() {
         println!("took {} ms", start.elapsed_ms(&end).expect("done"));
         assert!(session.stream.record_event(None).expect("recorded").elapsed_ms(&end).is_err());
     });
-    let time = |run: &super::support::Run| {
+    let time = |run: &crate::common::emulator::Run| {
         let line = run.output.lines().find(|line| line.contains("took ")).map(str::to_owned);
         line.expect("printed")
     };
@@ -173,7 +174,7 @@ fn functions_of_the_host_run_in_order() {
         println!("host sees {value}, and code {}", code as u32);
     }
     for run in on_emulator(&[EAGER, LAZY], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let mut x = session.stream.clone_htod(&[1f32]).expect("copied");
         add(&session, &session.stream, &mut x, 1.0);
         let stream = session.stream.cu_stream();
@@ -195,7 +196,7 @@ fn functions_of_the_host_run_in_order() {
 #[test]
 fn cudarcs_own_tracking_is_clean() {
     for run in on_emulator(&[EAGER, LAZY, &[("STREAMS", "lazy"), ("SEED", "9")]], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         // SAFETY: it is what cudarc does unless told otherwise.
         unsafe { session.context.enable_event_tracking() };
         let streams: Vec<_> = (0..3).map(|_| session.context.new_stream().expect("made")).collect();

@@ -8,7 +8,8 @@ use cudarc::driver::{
     },
 };
 
-use super::support::{Session, on_emulator};
+use super::kernels::session;
+use crate::common::emulator::on_emulator;
 
 const EAGER: &[(&str, &str)] = &[];
 const LAZY: &[(&str, &str)] = &[("STREAMS", "lazy"), ("SEED", "1")];
@@ -21,7 +22,7 @@ fn code<T>(result: Result<T, DriverError>) -> u32 {
 #[test]
 fn a_graph_of_two_streams_replays() {
     for run in on_emulator(&[EAGER, LAZY, &[("STREAMS", "lazy"), ("SEED", "3")]], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let stream = &session.stream;
         let other = session.context.new_stream().expect("made");
         let function = session.function("add");
@@ -56,7 +57,7 @@ fn a_graph_of_two_streams_replays() {
 #[test]
 fn unordered_branches_of_a_graph_are_found() {
     for run in on_emulator(&[EAGER, LAZY], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let stream = &session.stream;
         let other = session.context.new_stream().expect("made");
         let mut x = stream.clone_htod(&[0u32; 64]).expect("copied");
@@ -77,7 +78,7 @@ fn unordered_branches_of_a_graph_are_found() {
 #[test]
 fn what_a_capture_forbids_ends_it() {
     let runs = on_emulator(&[EAGER], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let stream = &session.stream;
         let default = session.context.default_stream();
         let mode = Mode::CU_STREAM_CAPTURE_MODE_GLOBAL;
@@ -106,7 +107,7 @@ fn what_a_capture_forbids_ends_it() {
 #[test]
 fn pinned_copies_are_captured() {
     for run in on_emulator(&[EAGER, LAZY], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let stream = &session.stream;
         let x = stream.alloc_zeros::<u32>(4).expect("fits");
         let address = x.device_ptr(stream).0;
@@ -133,7 +134,7 @@ fn pinned_copies_are_captured() {
 #[test]
 fn an_executable_graph_is_updated() {
     for run in on_emulator(&[EAGER, LAZY], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let stream = &session.stream;
         let function = session.function("add");
         let mut x = stream.clone_htod(&[0f32; 64]).expect("copied");

@@ -10,7 +10,8 @@ use cudarc::{
     nvrtc::Ptx,
 };
 
-use super::support::{KERNELS, Session, on_emulator};
+use super::kernels::{KERNELS, session};
+use crate::common::{driver::Session, emulator::on_emulator};
 
 fn code<T>(result: Result<T, DriverError>) -> u32 {
     result.err().map_or(0, |error| error.0 as u32)
@@ -20,7 +21,7 @@ fn code<T>(result: Result<T, DriverError>) -> u32 {
 fn a_fault_shows_at_the_next_wait_and_stays() {
     let lazy: &[(&str, &str)] = &[("STREAMS", "lazy")];
     for run in on_emulator(&[&[], lazy], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let mut x = session.stream.alloc_zeros::<f32>(10).expect("fits");
         let outside = session.function("outside");
         let mut launch = session.stream.launch_builder(&outside);
@@ -41,7 +42,7 @@ fn a_fault_shows_at_the_next_wait_and_stays() {
 #[test]
 fn a_trap_is_a_launch_failure() {
     for run in on_emulator(&[&[]], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let fail = session.function("fail");
         let config =
             LaunchConfig { grid_dim: (1, 1, 1), block_dim: (32, 1, 1), shared_mem_bytes: 0 };
@@ -57,7 +58,7 @@ fn a_trap_is_a_launch_failure() {
 #[test]
 fn launches_are_held_to_the_limits() {
     let runs = on_emulator(&[&[]], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let launch = |name: &str, grid, block, shared, cooperative: bool| {
             let function = session.function(name);
             let start =
@@ -90,7 +91,7 @@ fn launches_are_held_to_the_limits() {
 #[test]
 fn arguments_are_checked_as_far_as_they_can_be() {
     let runs = on_emulator(&[&[]], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let x = session.stream.clone_htod(&[1f32; 4]).expect("copied");
         let address = result_address(&session, &x);
         let function = session.function("add");

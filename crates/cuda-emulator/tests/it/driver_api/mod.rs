@@ -3,7 +3,7 @@
 
 mod errors;
 mod graphs;
+mod kernels;
 mod memory;
 mod programs;
 mod streams;
-mod support;

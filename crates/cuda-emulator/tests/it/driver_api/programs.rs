@@ -2,13 +2,14 @@
 
 use cudarc::driver::{CudaContext, LaunchConfig, PushKernelArg, result, sys};
 
-use super::support::{Session, on_emulator};
+use super::kernels::session;
+use crate::common::emulator::on_emulator;
 
 #[test]
 fn a_program_runs_and_is_reported() {
     let eager: &[(&str, &str)] = &[("TABLE", "1"), ("LOG", "1")];
     let runs = on_emulator(&[eager, &[("STREAMS", "lazy"), ("SEED", "5")]], || {
-        let session = Session::new().expect("loads");
+        let session = session().expect("loads");
         let add = session.function("add");
         let mut x = session.stream.clone_htod(&vec![1f32; 1000]).expect("copied");
         for value in [2f32, 3.0] {
