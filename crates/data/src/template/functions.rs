@@ -35,6 +35,17 @@ pub(super) fn strftime(format: &str, unix_seconds: i64) -> Result<String, Error>
     jiff::fmt::strtime::format(format, now).map_err(invalid)
 }
 
+/// The `iterable` test. The engine lets `for` run over nothing, so its own test holds for `none`; in Jinja it does not,
+/// and templates tell by it whether there are tools or a content.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && (value.as_str().is_some() || value.try_iter().is_ok())
+}
+
+/// Jinja reads `\r\n` and a lone `\r` as `\n` wherever they are in a template.
+pub(super) fn unix_newlines(source: &str) -> String {
+    source.replace("\r\n", "\n").replace('\r', "\n")
+}
+
 /// Python's `json.dumps(value, ensure_ascii=False, indent=..., sort_keys=...)`.
 pub(super) fn tojson(value: &Value, options: &Kwargs) -> Result<String, Error> {
     let invalid =

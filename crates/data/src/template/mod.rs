@@ -90,8 +90,11 @@ impl ChatTemplate {
         environment.add_filter("tojson", |value: &Value, options: Kwargs| {
             functions::tojson(value, &options)
         });
+        environment.add_filter("string", print::string);
+        environment.add_test("iterable", functions::is_iterable);
         environment.add_filter("generation_block", |text: String| format!("{OPEN}{text}{CLOSE}"));
-        let (rewritten, has_generation) = rewrite_generation_tags(source);
+        let (rewritten, has_generation) =
+            rewrite_generation_tags(&functions::unix_newlines(source));
         environment.add_template_owned(NAME, rewritten).map_err(|error| failure(&error))?;
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)

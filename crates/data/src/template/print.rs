@@ -16,6 +16,18 @@ const MAX_DEPTH: usize = 64;
 
 /// The environment's formatter.
 pub(super) fn print(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
+    str(out, value)
+}
+
+/// The `string` filter.
+pub(super) fn string(value: &Value) -> Result<String, Error> {
+    let mut text = String::new();
+    str(&mut text, value)?;
+    Ok(text)
+}
+
+/// Python's `str` of a value.
+fn str(out: &mut impl Write, value: &Value) -> Result<(), Error> {
     let written = match value.as_str() {
         Some(text) => out.write_str(text),
         None => repr(&mut Limited { out, left: MAX_BYTES }, value, 0),
@@ -79,12 +91,12 @@ fn quoted(out: &mut impl Write, text: &str) -> fmt::Result {
 }
 
 /// Fails after so many bytes.
-struct Limited<'a, 'b> {
-    out: &'a mut Output<'b>,
+struct Limited<'a, W> {
+    out: &'a mut W,
     left: usize,
 }
 
-impl Write for Limited<'_, '_> {
+impl<W: Write> Write for Limited<'_, W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.left = self.left.checked_sub(text.len()).ok_or(fmt::Error)?;
         self.out.write_str(text)

@@ -84,6 +84,10 @@ fn ids_and_masks_are_those_of_transformers() {
     assert!(compared > 300, "{compared}");
 }
 
+/// Where the engine is known to be more lenient: `for` runs over `none` (a message whose content is null) as over an
+/// empty list.
+const LENIENT: &str = "'NoneType' object is not iterable";
+
 /// What two renderings of one conversation differ in, or nothing.
 fn difference(template: &ChatTemplate, chat: &Chat, case: &Value) -> Option<String> {
     let render = |prompt| template.render(&chat.messages, &chat.tools, prompt);
@@ -110,7 +114,7 @@ fn public_templates_render_as_in_transformers() {
     let tokenizer: Tokenizer = fixture("tokenizer.json").parse().unwrap();
     let special =
         SpecialTokens::new(&tokenizer, [("bos_token", "<s>"), ("eos_token", "</s>")]).unwrap();
-    let (mut agreeing, mut differing) = (0, Vec::new());
+    let (mut agreeing, mut lenient, mut differing) = (0, 0, Vec::new());
     for (name, source) in golden["templates"].as_object().unwrap() {
         let template = match ChatTemplate::new(source.as_str().unwrap(), &special) {
             Ok(template) => template,
@@ -119,14 +123,20 @@ fn public_templates_render_as_in_transformers() {
                 continue;
             }
         };
-        let before = differing.len();
+        let before = differing.len() + lenient;
         for (number, chat) in conversations.iter().enumerate() {
-            let found = difference(&template, chat, &golden["cases"][name][number]);
+            let case = &golden["cases"][name][number];
+            let found = difference(&template, chat, case);
+            if found.is_some() && case["error"] == LENIENT {
+                lenient += 1;
+                continue;
+            }
             differing.extend(found.map(|found| format!("{name}, conversation {number}: {found}")));
         }
-        agreeing += usize::from(differing.len() == before);
+        agreeing += usize::from(differing.len() + lenient == before);
     }
     println!("{agreeing} of {} templates agree", golden["templates"].as_object().unwrap().len());
+    println!("{lenient} conversations rendered that transformers refuses: {LENIENT}");
     for line in &differing {
         println!("  {line}");
     }

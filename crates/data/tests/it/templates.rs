@@ -41,6 +41,23 @@ fn renders_what_transformers_renders() {
 }
 
 #[test]
+fn differences_between_the_engine_and_jinja_are_bridged() {
+    // Of Python 3 with Jinja 3.1 as transformers sets it up.
+    let cases = [
+        ("{{ none is iterable }} {{ gone is iterable }} {{ 'a' is iterable }}", "False True True"),
+        ("{{ [] is iterable }} {{ {} is iterable }} {{ 1 is iterable }}", "True True False"),
+        (
+            "{{ 1e-7 | string }} {{ none | string }} {{ ['a', 1.0] | string }}",
+            "1e-07 None ['a', 1.0]",
+        ),
+        ("a\r\nb\rc {%- if true %}\r\nd{% endif %}", "a\nb\ncd"),
+    ];
+    for (source, expected) in cases {
+        assert_eq!(render(source).unwrap(), expected, "{source:?}");
+    }
+}
+
+#[test]
 fn tells_the_time_it_was_given() {
     let template = template("{{ strftime_now('%d %b %Y, %H:%M') }}").unwrap().at(1_721_995_200);
     assert_eq!(template.render(&[], &[], false).unwrap(), "26 Jul 2024, 12:00");
