@@ -131,7 +131,7 @@ impl Warp {
         let bytes = usize::from(atomic.ty.bytes());
         let wide = bytes == 8;
         if atomic.releases {
-            worker.races().fence(&mut block.order);
+            worker.races().blocks.fence(&mut block.order);
         }
         self.global(
             worker,

@@ -401,7 +401,7 @@ impl Warp {
             }
             Op::Fence { device } => {
                 if *device {
-                    worker.races().fence(&mut block.order);
+                    worker.races().blocks.fence(&mut block.order);
                 }
                 Ok(())
             }

@@ -119,7 +119,7 @@ impl<'a> Worker<'a> {
                 self.checks(Check::SharedRace),
                 self.checks(Check::Uninitialised),
             ),
-            order: shape.races.enter(0),
+            order: shape.races.blocks.enter(0),
         };
         let warps = (0..shape.threads().div_ceil(32))
             .map(|index| {
@@ -137,7 +137,13 @@ impl<'a> Worker<'a> {
     pub(super) fn start(&self, block: &mut Block, number: u64) {
         let shape = self.shape;
         let index = shape.block_index(number);
-        block.start(number, index, shape.races.enter(number), shape.threads(), shape.settings.seed);
+        block.start(
+            number,
+            index,
+            shape.races.blocks.enter(number),
+            shape.threads(),
+            shape.settings.seed,
+        );
         for warp in block.warps_mut() {
             for &constant in &shape.program.block_constants {
                 self.fill(warp, constant, number, index);

@@ -166,7 +166,7 @@ impl Warp {
         let check_races = worker.checks(Check::GlobalRace);
         let races = worker.races();
         if check_races {
-            races.begin(kind, &mut block.order);
+            races.blocks.begin(kind, &mut block.order);
         }
         let (mut low, mut high) = (usize::MAX, 0);
         for (line, mask) in lines.iter() {
@@ -355,7 +355,7 @@ impl Warp {
         let (bytes, element) = (access.total(), usize::from(access.bytes));
         let kind = if access.strong { Kind::Atomic } else { Kind::Write };
         if access.releases {
-            worker.races().fence(&mut block.order);
+            worker.races().blocks.fence(&mut block.order);
         }
         let reach = Reach::new(bytes, bytes, kind);
         self.global(
