@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Lines, Request, by_width, lines::is_contiguous};
+use super::{Lines, Request, by_width, lines::stride};
 use crate::{
     alu::{Operands, WARP},
     exec::{
@@ -89,22 +89,27 @@ impl Warp {
         Reach { bytes, align, used, .. }: Reach,
         lines: &mut Lines,
     ) -> Result<(usize, u32), Problem> {
-        let whole = rest == FULL && is_contiguous(addresses, bytes);
-        let (index, group) = self.locate(worker, addresses, rest, bytes, whole)?;
+        // Of at least the element, a multiple of its alignment, so that the ends speak for all.
+        let stride = if rest == FULL { stride(addresses) } else { None };
+        let stride = stride.filter(|&s| s >= bytes && s & (align - 1) == 0);
+        let (index, group) = self.locate(worker, addresses, rest, bytes, stride.is_some())?;
         let base = worker.shape().allocations[index].base;
-        let whole = whole && group == FULL;
+        let stride = stride.filter(|_| group == FULL);
         let mut offsets = addresses[0];
-        if !whole {
+        if stride.is_none() {
             offsets = 0;
             lanes(group, |lane| offsets |= addresses[lane]);
         }
         if offsets & (align as u64 - 1) != 0 {
             return Err(misalignment(addresses, group, align));
         }
-        if whole && used == all_of(bytes) {
-            lines.set_whole((addresses[0] - base) as usize, bytes);
-        } else {
-            lines.set(addresses, group, used, base);
+        let start = addresses[0].wrapping_sub(base) as usize;
+        match stride {
+            Some(stride) if stride == bytes && used == all_of(bytes) => {
+                lines.set_whole(start, bytes);
+            }
+            Some(stride) if lines.set_strided(start, stride, used) => {}
+            _ => lines.set(addresses, group, used, base),
         }
         Ok((index, group))
     }

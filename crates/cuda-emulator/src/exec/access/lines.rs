@@ -30,6 +30,27 @@ impl Lines {
         }
     }
 
+    /// All lanes, the bytes of `part` each, `stride` bytes apart; false if the lines do not all get the
+    /// same bytes.
+    #[inline(always)]
+    pub(super) fn set_strided(&mut self, start: usize, stride: usize, part: u64) -> bool {
+        let first = start % LINE;
+        if !matches!(stride, 8 | 16 | 32) || first >= stride || part >> (stride - first) != 0 {
+            return false;
+        }
+        let mut mask = part << first;
+        let mut repeat = stride;
+        while repeat < LINE {
+            mask |= mask << repeat;
+            repeat *= 2;
+        }
+        (self.count, self.whole) = (WARP * stride / LINE, None);
+        for index in 0..self.count {
+            self.entries[index] = ((start / LINE + index) as u32, mask);
+        }
+        true
+    }
+
     /// The lanes of `mask`, the bytes of `part` each, at aligned addresses inside the allocation at
     /// `base`.
     #[inline(always)]
@@ -89,11 +110,13 @@ fn sectors(mask: u64) -> u64 {
     u64::from(mask as u32 != 0) + u64::from(mask >> 32 != 0)
 }
 
+/// The distance from each lane to the next, if it is the same and no longer than a line.
 #[inline(always)]
-pub(super) fn is_contiguous(addresses: &[u64; WARP], bytes: usize) -> bool {
+pub(super) fn stride(addresses: &[u64; WARP]) -> Option<usize> {
+    let stride = addresses[1].wrapping_sub(addresses[0]);
     let mut different = 0;
     for lane in 1..WARP {
-        different |= addresses[lane].wrapping_sub(addresses[lane - 1]) ^ bytes as u64;
+        different |= addresses[lane].wrapping_sub(addresses[lane - 1]) ^ stride;
     }
-    different == 0
+    (different == 0 && stride <= LINE as u64).then_some(stride as usize)
 }
