@@ -120,3 +120,48 @@ pub(super) fn stride(addresses: &[u64; WARP]) -> Option<usize> {
     }
     (different == 0 && stride <= LINE as u64).then_some(stride as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Lanes that are evenly spaced cover what they cover one by one.
+        #[test]
+        fn evenly_spaced_lanes_cover_the_same(
+            start in 0..200_usize, wide in 0..5_u32, used in 1..=u8::MAX, spacing in 0..80_u64,
+        ) {
+            let base = 4096;
+            let part = u64::from(used) & ((1 << (1 << wide.min(3))) - 1);
+            for stride in [spacing, 8, 16, 32] {
+                let addresses = std::array::from_fn(|lane| base + start as u64 + lane as u64 * stride);
+                let expected = (stride <= LINE as u64).then_some(stride as usize);
+                prop_assert_eq!(super::stride(&addresses), expected);
+                let mut at_once = Lines::EMPTY;
+                if part != 0 && at_once.set_strided(start, stride as usize, part) {
+                    let mut one_by_one = Lines::EMPTY;
+                    one_by_one.set(&addresses, u32::MAX, part, base);
+                    prop_assert!(at_once.iter().eq(one_by_one.iter()));
+                }
+            }
+        }
+
+        /// Distances that differ, or go down, are no stride.
+        #[test]
+        fn other_lanes_have_no_stride(lane in 1..WARP, by in 1..9_u64) {
+            let mut addresses: [u64; WARP] = std::array::from_fn(|lane| 4096 + lane as u64 * 8);
+            addresses[lane] += by;
+            prop_assert_eq!(stride(&addresses), None);
+            prop_assert_eq!(stride(&std::array::from_fn(|lane| 4096 - lane as u64 * 8)), None);
+        }
+    }
+
+    #[test]
+    fn two_floats_in_four_are_covered_at_once() {
+        let mut lines = Lines::EMPTY;
+        assert!(lines.set_strided(64, 8, 0xf));
+        assert!(lines.set_strided(68, 8, 0xf));
+        assert!(!lines.set_strided(66, 8, 0xff), "the next line has some of it");
+    }
+}
