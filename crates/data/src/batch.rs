@@ -1,6 +1,7 @@
 //! Micro-batches without padding, and the windows that one optimiser step sums over.
 
 use crate::encode::{Example, IGNORE};
+use crate::rows::Place;
 
 /// Rows laid end to end. A row attends to itself alone: `seq_lens` says where each begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Batch {
     pub positions: Vec<u32>,
     /// Tokens of each row.
     pub seq_lens: Vec<usize>,
+    /// Where each row came from.
+    pub places: Vec<Place>,
 }
 
 impl Batch {
@@ -26,6 +29,7 @@ impl Batch {
             batch.labels.push(IGNORE);
             batch.positions.extend(0..length as u32);
             batch.seq_lens.push(length);
+            batch.places.push(example.place.clone());
         }
         batch
     }

@@ -2,8 +2,13 @@
 
 use anyhow::{Result, bail};
 use autograd::ParamGrads;
+use data::Window;
+use data::rows::Place;
 use kernels::Backend;
 use models::decoder::Adapter;
+
+/// Rows that a message names.
+const NAMED: usize = 8;
 
 /// What first was not finite in a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +24,8 @@ pub enum NotFinite {
         micro_batch: usize,
         /// Micro-batches of the step.
         of: usize,
+        /// Its rows.
+        rows: Vec<Place>,
     },
     /// A gradient, with a finite loss.
     Gradient {
@@ -34,6 +41,7 @@ impl NotFinite {
     pub(super) fn find<K: Backend>(
         backend: &K,
         adapter: &Adapter<K>,
+        window: &Window,
         losses: &[f64],
         grads: &ParamGrads<K>,
     ) -> Result<Self> {
@@ -45,7 +53,8 @@ impl NotFinite {
             }
         }
         if let Some(i) = losses.iter().position(|loss| !loss.is_finite()) {
-            return Ok(Self::Loss { micro_batch: i + 1, of: losses.len() });
+            let rows = window.micro_batches[i].places.clone();
+            return Ok(Self::Loss { micro_batch: i + 1, of: losses.len(), rows });
         }
         // Parameters come in the order of layers.
         let mut last = None;
@@ -64,8 +73,14 @@ impl std::fmt::Display for NotFinite {
             Self::Weight { param } => {
                 write!(f, "the adapter's {param} is not finite since the update before")
             }
-            Self::Loss { micro_batch, of } => {
-                write!(f, "the loss of micro-batch {micro_batch} of {of} is not finite")
+            Self::Loss { micro_batch, of, rows } => {
+                write!(f, "the loss of micro-batch {micro_batch} of {of} is not finite")?;
+                let named = rows.iter().take(NAMED).map(Place::to_string).collect::<Vec<_>>();
+                write!(f, " ({}", named.join("; "))?;
+                match rows.len() - named.len() {
+                    0 => f.write_str(")"),
+                    more => write!(f, "; and {more} rows more)"),
+                }
             }
             Self::Gradient { param } => write!(f, "the gradient of {param} is not finite"),
             Self::Norm => f.write_str("the norm of all gradients is not finite"),
@@ -111,5 +126,59 @@ impl Unmoved {
                 stayed.len()
             )
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+
+    use data::rows::Unit;
+    use data::{Batch, Example};
+    use kernels::Cpu;
+    use models::decoder::{BaseFormat, Decoder, LoadOptions};
+    use models::weights::Checkpoint;
+
+    use super::*;
+
+    fn adapter() -> Adapter<Cpu> {
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama");
+        let checkpoint = Checkpoint::open(Path::new(model)).unwrap();
+        let options =
+            LoadOptions { format: BaseFormat::Dense, narrow: false, progress: &|_, _| () };
+        let decoder =
+            Decoder::load(&Cpu::new(), &checkpoint, checkpoint.config(), &options).unwrap();
+        Adapter::init(&decoder, &crate::recipe::default_lora(), 1).unwrap()
+    }
+
+    /// Batches of these lines of a file.
+    fn window(lines: &[&[usize]]) -> Window {
+        let file = Arc::new(PathBuf::from("rows.jsonl"));
+        let example = |&line: &usize| Example {
+            input_ids: vec![1, 2],
+            labels: vec![1, 2],
+            place: Place::new(&file, Unit::Line, line),
+        };
+        let batch = |lines: &&[usize]| Batch::new(&lines.iter().map(example).collect::<Vec<_>>());
+        Window { trained_tokens: 1, micro_batches: lines.iter().map(batch).collect() }
+    }
+
+    #[test]
+    fn rows_whose_loss_is_not_finite_are_named() {
+        let (cpu, adapter) = (Cpu::new(), adapter());
+        let grads = ParamGrads::zeros(&cpu, adapter.params()).unwrap();
+        let found = |lines: &[&[usize]], losses: &[f64]| {
+            NotFinite::find(&cpu, &adapter, &window(lines), losses, &grads).unwrap().to_string()
+        };
+        assert_eq!(
+            found(&[&[4], &[7, 2]], &[1.0, f64::NAN]),
+            "the loss of micro-batch 2 of 2 is not finite (rows.jsonl, line 7; rows.jsonl, line 2)"
+        );
+        let many: Vec<usize> = (1..=11).collect();
+        let message = found(&[&many, &[20]], &[f64::INFINITY, f64::NAN]);
+        assert!(message.contains("micro-batch 1 of 2"), "{message}");
+        assert!(message.ends_with("line 8; and 3 rows more)"), "{message}");
+        assert_eq!(found(&[&[1]], &[1.0]), NotFinite::Norm.to_string());
     }
 }

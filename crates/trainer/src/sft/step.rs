@@ -121,7 +121,8 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
         let tokens = window.micro_batches.iter().map(data::Batch::tokens).sum();
         let mut outcome = StepOutcome { loss, lr, grad_norm, tokens, skipped: None };
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            outcome.skipped = Some(NotFinite::find(backend, &self.adapter, &losses, &grads)?);
+            outcome.skipped =
+                Some(NotFinite::find(backend, &self.adapter, window, &losses, &grads)?);
             return Ok(outcome);
         }
         let _span = span(|| "optimizer");
