@@ -81,13 +81,18 @@ fn real<K: Backend>(
     (backend.memory(), losses)
 }
 
-fn check_against_reality<K: Backend>(models: &[&Checkpoint], new: impl Fn() -> K) {
+const F32: (Precision, Optim) = (Precision::F32, Optim::AdamW);
+const BF16: (Precision, Optim) = (Precision::Bf16, Optim::AdamW8bit);
+
+fn check_against_reality<K: Backend>(
+    models: &[&Checkpoint],
+    settings: &[(Precision, Optim)],
+    new: impl Fn() -> K,
+) {
     for checkpoint in models {
         let hollow = Hollow::of(*checkpoint).unwrap();
         let layers = checkpoint.config().num_hidden_layers;
-        for (precision, optim) in
-            [(Precision::F32, Optim::AdamW), (Precision::Bf16, Optim::AdamW8bit)]
-        {
+        for &(precision, optim) in settings {
             let workload = workload(precision, optim);
             let mixed: Arc<[Keep]> = (0..layers)
                 .map(|i| {
@@ -134,7 +139,7 @@ fn check_against_reality<K: Backend>(models: &[&Checkpoint], new: impl Fn() -> K
 #[test]
 fn what_is_planned_is_what_a_run_takes() {
     let models = ["llama", "qwen3", "llama-bnb4"].map(checkpoint);
-    check_against_reality(&models.each_ref(), Cpu::new);
+    check_against_reality(&models.each_ref(), &[F32, BF16], Cpu::new);
     // Workspace differs by level, which holds for a process.
     if std::env::var_os("QLORA_CPU").is_none() {
         for level in kernels::CpuLevel::supported().into_iter().map(kernels::CpuLevel::name) {
@@ -150,7 +155,7 @@ fn what_is_planned_is_what_a_run_takes() {
 #[test]
 #[cfg(feature = "cuda")]
 fn cuda_what_is_planned_is_what_a_run_takes() {
-    check_against_reality(&[&checkpoint("qwen3")], || kernels::Cuda::new(0).unwrap());
+    check_against_reality(&[&checkpoint("qwen3")], &[F32, BF16], || kernels::Cuda::new(0).unwrap());
 }
 
 #[cfg(feature = "real-model-tests")]
@@ -164,14 +169,14 @@ fn smollm2() -> Checkpoint {
 #[test]
 #[cfg(feature = "real-model-tests")]
 fn what_is_planned_for_a_real_model_is_what_it_takes() {
-    check_against_reality(&[&smollm2()], Cpu::new);
+    check_against_reality(&[&smollm2()], &[F32, BF16], Cpu::new);
 }
 
 #[test]
 #[cfg(all(feature = "real-model-tests", feature = "cuda"))]
 #[ignore = "takes minutes on the emulated card"]
 fn cuda_what_is_planned_for_a_real_model_is_what_it_takes() {
-    check_against_reality(&[&smollm2()], || kernels::Cuda::new(0).unwrap());
+    check_against_reality(&[&smollm2()], &[BF16], || kernels::Cuda::new(0).unwrap());
 }
 
 /// Measures as a function of what is kept, without a model: sizes and costs of the parts by layer.
