@@ -46,7 +46,8 @@ impl Report<'_> {
             line(name, at_peak(usage, kinds));
             if kinds == [MemoryKind::Activations] {
                 for (layers, (_, bytes)) in self.layers() {
-                    line(&format!("  {layers}, each"), bytes);
+                    let each = if layers.contains('-') { ", each" } else { "" };
+                    line(&format!("  {layers}{each}"), bytes);
                 }
             }
         }
