@@ -99,7 +99,7 @@ impl<'m, K: Backend> Tape<'m, K> {
         let Some(copy) = self.backend.put_away(var.tensor.buffer())? else { return Ok(var) };
         let shape = var.tensor.shape().to_vec();
         self.remakes.push(Rc::new(Remake::new(1, move |backend: &K| {
-            let buffer = backend.bring_back(&copy, MemoryKind::Scratch)?;
+            let buffer = backend.bring_back(&copy, MemoryKind::Recomputed)?;
             Ok(vec![Tensor::new(buffer, &shape)])
         })));
         Ok(Var { value: Some(ValueId(self.remakes.len() - 1)), ..var })
@@ -236,7 +236,7 @@ impl<K: Backend> Backward<'_, K> {
             return Ok(());
         }
         if self.grads[node.0].is_none() {
-            let zeros = self.backend.zeros(var.dtype, var.len, MemoryKind::Scratch)?;
+            let zeros = self.backend.zeros(var.dtype, var.len, MemoryKind::ActivationGradients)?;
             self.grads[node.0] = Some(Arc::new(zeros));
         }
         self.accumulate(var, |pass, buffer, _| Ok(pass.backend.add_assign(buffer, &grad)?))
@@ -244,13 +244,17 @@ impl<K: Backend> Backward<'_, K> {
 
     /// A gradient buffer for an operand that is not on the tape's way but that the kernel writes.
     pub(crate) fn alloc(&self, var: &Slot) -> Result<K::Buffer> {
-        Ok(self.backend.alloc(var.dtype, var.len, MemoryKind::Scratch)?)
+        Ok(self.backend.alloc(var.dtype, var.len, MemoryKind::ActivationGradients)?)
     }
 
     /// A buffer to write to: the given one, where nobody else holds it.
     pub(crate) fn unshare(&self, shared: Arc<K::Buffer>) -> Result<K::Buffer> {
         Arc::try_unwrap(shared).or_else(|shared| {
-            let mut own = self.backend.alloc(shared.dtype(), shared.len(), MemoryKind::Scratch)?;
+            let mut own = self.backend.alloc(
+                shared.dtype(),
+                shared.len(),
+                MemoryKind::ActivationGradients,
+            )?;
             self.backend.copy(&shared, 0, &mut own, 0, shared.len())?;
             Ok(own)
         })

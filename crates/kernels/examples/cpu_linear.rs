@@ -125,7 +125,7 @@ struct Products<'a> {
 impl<'a> Products<'a> {
     fn new(case: &'a Case, adapter: bool) -> Self {
         let [m, n, k] = case.shape;
-        let zeros = |dtype, len| case.cpu.zeros(dtype, len, MemoryKind::Scratch).expect("memory");
+        let zeros = |dtype, len| case.cpu.zeros(dtype, len, MemoryKind::Workspace).expect("memory");
         Self {
             case,
             adapter,

@@ -22,8 +22,12 @@ pub enum MemoryKind {
     Optimizer,
     /// Kept between forward and backward.
     Activations,
-    /// Lives within one operation or one layer: gradients of activations, what is computed again, workspace.
-    Scratch,
+    /// What the backward computes again or brings back, until its last reader is done.
+    Recomputed,
+    /// Gradients of activations.
+    ActivationGradients,
+    /// Lives within one operation: panels, logits, partial sums.
+    Workspace,
     /// Token ids, labels, positions.
     Data,
     /// Keys and values of generated text.
@@ -32,7 +36,7 @@ pub enum MemoryKind {
 
 impl MemoryKind {
     /// Every kind, in report order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Weights,
         Self::QuantState,
         Self::Embeddings,
@@ -40,7 +44,9 @@ impl MemoryKind {
         Self::Gradients,
         Self::Optimizer,
         Self::Activations,
-        Self::Scratch,
+        Self::Recomputed,
+        Self::ActivationGradients,
+        Self::Workspace,
         Self::Data,
         Self::KvCache,
     ];
@@ -269,16 +275,16 @@ mod tests {
         ledger.add(MemoryKind::Weights, 100);
         assert_eq!(ledger.usage(0).reached, Reached::Before);
         let operation = ledger.begin("linear");
-        ledger.add(MemoryKind::Scratch, 50);
-        ledger.remove(MemoryKind::Scratch, 50);
+        ledger.add(MemoryKind::Workspace, 50);
+        ledger.remove(MemoryKind::Workspace, 50);
         drop(operation);
         ledger.add(MemoryKind::Activations, 20);
         let usage = ledger.usage(0);
         assert_eq!((usage.peak, usage.reached), (150, Reached::Within("linear")));
         assert!(usage.live.contains(&(MemoryKind::Weights, 100)));
-        assert!(usage.live.contains(&(MemoryKind::Scratch, 0)));
+        assert!(usage.live.contains(&(MemoryKind::Workspace, 0)));
         assert!(usage.live.contains(&(MemoryKind::Activations, 20)));
-        assert!(usage.at_peak.contains(&(MemoryKind::Scratch, 50)));
+        assert!(usage.at_peak.contains(&(MemoryKind::Workspace, 50)));
         assert!(usage.at_peak.contains(&(MemoryKind::Activations, 0)));
         ledger.add(MemoryKind::Activations, 40);
         assert_eq!(ledger.usage(0).reached, Reached::After("linear"));

@@ -27,7 +27,7 @@ impl<K: Backend> Tape<'_, K> {
             self.remake(2, move |backend| {
                 let [q, k, v] = operands.each_ref().map(|x| x.get(backend));
                 let operands = [&q?, &k?, &v?];
-                let (o, lse) = attend(backend, op, &sequences, operands, MemoryKind::Scratch)?;
+                let (o, lse) = attend(backend, op, &sequences, operands, MemoryKind::Recomputed)?;
                 Ok(vec![o, lse])
             })
         };

@@ -27,7 +27,7 @@ impl<K: Backend> Tape<'_, K> {
         let (left, right) = (self.source(x), self.source(y));
         let value = self.remake(1, move |backend| {
             let (x, y) = (left.get(backend)?, right.get(backend)?);
-            Ok(vec![sum(backend, &x, &y, MemoryKind::Scratch)?])
+            Ok(vec![sum(backend, &x, &y, MemoryKind::Recomputed)?])
         });
         let needs_grad = x.requires_grad() || y.requires_grad();
         let (x, y) = (Slot::of(x), Slot::of(y));
@@ -45,7 +45,7 @@ impl<K: Backend> Tape<'_, K> {
         let sources = [gate, up].map(|x| self.source(x));
         let value = self.remake(1, move |backend| {
             let [gate, up] = sources.each_ref().map(|x| x.get(backend));
-            Ok(vec![multiply(backend, act, &gate?, &up?, MemoryKind::Scratch)?])
+            Ok(vec![multiply(backend, act, &gate?, &up?, MemoryKind::Recomputed)?])
         });
         let needs_grad = gate.requires_grad() || up.requires_grad();
         let saved = [gate, up].map(|x| self.save(x));

@@ -50,7 +50,7 @@ impl<'m, K: Backend> Tape<'m, K> {
         let mut made = multiply(self.backend(), &op, &x.tensor, dtype, MemoryKind::Activations)?;
         let operand = self.source(x);
         let value = self.remake(made.len(), move |backend| {
-            multiply(backend, &op, &operand.get(backend)?, dtype, MemoryKind::Scratch)
+            multiply(backend, &op, &operand.get(backend)?, dtype, MemoryKind::Recomputed)
         });
         let input = self.save(x);
         let xa = made.get(1).map(|xa| self.save_result(value, 1, xa));

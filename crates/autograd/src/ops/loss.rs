@@ -38,10 +38,13 @@ impl<K: Backend> Tape<'_, K> {
             weight: head.weight.operand(),
             grad_scale,
         };
-        let mut losses = self.backend().alloc(DType::F32, op.tokens, MemoryKind::Scratch)?;
+        let mut losses = self.alloc(DType::F32, op.tokens)?;
         let wants_grad = self.is_recording() && hidden.requires_grad();
         let mut dx = wants_grad
-            .then(|| self.alloc(hidden.tensor.dtype(), hidden.tensor.len()))
+            .then(|| {
+                let (dtype, len) = (hidden.tensor.dtype(), hidden.tensor.len());
+                self.backend().alloc(dtype, len, MemoryKind::ActivationGradients)
+            })
             .transpose()?;
         let x = hidden.tensor.buffer();
         self.backend().linear_cross_entropy(&op, x, labels, &mut losses, dx.as_mut())?;

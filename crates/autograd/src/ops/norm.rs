@@ -57,7 +57,7 @@ impl<'m, K: Backend> Tape<'m, K> {
         let Norm { op, weight, .. } = norm;
         let operand = self.source(x);
         let value = self.remake(1, move |backend| {
-            let (y, _) = norm.run(backend, &operand.get(backend)?, MemoryKind::Scratch)?;
+            let (y, _) = norm.run(backend, &operand.get(backend)?, MemoryKind::Recomputed)?;
             Ok(vec![y])
         });
         let (input, slot) = (self.save(x), Slot::of(x));

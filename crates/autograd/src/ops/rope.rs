@@ -31,12 +31,12 @@ impl<K: Backend> Tape<'_, K> {
         let (operand, again) = (self.source(x), rotate.clone());
         let value = self.remake(1, move |backend| {
             let x = operand.get(backend)?;
-            let out = again(backend, false, x.buffer(), MemoryKind::Scratch)?;
+            let out = again(backend, false, x.buffer(), MemoryKind::Recomputed)?;
             Ok(vec![Tensor::new(out, &shape)])
         });
         let slot = Slot::of(x);
         Ok(self.push(out, value, x.requires_grad(), move |pass, grad| {
-            let dx = rotate(&pass.backend, true, &grad, MemoryKind::Scratch)?;
+            let dx = rotate(&pass.backend, true, &grad, MemoryKind::ActivationGradients)?;
             pass.give(&slot, dx.into())
         }))
     }

@@ -106,7 +106,7 @@ impl Shared {
 
     pub(super) fn reserve(&self, bytes: usize) -> Result<()> {
         let reserved = self.with_heap(|heap| heap.reserve(bytes));
-        reserved.ok_or_else(|| self.ledger.out_of_memory(MemoryKind::Scratch, bytes))
+        reserved.ok_or_else(|| self.ledger.out_of_memory(MemoryKind::Workspace, bytes))
     }
 
     fn with_heap<T>(&self, f: impl FnOnce(&mut Heap) -> T) -> T {

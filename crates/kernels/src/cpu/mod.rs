@@ -75,7 +75,7 @@ impl Cpu {
     }
 
     fn scratch(&self, len: usize) -> Result<F32Scratch> {
-        self.alloc(DType::F32, len, MemoryKind::Scratch).map(F32Scratch)
+        self.alloc(DType::F32, len, MemoryKind::Workspace).map(F32Scratch)
     }
 }
 

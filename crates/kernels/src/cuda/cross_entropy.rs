@@ -88,7 +88,7 @@ impl Checked<'_> {
     fn chunk(&self, cuda: &Cuda, rows_of: &[u32]) -> Result<()> {
         let &LinearCrossEntropy { hidden, vocab, grad_scale, .. } = self.op;
         let (count, driver, dtype) = (rows_of.len(), cuda.driver(), self.dtype());
-        let scratch = |dtype, len| cuda.alloc(dtype, len, MemoryKind::Scratch);
+        let scratch = |dtype, len| cuda.alloc(dtype, len, MemoryKind::Workspace);
         let ids = upload_ids(cuda, rows_of)?;
         let picked = scratch(dtype, count * hidden)?;
         let stride = vocab.next_multiple_of(4);

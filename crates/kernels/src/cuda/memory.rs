@@ -62,7 +62,7 @@ impl Memory {
         let bytes = rounded(bytes).unwrap_or(bytes);
         let address = self.driver.allocate(bytes)?;
         let address =
-            address.ok_or_else(|| self.ledger.out_of_memory(MemoryKind::Scratch, bytes))?;
+            address.ok_or_else(|| self.ledger.out_of_memory(MemoryKind::Workspace, bytes))?;
         arena.grow(address, bytes);
         Ok(())
     }

@@ -94,7 +94,7 @@ impl Cuda {
     }
 
     fn scratch(&self, len: usize) -> Result<CudaBuffer> {
-        self.alloc(DType::F32, len, MemoryKind::Scratch)
+        self.alloc(DType::F32, len, MemoryKind::Workspace)
     }
 }
 

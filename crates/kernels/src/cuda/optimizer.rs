@@ -29,7 +29,7 @@ pub(super) fn squared_norm(cuda: &Cuda, buffers: &[&CudaBuffer]) -> Result<f64> 
     let name = Op("squared_norm");
     let count: usize = buffers.iter().map(|buffer| parts(buffer.len())).sum();
     let bytes = count * size_of::<f64>();
-    let partial = Region::new(&cuda.memory, bytes, MemoryKind::Scratch)?;
+    let partial = Region::new(&cuda.memory, bytes, MemoryKind::Workspace)?;
     let mut first = partial.address;
     for buffer in buffers {
         let blocks = parts(buffer.len());
@@ -121,7 +121,7 @@ pub(super) fn adamw_8bit(
     };
     let entries = tensors.iter().map(entry).collect::<Result<Vec<_>>>()?;
     let maps = [moment8::first(), moment8::second()].map(|map| [*map.values(), *map.tree()]);
-    let maps = Region::upload(&cuda.memory, &maps, MemoryKind::Scratch)?;
+    let maps = Region::upload(&cuda.memory, &maps, MemoryKind::Workspace)?;
     for chunk in entries.chunks(ADAMW_TENSORS as usize) {
         let mut params =
             AdamW8bitParams { factors, maps: maps.address, ..AdamW8bitParams::default() };

@@ -28,9 +28,9 @@ pub(super) fn quantize(
     let region = |bytes, kind| Region::new(&cuda.memory, bytes, kind);
     let packed = region(len.div_ceil(2), MemoryKind::Weights)?;
     let mut absmax = vec![0.0_f32; len.div_ceil(blocksize)];
-    let absmax_region = region(size_of_val(&*absmax), MemoryKind::Scratch)?;
+    let absmax_region = region(size_of_val(&*absmax), MemoryKind::Workspace)?;
     let chunk = || {
-        let memory = region(len.min(CHUNK) * size(weight), MemoryKind::Scratch)?;
+        let memory = region(len.min(CHUNK) * size(weight), MemoryKind::Workspace)?;
         Ok((memory, cuda.driver().mark()?))
     };
     let mut chunks =

@@ -115,8 +115,8 @@ fn time(
     let RouteEntry { n, k, backward, rows: m, .. } = entry;
     let (inner, outer) = if backward { (n, k) } else { (k, n) };
     let ones = vec![half::bf16::ONE; m * inner];
-    let x = cuda.upload(HostSlice::Bf16(&ones), MemoryKind::Scratch)?;
-    let out = cuda.alloc(DType::Bf16, m * outer, MemoryKind::Scratch)?;
+    let x = cuda.upload(HostSlice::Bf16(&ones), MemoryKind::Workspace)?;
+    let out = cuda.alloc(DType::Bf16, m * outer, MemoryKind::Workspace)?;
     let (tensor, scales) = Op("linear").weight(Weight::Quantized(weight), n, k)?;
     let product = MatmulParams {
         a: rows(x.tensor(), inner),

@@ -196,5 +196,5 @@ pub(super) fn rope(
 
 /// A buffer of row numbers.
 pub(super) fn upload_ids(cuda: &Cuda, rows: &[u32]) -> Result<CudaBuffer> {
-    cuda.upload(HostSlice::U32(rows), MemoryKind::Scratch)
+    cuda.upload(HostSlice::U32(rows), MemoryKind::Workspace)
 }

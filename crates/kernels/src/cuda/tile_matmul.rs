@@ -118,7 +118,7 @@ pub(super) fn run_by(cuda: &Cuda, product: &MatmulParams, route: Route) -> Resul
 /// The 4-bit weight of `product` in bf16.
 fn dequantize(cuda: &Cuda, product: &MatmulParams) -> Result<CudaBuffer> {
     let len = (product.n * product.k) as usize;
-    let weight = cuda.alloc(DType::Bf16, len, MemoryKind::Scratch)?;
+    let weight = cuda.alloc(DType::Bf16, len, MemoryKind::Workspace)?;
     let params = DequantizeParams {
         packed: product.b.tensor.data,
         out: weight.address(),
@@ -186,7 +186,7 @@ fn split(
         return Ok(None);
     }
     let width = (3 * rank as usize).next_multiple_of(STEP);
-    let scratch = |outer| cuda.alloc(DType::Bf16, outer as usize * width, MemoryKind::Scratch);
+    let scratch = |outer| cuda.alloc(DType::Bf16, outer as usize * width, MemoryKind::Workspace);
     let (a, b) = (scratch(m)?, scratch(n)?);
     let factor = |from: Factor, (outer_step, rank_step), out: &CudaBuffer, outer| SplitFactor {
         from: from.tensor,

@@ -10,7 +10,7 @@ use kernels::{Backend, Cpu, CpuBuffer, DType, Error, MemoryKind, Result};
 use crate::support::upload_u32;
 
 fn floats(len: usize) -> CpuBuffer {
-    Cpu::new().zeros(DType::F32, len, MemoryKind::Scratch).unwrap()
+    Cpu::new().zeros(DType::F32, len, MemoryKind::Workspace).unwrap()
 }
 
 fn ids(values: &[u32]) -> CpuBuffer {
@@ -97,7 +97,7 @@ fn norm_rope_and_gate() {
     };
     length(norm(&floats(5), &floats(3), &mut floats(2)), ("rms_norm", "x"));
     length(norm(&floats(6), &floats(2), &mut floats(2)), ("rms_norm", "weight"));
-    let mut narrow = cpu.zeros(DType::Bf16, 2, MemoryKind::Scratch).unwrap();
+    let mut narrow = cpu.zeros(DType::Bf16, 2, MemoryKind::Workspace).unwrap();
     dtype(norm(&floats(6), &floats(3), &mut narrow), ("rms_norm", "inv_rms"));
 
     let table = RopeTable { cos: floats(4), sin: floats(4), positions: 2 };

@@ -20,7 +20,7 @@ fn step(k: &Cuda, rows: usize, factor: f32) -> Result<Vec<u32>> {
         let mut y = k.alloc(dtype, len, MemoryKind::Activations)?;
         let mut inv_rms = k.alloc(dtype, rows, MemoryKind::Activations)?;
         k.rms_norm(op, &x, &weight, &mut y, &mut inv_rms)?;
-        let mut sum = k.zeros(dtype, len, MemoryKind::Scratch)?;
+        let mut sum = k.zeros(dtype, len, MemoryKind::Workspace)?;
         k.add(&x, &y, &mut sum)?;
         k.scale(&mut sum, factor)?;
         k.copy(&y, 0, &mut sum, len / 2, len / 4)?;

@@ -86,7 +86,7 @@ fn what_is_asked_for_in_vain_is_an_error() {
         child::results_of(&test, &[("QLORA_CPU", "avx3")]);
         return;
     }
-    let error = Cpu::new().alloc(DType::F32, 1, MemoryKind::Scratch).unwrap_err();
+    let error = Cpu::new().alloc(DType::F32, 1, MemoryKind::Workspace).unwrap_err();
     for error in [error, CpuLevel::of_process().unwrap_err(), Cpu::try_new().unwrap_err()] {
         assert!(matches!(&error, Error::Level { asked } if asked == "avx3"), "{error}");
         assert!(error.to_string().starts_with("QLORA_CPU=avx3: there is no such level"), "{error}");

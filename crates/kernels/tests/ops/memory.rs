@@ -41,7 +41,7 @@ fn reused_memory_is_zeroed_where_asked_for() {
     for dtype in [DType::F32, DType::Bf16] {
         let ones = crate::support::upload(&cpu, dtype, &[1.0; 33]);
         drop(ones);
-        let zeros = cpu.zeros(dtype, 33, MemoryKind::Scratch).unwrap();
+        let zeros = cpu.zeros(dtype, 33, MemoryKind::Workspace).unwrap();
         assert_eq!(cpu.download(&zeros).unwrap(), [0.0; 33]);
     }
     let ones = cpu.upload(HostSlice::U32(&[1; 5]), MemoryKind::Data).unwrap();
@@ -58,8 +58,8 @@ fn reused_memory_is_zeroed_where_asked_for() {
 fn reused_memory_counts_what_was_asked_for() {
     let cpu = Cpu::new();
     for len in [1_030, 1_026, 1_100] {
-        let mut buffer = cpu.zeros(DType::F32, len, MemoryKind::Scratch).unwrap();
-        assert_eq!((buffer.len(), live(&cpu, MemoryKind::Scratch)), (len, 4 * len));
+        let mut buffer = cpu.zeros(DType::F32, len, MemoryKind::Workspace).unwrap();
+        assert_eq!((buffer.len(), live(&cpu, MemoryKind::Workspace)), (len, 4 * len));
         assert_eq!(cpu.download(&buffer).unwrap(), vec![0.0; len]);
         let ones = crate::support::upload(&cpu, DType::F32, &vec![1.0; len]);
         cpu.add_assign(&mut buffer, &ones).unwrap();
@@ -72,7 +72,7 @@ fn step_of_buffers(k: &kernels::Cuda) {
     let mut held = std::collections::VecDeque::new();
     for i in 0..200_usize {
         let len = (i * 7_919 % 97 + 1) << (i % 17);
-        held.push_back(k.alloc(DType::F32, len, MemoryKind::Scratch).unwrap());
+        held.push_back(k.alloc(DType::F32, len, MemoryKind::Workspace).unwrap());
         if i % 3 > 0 {
             let other = if i % 2 == 0 { held.pop_front() } else { held.swap_remove_back(i % 7) };
             drop(other);

@@ -51,6 +51,11 @@ impl Need {
         let checkpoint = if self.in_host_memory { 0 } else { self.checkpoint };
         self.usage.host_peak + checkpoint
     }
+
+    /// Whether a layer that keeps this has its input in the host's memory, apart from the device's.
+    pub fn puts_away(&self, keep: Keep) -> bool {
+        !keep.input && !self.in_host_memory
+    }
 }
 
 /// A run on a [dry](Backend::dry_run) backend.

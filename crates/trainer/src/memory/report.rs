@@ -9,15 +9,17 @@ use serde_json::{Value, json};
 use super::{Need, size};
 
 /// Lines of the table, in order: what they are called and what they count.
-const LINES: [(&str, &str, &[MemoryKind]); 9] = [
+const LINES: [(&str, &str, &[MemoryKind]); 11] = [
     ("base weights", "weights", &[MemoryKind::Weights]),
     ("quantization state", "quant_state", &[MemoryKind::QuantState]),
     ("embeddings and head", "embeddings", &[MemoryKind::Embeddings]),
     ("adapters", "adapters", &[MemoryKind::Adapters]),
-    ("gradients", "gradients", &[MemoryKind::Gradients]),
+    ("gradients of adapters", "gradients", &[MemoryKind::Gradients]),
     ("optimizer state", "optimizer", &[MemoryKind::Optimizer]),
     ("kept activations", "activations", &[MemoryKind::Activations]),
-    ("recomputed, gradients, workspace", "scratch", &[MemoryKind::Scratch]),
+    ("computed again", "recomputed", &[MemoryKind::Recomputed]),
+    ("gradients of activations", "activation_gradients", &[MemoryKind::ActivationGradients]),
+    ("workspace of operations", "workspace", &[MemoryKind::Workspace]),
     ("ids, positions, rotary tables", "data", &[MemoryKind::Data, MemoryKind::KvCache]),
 ];
 
@@ -63,7 +65,7 @@ impl Report<'_> {
             line("in the host's memory besides", self.need.host_bytes());
         }
         writeln!(text, "  reached {}", usage.reached).expect("strings take everything");
-        writeln!(text, "  {}", kept(&self.need.keep)).expect("strings take everything");
+        writeln!(text, "  {}", kept(self.need)).expect("strings take everything");
         writeln!(text, "  {}", self.work()).expect("strings take everything");
         text
     }
@@ -107,7 +109,7 @@ impl Report<'_> {
             .iter()
             .map(|(_, key, kinds)| ((*key).to_owned(), json!(at_peak(usage, kinds))))
             .collect();
-        let away: Vec<bool> = keep.iter().map(|keep| !keep.input).collect();
+        let away: Vec<bool> = keep.iter().map(|keep| self.need.puts_away(*keep)).collect();
         let kept: Vec<_> = keep
             .iter()
             .map(|keep| Part::COMPUTED.into_iter().filter(|part| keep.has(*part)).map(Part::name))
@@ -139,7 +141,7 @@ fn at_peak(usage: &MemoryUsage, kinds: &[MemoryKind]) -> usize {
 }
 
 /// What is kept, layers alike together.
-pub fn kept(keep: &[Keep]) -> String {
+pub fn kept(need: &Need) -> String {
     let one = |(layers, keep): (String, Keep)| {
         let gone: Vec<_> = Part::COMPUTED.into_iter().filter(|part| !keep.has(*part)).collect();
         let names = || gone.iter().map(|part| part.name()).collect::<Vec<_>>().join(", ");
@@ -148,10 +150,10 @@ pub fn kept(keep: &[Keep]) -> String {
             6 => "all computed again".to_owned(),
             _ => format!("{} computed again", names()),
         };
-        let away = if keep.input { "" } else { ", inputs in the host's memory" };
+        let away = if need.puts_away(keep) { ", inputs in the host's memory" } else { "" };
         format!("{layers}: {what}{away}")
     };
-    alike(keep.iter().copied()).into_iter().map(one).collect::<Vec<_>>().join("; ")
+    alike(need.keep.iter().copied()).into_iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// Names of layers one after the other of which the same holds, and what.

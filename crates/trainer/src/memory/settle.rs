@@ -62,7 +62,7 @@ pub fn settle<K: Backend>(
             if budget < usize::MAX {
                 write!(text, " of {}", size(budget)).expect("strings take everything");
             }
-            say(&format!("{text}; {}", kept(&need.keep)));
+            say(&format!("{text}; {}", kept(&need)));
             backend.reserve(need.usage.extent)?;
             Ok(need)
         }
@@ -80,7 +80,7 @@ pub fn too_large<K: Backend>(
     let mut text = format!(
         "the run takes {} ({}), more than the {} it may: of these, one or several may help",
         size(need.bytes()),
-        kept(&need.keep),
+        kept(need),
         size(budget)
     );
     for (change, bytes) in setup.smaller(backend)? {
