@@ -70,6 +70,8 @@ fn launches_are_held_to_the_limits() {
         let one = (1, 1, 1);
         assert_eq!(launch("bounded", one, (64, 1, 1), 0, false), 0);
         assert_eq!(launch("bounded", one, (65, 1, 1), 0, false), 1);
+        assert_eq!(launch("registers", one, (512, 1, 1), 0, false), 0);
+        assert_eq!(launch("registers", one, (513, 1, 1), 0, false), 701);
         assert_eq!(launch("shared", one, (1025, 1, 1), 0, false), 1);
         assert_eq!(launch("shared", (1, 65_536, 1), one, 0, false), 1);
         assert_eq!(launch("shared", (0, 1, 1), one, 0, false), 1);
@@ -85,7 +87,12 @@ fn launches_are_held_to_the_limits() {
         assert_eq!(function.get_attribute(attribute), Ok(98 << 10));
         assert_eq!(code(session.stream.synchronize()), 0);
     });
-    runs[0].passed().found(&["launch-limit"; 6]).says("launch bound is 64").says("83 cooperating");
+    runs[0]
+        .passed()
+        .found(&["launch-limit"; 7])
+        .says("launch bound is 64")
+        .says("513 threads of about 128 registers")
+        .says("83 cooperating");
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub(crate) fn session() -> Result<Session, DriverError> {
 }
 
 /// `add`: x[i] += value for i < n. `outside`: writes 4 bytes at x + 4 n. `assert`: traps.
-/// `bounded` has a launch bound of 64; `shared` 1 KiB of static shared memory.
+/// `bounded` has a launch bound of 64, `registers` 128 of them a thread; `shared` 1 KiB of static shared memory.
 pub(crate) const KERNELS: &str = r"
 .version 8.0
 .target sm_80
@@ -67,6 +67,12 @@ DONE:
 
 .visible .entry bounded()
 .maxntid 64, 1, 1
+{
+    ret;
+}
+
+.visible .entry registers()
+.maxnreg 128
 {
     ret;
 }
