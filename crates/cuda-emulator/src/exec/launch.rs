@@ -251,9 +251,9 @@ fn collect(shape: &Shape<'_>, workers: Vec<Worker<'_>>) -> Outcome {
         shape.allocations.iter().map(|a| Touched { base: a.base, ..Touched::default() }).collect();
     let mut found = std::collections::BTreeMap::new();
     for worker in workers {
-        for (at, instruction) in shape.program.code.iter().enumerate() {
-            outcome.counters.instructions[instruction.class as usize] += worker.executed[at];
-            outcome.counters.active_lanes += worker.active[at];
+        for (instruction, tally) in shape.program.code.iter().zip(&worker.tallies) {
+            outcome.counters.instructions[instruction.class as usize] += tally.executed;
+            outcome.counters.active_lanes += tally.active;
         }
         outcome.counters.merge(&worker.counters);
         for (all, one) in touched.iter_mut().zip(&worker.touched) {

@@ -205,7 +205,8 @@ impl Warp {
             }
             left -= 1;
             let instruction = &code[self.pc as usize];
-            worker.executed[self.pc as usize] += 1;
+            let tally = &mut worker.tallies[self.pc as usize];
+            tally.executed += 1;
             self.clock += 1;
             let mut active = self.mask;
             if instruction.guard != NONE {
@@ -218,7 +219,7 @@ impl Warp {
             }
             // Counting bits takes a dozen instructions on a processor of 2003, which this is built for.
             let count = if active == FULL { WARP as u32 } else { active.count_ones() };
-            worker.active[self.pc as usize] += u64::from(count);
+            tally.active += u64::from(count);
             if let Some(run) = instruction.run {
                 run(&mut self.registers, &instruction.registers, active);
                 self.pc += 1;

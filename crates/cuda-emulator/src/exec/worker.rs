@@ -48,12 +48,18 @@ impl Shape<'_> {
 /// Findings by check and instruction: each once, of the lowest block.
 type Found = HashMap<(Check, u32), (u64, Finding)>;
 
+/// How often an instruction was issued, and the lanes that it was active in, all times together.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub(super) executed: u64,
+    pub(super) active: u64,
+}
+
 /// A host thread at work.
 pub(super) struct Worker<'a> {
     shape: &'a Shape<'a>,
-    /// Times that each instruction was issued, and lanes that it was active in.
-    pub(super) executed: Vec<u64>,
-    pub(super) active: Vec<u64>,
+    /// Of each instruction.
+    pub(super) tallies: Vec<Tally>,
     pub(super) counters: Counters,
     pub(super) touched: Vec<Touched>,
     /// Allocation that each instruction used last.
@@ -68,8 +74,7 @@ impl<'a> Worker<'a> {
         let length = shape.program.code.len();
         Self {
             shape,
-            executed: vec![0; length],
-            active: vec![0; length],
+            tallies: vec![Tally::default(); length],
             counters: Counters::default(),
             touched: vec![Touched::default(); shape.allocations.len()],
             recent: vec![0; length],

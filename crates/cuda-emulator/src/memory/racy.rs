@@ -80,6 +80,16 @@ impl Bytes {
     view!(u32, u32s, AtomicU32);
     view!(u64, u64s, AtomicU64);
 
+    /// `count` words of 64 bits from byte `offset`, which must be aligned; all must lie inside.
+    #[inline(always)]
+    pub(crate) fn u64_run(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        let end = count.checked_mul(8).and_then(|bytes| offset.checked_add(bytes));
+        assert!(offset.is_multiple_of(8) && end.is_some_and(|end| end <= self.len));
+        // SAFETY: inside the allocation and aligned by the assertion and the allocation's own
+        // alignment; `self` keeps it alive; all accesses are atomic.
+        unsafe { std::slice::from_raw_parts(self.pointer.as_ptr().add(offset).cast(), count) }
+    }
+
     /// Copies `out.len()` bytes from `offset`.
     pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {
         let (mut at, mut rest) = (offset, out);

@@ -16,7 +16,13 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed};
+use std::{
+    ops::Range,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use self::{
     exact::Exact,
@@ -126,7 +132,7 @@ impl Races {
         kind: Kind,
         me: &BlockOrder,
     ) -> Option<Conflict> {
-        if mask == u64::MAX && self.whole(touches, line, kind, me) {
+        if mask == u64::MAX && self.whole(touches.lines.u64(line * 8), kind, me) {
             return None;
         }
         self.split(touches, line);
@@ -141,10 +147,26 @@ impl Races {
         conflict
     }
 
+    /// Records an access to all bytes of these lines, up to the first that someone else is involved in or
+    /// that is split; false if there is one.
+    #[inline(always)]
+    pub(crate) fn touch_whole(
+        &self,
+        touches: &Touches,
+        lines: Range<usize>,
+        kind: Kind,
+        me: &BlockOrder,
+    ) -> bool {
+        let words = touches.lines.u64_run(lines.start * 8, lines.len());
+        words.iter().all(
+            #[inline(always)]
+            |word| self.whole(word, kind, me),
+        )
+    }
+
     /// Records an access to a whole line if nobody else is involved and the line is not split.
     #[inline(always)]
-    fn whole(&self, touches: &Touches, line: usize, kind: Kind, me: &BlockOrder) -> bool {
-        let word = touches.lines.u64(line * 8);
+    fn whole(&self, word: &AtomicU64, kind: Kind, me: &BlockOrder) -> bool {
         let entry = word.load(Relaxed);
         let flag = match kind {
             Kind::Read => LINE_READ,
@@ -272,14 +294,21 @@ impl Races {
                     bytes.take_over(entry, is_write, who_of(entry));
                 }
             }
-            writes.store(self.pack(MOVED, 0), Relaxed);
-            reads.store(self.pack(MOVED, 0), Relaxed);
             let found = bytes.touch(&self.blocks, mask, kind, me);
-            found.map(|(byte, other, kind)| Conflict {
+            let found = found.map(|(byte, other, kind)| Conflict {
                 offset: granule * GRANULE + byte,
                 other,
                 kind,
-            })
+            });
+            // What many blocks only read, many more may read: without the table.
+            if let Some((who, mask)) = bytes.only_read() {
+                writes.store(0, Relaxed);
+                reads.store(self.pack(who, mask), Relaxed);
+                return (found, false);
+            }
+            writes.store(self.pack(MOVED, 0), Relaxed);
+            reads.store(self.pack(MOVED, 0), Relaxed);
+            (found, true)
         })
     }
 }

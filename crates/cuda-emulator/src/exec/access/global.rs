@@ -1,6 +1,6 @@
 //! Loads and stores of global memory: which allocation, aligned, written before, ordered.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{ops::Range, sync::atomic::Ordering::Relaxed};
 
 use super::{Lines, Request, by_width, lines::stride};
 use crate::{
@@ -165,14 +165,49 @@ impl Warp {
         (index, lines): (usize, &Lines),
         kind: Kind,
     ) {
-        let reads = kind != Kind::Write;
-        let writes = matches!(kind, Kind::Write | Kind::Atomic);
-        let check_valid = !allocation.valid.is_complete();
         let check_races = worker.checks(Check::GlobalRace);
         let races = worker.races();
         if check_races {
             races.blocks.begin(kind, &mut block.order);
         }
+        let nothing_to_say = |full: &Range<usize>| {
+            let (touches, order) = (&allocation.touches, &block.order);
+            !check_races || races.touch_whole(touches, full.clone(), kind, order)
+        };
+        let full = lines.full().filter(|_| allocation.valid.is_complete());
+        let (low, high) = match full.filter(nothing_to_say) {
+            Some(full) => (full.start * LINE, full.end * LINE),
+            None => self.check_lines(worker, block, allocation, lines, kind),
+        };
+        let range = (allocation.base + low as u64, allocation.base + high as u64);
+        let touched = &mut worker.touched[index];
+        let widen = |slot: &mut Option<(u64, u64)>| {
+            let old = slot.get_or_insert(range);
+            *old = (old.0.min(range.0), old.1.max(range.1));
+        };
+        if kind != Kind::Write {
+            widen(&mut touched.read);
+        }
+        if matches!(kind, Kind::Write | Kind::Atomic) {
+            widen(&mut touched.written);
+        }
+    }
+
+    /// Valid bytes and races of each line by itself; the first and the end of the bytes.
+    #[inline(always)]
+    fn check_lines(
+        &self,
+        worker: &mut Worker<'_>,
+        block: &BlockState,
+        allocation: &Allocation,
+        lines: &Lines,
+        kind: Kind,
+    ) -> (usize, usize) {
+        let reads = kind != Kind::Write;
+        let writes = matches!(kind, Kind::Write | Kind::Atomic);
+        let check_valid = !allocation.valid.is_complete();
+        let check_races = worker.checks(Check::GlobalRace);
+        let races = worker.races();
         let (mut low, mut high) = (usize::MAX, 0);
         for (line, mask) in lines.iter() {
             low = low.min(line * LINE + mask.trailing_zeros() as usize);
@@ -199,18 +234,7 @@ impl Warp {
                 self.race(worker, block, allocation, conflict, kind);
             }
         }
-        let range = (allocation.base + low as u64, allocation.base + high as u64);
-        let touched = &mut worker.touched[index];
-        let widen = |slot: &mut Option<(u64, u64)>| {
-            let old = slot.get_or_insert(range);
-            *old = (old.0.min(range.0), old.1.max(range.1));
-        };
-        if reads {
-            widen(&mut touched.read);
-        }
-        if writes {
-            widen(&mut touched.written);
-        }
+        (low, high)
     }
 
     #[cold]

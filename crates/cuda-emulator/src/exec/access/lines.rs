@@ -3,6 +3,8 @@
 // Loops are written out: the standard library's adapters are not inlined into a function that turns
 // vector instructions on.
 
+use std::ops::Range;
+
 use crate::{
     alu::WARP,
     memory::{LINE, lines},
@@ -15,19 +17,38 @@ pub(in crate::exec) struct Lines {
     count: usize,
     /// Where the bytes start, if all lanes take part and follow one another.
     pub(super) whole: Option<usize>,
+    /// All bytes of all lines, which follow one another.
+    full: bool,
 }
 
 impl Lines {
-    pub(in crate::exec) const EMPTY: Self = Self { entries: [(0, 0); WARP], count: 0, whole: None };
+    pub(in crate::exec) const EMPTY: Self =
+        Self { entries: [(0, 0); WARP], count: 0, whole: None, full: false };
 
     /// All lanes, one after the other.
     #[inline(always)]
     pub(super) fn set_whole(&mut self, start: usize, bytes: usize) {
-        (self.count, self.whole) = (0, Some(start));
+        self.whole = Some(start);
+        self.full = start.is_multiple_of(LINE) && (bytes * WARP).is_multiple_of(LINE);
+        if self.full {
+            self.count = bytes * WARP / LINE;
+            for index in 0..self.count {
+                self.entries[index] = ((start / LINE + index) as u32, u64::MAX);
+            }
+            return;
+        }
+        self.count = 0;
         for (line, mask) in lines(start, start + bytes * WARP) {
             self.entries[self.count] = (line as u32, mask);
             self.count += 1;
         }
+    }
+
+    /// The lines, if every byte of them is touched and they follow one another.
+    #[inline(always)]
+    pub(super) fn full(&self) -> Option<Range<usize>> {
+        let first = self.entries[0].0 as usize;
+        self.full.then_some(first..first + self.count)
     }
 
     /// All lanes, the bytes of `part` each, `stride` bytes apart; false if the lines do not all get the
@@ -44,7 +65,7 @@ impl Lines {
             mask |= mask << repeat;
             repeat *= 2;
         }
-        (self.count, self.whole) = (WARP * stride / LINE, None);
+        (self.count, self.whole, self.full) = (WARP * stride / LINE, None, false);
         for index in 0..self.count {
             self.entries[index] = ((start / LINE + index) as u32, mask);
         }
@@ -55,7 +76,7 @@ impl Lines {
     /// `base`.
     #[inline(always)]
     pub(super) fn set(&mut self, addresses: &[u64; WARP], mask: u32, part: u64, base: u64) {
-        self.whole = None;
+        (self.whole, self.full) = (None, false);
         let mut count = 0;
         let (mut last, mut covered) = (0, 0);
         let mut rest = mask;
@@ -83,6 +104,9 @@ impl Lines {
     /// Distinct 32-byte sectors.
     #[inline(always)]
     pub(super) fn sectors(&self) -> u64 {
+        if self.full {
+            return 2 * self.count as u64;
+        }
         let (mut next, mut count) = (0, 0);
         for (line, mask) in self.iter() {
             if line < next {
@@ -144,6 +168,24 @@ mod tests {
                     one_by_one.set(&addresses, u32::MAX, part, base);
                     prop_assert!(at_once.iter().eq(one_by_one.iter()));
                 }
+            }
+        }
+
+        /// Lanes that follow one another cover what they cover one by one, and all of it where they say so.
+        #[test]
+        fn lanes_in_a_row_cover_the_same(start in 0..70_usize, wide in 0..5_u32) {
+            let bytes = 1 << wide;
+            for start in [start * bytes, start * LINE] {
+                let addresses = std::array::from_fn(|lane| (4096 + start + lane * bytes) as u64);
+                let (mut at_once, mut one_by_one) = (Lines::EMPTY, Lines::EMPTY);
+                at_once.set_whole(start, bytes);
+                one_by_one.set(&addresses, u32::MAX, (1 << bytes) - 1, 4096);
+                prop_assert!(at_once.iter().eq(one_by_one.iter()));
+                prop_assert_eq!(at_once.sectors(), one_by_one.sectors());
+                let full = at_once.full().map(|lines| lines.map(|line| (line, u64::MAX)));
+                let all = at_once.iter().all(|(_, mask)| mask == u64::MAX);
+                prop_assert_eq!(full.is_some(), all);
+                prop_assert!(full.is_none_or(|full| full.eq(one_by_one.iter())));
             }
         }
 

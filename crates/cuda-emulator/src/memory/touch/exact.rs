@@ -1,6 +1,9 @@
 //! The exact table: for each byte, who last did what.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Mutex,
+};
 
 use super::{
     BlockOrder, GRANULE, Kind, lock,
@@ -86,6 +89,26 @@ impl State {
         }
         conflict
     }
+
+    /// Of bytes of which all that is known is that several read them: who these are, and the bytes.
+    pub(super) fn only_read(&self) -> Option<(u32, u64)> {
+        let mut found = None;
+        for (i, byte) in self.0.iter().enumerate() {
+            let ByteState { writer, reader, atomic, strong } = *byte;
+            let known = [writer, reader, atomic, strong] != [NOBODY; 4];
+            if known && (!is_several(reader) || [writer, atomic, strong] != [NOBODY; 3]) {
+                return None;
+            }
+            if known {
+                let (who, mask) = found.unwrap_or((reader, 0));
+                if who != reader {
+                    return None;
+                }
+                found = Some((who, mask | 1 << i));
+            }
+        }
+        found
+    }
 }
 
 /// By allocation and 16 bytes of it.
@@ -101,15 +124,36 @@ impl Default for Exact {
 }
 
 impl Exact {
-    /// Calls `body` with the state of 16 bytes of the allocation at `base`, which nobody else then has.
+    /// Calls `body` with the state of 16 bytes of the allocation at `base`, which nobody else then has;
+    /// it says with the second of its results whether the table must remember it.
     pub(super) fn with<R>(
         &self,
         base: u64,
         granule: usize,
-        body: impl FnOnce(&mut State) -> R,
+        body: impl FnOnce(&mut State) -> (R, bool),
     ) -> R {
         let mut shard = lock(&self.0[granule % SHARDS]);
-        let empty = || State([ByteState::EMPTY; GRANULE]);
-        body(shard.entry((base, granule)).or_insert_with(empty))
+        match shard.entry((base, granule)) {
+            Entry::Occupied(mut entry) => {
+                let (result, stays) = body(entry.get_mut());
+                if !stays {
+                    entry.remove();
+                }
+                result
+            }
+            Entry::Vacant(entry) => {
+                let mut state = State([ByteState::EMPTY; GRANULE]);
+                let (result, stays) = body(&mut state);
+                if stays {
+                    entry.insert(state);
+                }
+                result
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(|shard| lock(shard).len()).sum()
     }
 }

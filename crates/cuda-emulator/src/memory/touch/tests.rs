@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::memory::lines;
 
@@ -135,4 +137,55 @@ fn the_next_launch_starts_clean() {
     launch.touch(&mut launch.races.blocks.enter(0), (0, 16), Kind::Write);
     launch.races = Races::new(2, 2);
     assert_eq!(launch.touch(&mut launch.races.blocks.enter(1), (0, 16), Kind::Write), None);
+}
+
+#[test]
+fn what_many_read_piece_by_piece_needs_no_table() {
+    let launch = Launch::new(4);
+    let read = |block, from: usize, len| {
+        launch.touch(&mut launch.races.blocks.enter(block), (from, from + len), Kind::Read)
+    };
+    assert_eq!(read(0, 0, 16), None);
+    for at in [0, 4, 8] {
+        assert_eq!(read(1, at, 4), None);
+        assert_eq!(launch.races.exact.len(), 1);
+    }
+    assert_eq!(read(1, 12, 4), None);
+    for (block, at) in [(0, 8), (2, 0), (3, 4)] {
+        assert_eq!(read(block, at, 4), None);
+        assert_eq!(launch.races.exact.len(), 0);
+    }
+    let mut c = launch.races.blocks.enter(2);
+    assert_eq!(launch.touch(&mut c, (13, 14), Kind::Write).unwrap().kind, Kind::Read);
+}
+
+/// Which blocks read and wrote a byte.
+type Users = [u8; 2];
+
+proptest! {
+    /// Up to the first, collisions are found where the blocks that read and wrote each byte say so.
+    #[test]
+    fn collisions_are_those_of_each_byte(
+        accesses in prop::collection::vec((0..4_u64, 0..64_usize, 0..5_u32, 0..8_u32), 1..60),
+    ) {
+        let launch = Launch::new(4);
+        let mut blocks: Vec<_> = (0..4).map(|block| launch.races.blocks.enter(block)).collect();
+        let mut users: [Users; 64] = [[0; 2]; 64];
+        for (block, at, wide, writes) in accesses {
+            let bytes = 1 << wide;
+            let range = (at / bytes * bytes, at / bytes * bytes + bytes);
+            let kind = if writes == 0 { Kind::Write } else { Kind::Read };
+            let me = 1_u8 << block;
+            let collides = users[range.0..range.1].iter_mut().fold(false, |any, [read, wrote]| {
+                let others = !me & if kind == Kind::Write { *read | *wrote } else { *wrote };
+                *(if kind == Kind::Write { wrote } else { read }) |= me;
+                any | (others != 0)
+            });
+            let found = launch.touch(&mut blocks[block as usize], range, kind);
+            prop_assert_eq!(found.is_some(), collides, "{:?} of {:?} by {}", kind, range, block);
+            if collides {
+                break;
+            }
+        }
+    }
 }
