@@ -35,17 +35,19 @@ pub(super) fn count_rows(counters: &mut SharedCounters, rows: &[u64]) {
 
 #[inline(always)]
 fn wavefronts(addresses: &[u64], mask: u32, bytes: usize) -> u64 {
-    // Almost always every lane has banks of its own.
+    // Almost always every lane has banks of its own, or all ask for the same.
     let width = bytes.max(4) / 4;
-    let (mut taken, mut clash) = (0_u32, false);
+    let first = addresses[mask.trailing_zeros() as usize];
+    let (mut taken, mut clash, mut differ) = (0_u32, false, false);
     for (lane, &address) in addresses.iter().enumerate() {
         if mask >> lane & 1 != 0 {
             let banks = (((1_u64 << width) - 1) as u32).rotate_left((address >> 2) as u32 & 31);
             clash |= taken & banks != 0;
             taken |= banks;
+            differ |= address != first;
         }
     }
-    if clash { conflicts(addresses, mask, width) } else { 1 }
+    if clash && differ { conflicts(addresses, mask, width) } else { 1 }
 }
 
 #[inline(never)]

@@ -465,6 +465,8 @@ fn copy_mask(at: usize, bytes: usize) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn who(thread: u16) -> Who {
@@ -514,6 +516,35 @@ mod tests {
                 assert_eq!(check(s.touch(0, bytes, Use::Read, who(thread))), None);
             }
             assert_eq!(check(s.touch(0, bytes, Use::Write, who(0))), Some(Check::SharedRace));
+        }
+    }
+
+    proptest! {
+        /// After two threads of a warp, a third one's read of the same finds and changes nothing.
+        #[test]
+        fn two_readers_of_a_warp_stand_for_all(
+            before in prop::collection::vec((0..32_usize, 0..5_u32, 0..4_u16, 0..3_u32), 0..12),
+            (at, wide, warp) in (0..32_usize, 0..5_u32, 0..2_u16),
+        ) {
+            let mut s = shared();
+            for (at, wide, thread, what) in before {
+                let bytes = 1 << wide;
+                match what {
+                    0 => s.order(0b11, 0b11, true),
+                    1 => drop(s.touch(at / bytes * bytes, bytes, Use::Write, who(thread * 17))),
+                    _ => drop(s.touch(at / bytes * bytes, bytes, Use::Read, who(thread * 17))),
+                }
+            }
+            let bytes = 1 << wide;
+            let read = |s: &mut Shared, lane: u16| {
+                let who = Who { at: 7, ..who(warp * 32 + lane) };
+                check(s.touch(at / bytes * bytes, bytes, Use::Read, who))
+            };
+            let found = [20, 21].map(|lane| read(&mut s, lane));
+            let state = format!("{s:?}");
+            let third = read(&mut s, 22);
+            prop_assert!(third.is_none() || found.contains(&third));
+            prop_assert_eq!(state, format!("{s:?}"));
         }
     }
 

@@ -133,9 +133,16 @@ impl Warp {
             banks::count(&mut worker.counters.shared[kind as usize], addresses, active, bytes);
         }
         let (mut first, mut rest) = (None, active);
+        let (mut last, mut repeats) = (u64::MAX, 0);
         while rest != 0 {
             let lane = rest.trailing_zeros() as usize;
             rest &= rest - 1;
+            // Two threads of a warp are "several", and a third that reads the same changes nothing.
+            repeats = if addresses[lane] == last { repeats + 1 } else { 0 };
+            last = addresses[lane];
+            if repeats > 1 && what == Use::Read {
+                continue;
+            }
             let hazard = block.shared.touch(addresses[lane] as usize, bytes, what, self.who(lane));
             if let Some(hazard) = hazard {
                 first = first.or(Some((lane, hazard)));
