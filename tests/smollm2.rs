@@ -7,15 +7,16 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use autograd::{Precision, Tape};
+use autograd::{ParamGrads, Precision, Tape};
 use data::EncodeOptions;
 use data::rows::{Chat, Rows};
-use kernels::Cpu;
-use models::HostData;
-use models::decoder::{BaseFormat, Decoder, ForwardOptions, LoadOptions};
+use kernels::ops::IGNORE;
+use kernels::{Backend, Cpu};
+use models::decoder::{Adapter, BaseFormat, Decoder, ForwardOptions, LoadOptions};
 use models::generate::{GenerateOptions, Sampling, generate};
 use models::tokenizer::Tokenizer;
 use models::weights::Checkpoint;
+use models::{HostData, LoraConfig};
 use nf4::{Absmax, QuantConfig, QuantType};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -106,8 +107,12 @@ fn nf4_bytes_of_all_linears() {
 }
 
 fn dense() -> Decoder<Cpu> {
+    load(BaseFormat::Dense)
+}
+
+fn load(format: BaseFormat) -> Decoder<Cpu> {
     let checkpoint = Checkpoint::open(&gguf()).unwrap();
-    let options = LoadOptions { format: BaseFormat::Dense, narrow: false, progress: &|_, _| () };
+    let options = LoadOptions { format, narrow: false, progress: &|_, _| () };
     Decoder::load(&Cpu::new(), checkpoint.source(), checkpoint.config(), &options).unwrap()
 }
 
@@ -155,4 +160,61 @@ fn greedy_tokens() {
     let texts =
         generate(&decoder, None, &prompts, &options(64), |_, _| ControlFlow::Continue(())).unwrap();
     assert_eq!(texts, [answer.to_vec(), expected[1].clone()]);
+}
+
+/// Mean loss of all tokens after the first of each row, and the gradients of the adapter, in passes over
+/// these sequences of tokens, packed together where a pass has several.
+fn loss_and_grads(
+    decoder: &Decoder<Cpu>,
+    adapter: &Adapter<Cpu>,
+    precision: Precision,
+    passes: &[&[Vec<u32>]],
+) -> (f64, Vec<f64>) {
+    let trained: usize = passes.iter().copied().flatten().map(|row| row.len() - 1).sum();
+    let mut grads = ParamGrads::zeros(decoder.backend(), adapter.params()).unwrap();
+    let mut loss = 0.0;
+    for rows in passes {
+        let lengths: Vec<usize> = rows.iter().map(Vec::len).collect();
+        let labels = |row: &Vec<u32>| [&row[1..], &[IGNORE]].concat();
+        let labels: Vec<u32> = rows.iter().flat_map(labels).collect();
+        let inputs = decoder.inputs(&rows.concat(), &lengths).unwrap();
+        let mut tape = Tape::training(decoder.backend(), precision);
+        let options = ForwardOptions::default();
+        let hidden = decoder.hidden(&mut tape, &inputs, Some(adapter), options).unwrap();
+        let scale = 1.0 / trained as f32;
+        loss += decoder.losses(&mut tape, &hidden, &labels, scale).unwrap().sum();
+        drop(hidden);
+        tape.backward(&mut grads).unwrap();
+    }
+    let grads = grads.buffers().iter().flat_map(|grad| decoder.backend().download(grad).unwrap());
+    (loss / trained as f64, grads.map(f64::from).collect())
+}
+
+/// Packing may round otherwise, by no more than bf16 itself does; sequences that see each other differ by far more.
+#[test]
+fn packed_rows_are_learned_as_rows_of_their_own_in_bf16() {
+    let config = QuantConfig::new(QuantType::Nf4, 64, true).unwrap();
+    let decoder = load(BaseFormat::Quantized(config));
+    let lora = LoraConfig { r: 16, lora_alpha: 32.0, ..LoraConfig::default() };
+    let adapter = Adapter::init(&decoder, &lora, 1).unwrap();
+    let rows: Vec<Vec<u32>> =
+        reference()["chat"].as_array().unwrap().iter().map(|case| ids(&case["ids"])).collect();
+    let apart: Vec<&[Vec<u32>]> = rows.chunks(1).collect();
+    let of =
+        |precision, passes: &[&[Vec<u32>]]| loss_and_grads(&decoder, &adapter, precision, passes);
+    let (_, exact) = of(Precision::F32, &apart);
+    let (loss_apart, grads_apart) = of(Precision::BF16, &apart);
+    let (loss_packed, grads_packed) = of(Precision::BF16, &[&rows]);
+    let (loss_glued, grads_glued) = of(Precision::BF16, &[&[rows.concat()]]);
+    let distance = |a: &[f64], b: &[f64]| {
+        let square: f64 = a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum();
+        square.sqrt()
+    };
+    let rounding = distance(&grads_apart, &exact);
+    let found = distance(&grads_packed, &grads_apart);
+    assert!(found <= 2.0 * rounding, "gradients: {found:e}, bf16 rounds by {rounding:e}");
+    assert!(distance(&grads_glued, &grads_apart) > 10.0 * rounding);
+    let rounding = loss_apart / 256.0;
+    assert!((loss_packed - loss_apart).abs() <= rounding, "{loss_packed} {loss_apart}");
+    assert!((loss_glued - loss_apart).abs() > 10.0 * rounding, "{loss_glued} {loss_apart}");
 }
