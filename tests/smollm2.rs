@@ -64,7 +64,7 @@ fn chat_template_vectors() {
             base.encoder().prompt_ids(&Chat::read(&path).unwrap()).unwrap()
         } else {
             let rows = Rows::read(&path, None).unwrap();
-            base.encoder().encode(&rows, &options).unwrap().examples.remove(0).input_ids
+            base.encoder().encode(&rows, &options).unwrap().example(0).unwrap().input_ids
         };
         assert_eq!(found, ids(&case["ids"]), "{}", case["text"]);
         assert_eq!(base.tokenizer().decode(&found, false).unwrap(), case["text"]);

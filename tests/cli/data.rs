@@ -161,3 +161,42 @@ fn several_sources_with_fields_and_weights_are_one_run() {
     stdout(&run(&["train", &w.arg("out/recipe.toml"), "--output", &again]));
     assert_eq!(w.losses("out"), w.losses("again"), "the resolved recipe holds the sources");
 }
+
+#[test]
+fn tokens_of_large_files_are_kept() {
+    let w = Workspace::new();
+    // Fields that are no part of a format make a large file of short rows.
+    let source = "x".repeat(1000);
+    let row = |i: usize| {
+        format!(
+            "{{\"source\": \"{source}\", \"messages\": [{{\"role\": \"user\", \"content\": \"{i}?\"}}, \
+             {{\"role\": \"assistant\", \"content\": \"is {i}\"}}]}}\n"
+        )
+    };
+    let rows: String = (0..1000).map(row).collect();
+    assert!(rows.len() > 1 << 20);
+    w.write("rows.jsonl", &rows);
+    let cache = w.arg("cache");
+    let train = |output: &str, more: &[&str]| {
+        let more = [&["--set", "train.max_steps=2", "--set", "train.batch_size=1"], more].concat();
+        let output = w.train_with(output, &more, &[("XDG_CACHE_HOME", &cache)]);
+        stdout(&output);
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let (first, second) = (train("first", &[]), train("second", &[]));
+    let kept = "tokens of an earlier start on the same rows: ";
+    assert!(!first.contains(kept) && second.contains(kept), "{first}\n{second}");
+    let off = train("off", &["--set", "data.cache=false"]);
+    assert!(!off.contains(kept), "{off}");
+    assert_eq!((w.losses("first"), w.losses("first")), (w.losses("second"), w.losses("off")));
+
+    let entries = fs::read_dir(w.path("cache/qlora-train/tokens")).unwrap();
+    let entries: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(entries.len(), 1);
+    let bytes = fs::read(&entries[0]).unwrap();
+    fs::write(&entries[0], &bytes[..bytes.len() / 2]).unwrap();
+    let damaged = train("damaged", &[]);
+    assert!(damaged.contains("; the rows are tokenised again"), "{damaged}");
+    assert_eq!(w.losses("damaged"), w.losses("first"));
+    assert_eq!(fs::read(&entries[0]).unwrap(), bytes, "and is whole again");
+}

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use tokenizers::Tokenizer;
 
 use crate::continuation::continuing;
-use crate::dataset::Dataset;
-use crate::error::{Error, Limit, Problem, Result, TemplateError};
-use crate::length::{self, Fitted, Overlength};
-use crate::rows::{Chat, Completion, Content, Message, Place, Role, Row, Rows, Tokens};
+use crate::dataset::{Collector, Dataset, Sink, Store};
+use crate::error::{Problem, Result, TemplateError};
+use crate::length::{self, Overlength};
+use crate::rows::{Chat, Completion, Content, Head, Message, Place, Role, Rows, Tokens};
 use crate::spans::{self, Answer, Located};
 use crate::special::SpecialTokens;
 use crate::template::ChatTemplate;
@@ -18,6 +18,9 @@ use crate::unseen::{Unseen, unseen};
 
 /// The label of a position that the loss skips.
 pub const IGNORE: u32 = u32::MAX;
+
+/// Rows that are encoded at a time.
+pub(crate) const CHUNK: usize = 2048;
 
 /// How `prompt`/`completion` rows become text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -98,8 +101,10 @@ pub struct Encoder {
     /// For text that goes on from other text; made when a row first has such text.
     continuing: OnceLock<Tokenizer>,
     pub(crate) special: SpecialTokens,
-    template: Option<ChatTemplate>,
+    pub(crate) template: Option<ChatTemplate>,
     ends: Vec<String>,
+    /// The ids of `ends`.
+    pub(crate) end_ids: Vec<u32>,
 }
 
 impl Encoder {
@@ -125,7 +130,8 @@ impl Encoder {
         tokenizer.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).expect("switching truncation off cannot fail");
-        Self { tokenizer, continuing: OnceLock::new(), special, template, ends }
+        let end_ids = ends.iter().filter_map(|text| tokenizer.token_to_id(text)).collect();
+        Self { tokenizer, continuing: OnceLock::new(), special, template, ends, end_ids }
     }
 
     /// The special token that closes an answer in the model's chat template, which training teaches. It need not be
@@ -142,42 +148,40 @@ impl Encoder {
         &self.ends
     }
 
-    /// Encodes every row, in order, on all threads. Rows that cannot be used are in the data set's `bad`.
+    /// Encodes every row, in order, on all threads. Rows that cannot be used are in the data set's `bad`; those that
+    /// could not be read stay with `rows`.
     ///
     /// # Errors
     /// [`Error::Setting`] when no row is left.
     pub fn encode(&self, rows: &Rows, options: &EncodeOptions) -> Result<Dataset> {
         let limit = length::limit(options)?;
-        let packing = options.packing.then_some(limit.tokens());
-        let mut dataset = Dataset { packing, ..Dataset::default() };
-        let encoded: Vec<_> = rows
-            .rows
-            .par_iter()
-            .with_min_len(16)
-            .map(|row| self.encode_row(row, options, limit))
-            .collect();
-        for (row, encoded) in rows.rows.iter().zip(encoded) {
-            dataset.add(row, encoded);
+        let mut collector = Collector::new(Sink::Memory(Vec::new()));
+        for rows in rows.rows.chunks(CHUNK) {
+            let rows = rows.par_iter().with_min_len(16);
+            let coded: Vec<_> = rows.map(|row| self.code(row, options, limit, None)).collect();
+            coded.into_iter().try_for_each(|coded| collector.add(Ok(coded)))?;
         }
-        if dataset.examples.is_empty() && dataset.bad.count == 0 {
-            let message =
-                format!("every row of {} is longer than {limit}; raise it", rows.path.display());
-            return Err(Error::Setting { name: "max_seq_len", message });
-        }
-        Ok(dataset)
+        let (all, sink) = collector.finish();
+        let store = match sink {
+            Sink::Memory(bytes) => Store::Memory(bytes),
+            Sink::File(_) => unreachable!("it was made as memory"),
+        };
+        let head = Head { path: rows.path.clone(), format: rows.format, left_out: rows.left_out };
+        let (dataset, _) = all.dataset(store, head, options.packing.then_some(limit.tokens()));
+        dataset.some(limit)
     }
 
     /// Token ids of a conversation that the model is to continue.
     pub fn prompt_ids(&self, chat: &Chat) -> Result<Vec<u32>, Problem> {
         let text = self.template()?.render(&chat.messages, &chat.tools, true)?;
-        Ok(tokenize(&self.tokenizer, &text)?.ids)
+        ids_of(&self.tokenizer, &text)
     }
 
     /// Token ids of a plain text that the model is to continue.
     ///
     /// It begins with `bos_token` once when the tokenizer adds one, also when the text has one already.
     pub fn text_ids(&self, text: &str) -> Result<Vec<u32>, Problem> {
-        let mut ids = tokenize(&self.tokenizer, text)?.ids;
+        let mut ids = ids_of(&self.tokenizer, text)?;
         if let Some(bos) =
             self.special.bos().filter(|bos| self.special.add_bos() && ids.first() != Some(&bos.id))
         {
@@ -190,41 +194,28 @@ impl Encoder {
         spans::locate(self.template()?, chat, &self.ends, train_on)
     }
 
-    fn encode_row(
+    /// Ids and labels of a row as it is, and what of it the template does not show.
+    pub(crate) fn tokens_of(
         &self,
-        row: &Row,
+        content: &Content,
         options: &EncodeOptions,
-        limit: Limit,
-    ) -> Result<EncodedRow, Problem> {
+    ) -> Result<EncodedChat, Problem> {
         let train_on = options.train_on;
-        let mut unseen = None;
-        let mut chat = |chat: &Chat| {
-            let (ids, labels, part) = self.chat(chat, train_on)?;
-            unseen = part;
-            Ok::<_, Problem>((ids, labels))
-        };
-        let (input_ids, mut labels) = match &row.content {
-            Content::Chat(turns) => chat(turns)?,
+        let shown = |(ids, labels)| (ids, labels, None);
+        let (ids, mut labels, unseen) = match content {
+            Content::Chat(turns) => self.chat(turns, train_on)?,
             Content::Completion(Completion { prompt, completion }) => match options.prompt_format {
-                PromptFormat::Plain => self.completion(prompt, completion)?,
-                PromptFormat::Chat => chat(&exchange(prompt, completion))?,
+                PromptFormat::Plain => shown(self.completion(prompt, completion)?),
+                PromptFormat::Chat => self.chat(&exchange(prompt, completion), train_on)?,
             },
-            Content::Text(text) => self.completion("", text)?,
-            Content::Tokens(tokens) => self.tokens(tokens)?,
+            Content::Text(text) => shown(self.completion("", text)?),
+            Content::Tokens(tokens) => shown(self.tokens(tokens)?),
             Content::Preference(_) => return Err(Problem::Preference),
         };
-        if train_on == TrainOn::Everything && !matches!(row.content, Content::Tokens(_)) {
-            labels.clone_from(&input_ids);
+        if train_on == TrainOn::Everything && !matches!(content, Content::Tokens(_)) {
+            labels.clone_from(&ids);
         }
-        let example = Example { input_ids, labels, place: row.place.clone() };
-        if example.trained_tokens() == 0 {
-            let reason =
-                "the row has no assistant message, completion or label to learn from".to_owned();
-            return Err(Problem::AllMasked { reason });
-        }
-        let bos = self.special.bos().map(|bos| bos.id);
-        let fitted = length::fit(example, limit, options.overlength, bos)?;
-        Ok(EncodedRow { fitted, unseen })
+        Ok((ids, labels, unseen))
     }
 
     fn chat(&self, chat: &Chat, train_on: TrainOn) -> Result<EncodedChat, Problem> {
@@ -260,7 +251,7 @@ impl Encoder {
         } else {
             self.continuing.get_or_init(|| continuing(&self.tokenizer))
         };
-        let mut answer = tokenize(tokenizer, completion)?.ids;
+        let mut answer = ids_of(tokenizer, completion)?;
         // A text that brings its own begin token does not get a second one.
         if prompt.is_empty() && !ids.is_empty() && answer.first() == ids.first() {
             answer.remove(0);
@@ -302,14 +293,8 @@ impl Encoder {
     }
 }
 
-/// A row as the length policy leaves it.
-pub(crate) struct EncodedRow {
-    pub(crate) fitted: Fitted,
-    pub(crate) unseen: Option<Unseen>,
-}
-
 /// Ids and labels of a conversation, and what of it the template does not show.
-type EncodedChat = (Vec<u32>, Vec<u32>, Option<Unseen>);
+pub(crate) type EncodedChat = (Vec<u32>, Vec<u32>, Option<Unseen>);
 
 struct Tokenized {
     ids: Vec<u32>,
@@ -321,6 +306,13 @@ fn tokenize(tokenizer: &Tokenizer, text: &str) -> Result<Tokenized, Problem> {
     let encoding =
         tokenizer.encode(text, false).map_err(|error| Problem::Tokenizer(error.to_string()))?;
     Ok(Tokenized { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+}
+
+/// Ids alone, which take less time.
+fn ids_of(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, Problem> {
+    let encoding = tokenizer.encode_fast(text, false);
+    let encoding = encoding.map_err(|error| Problem::Tokenizer(error.to_string()))?;
+    Ok(encoding.get_ids().to_vec())
 }
 
 /// A question and its answer.

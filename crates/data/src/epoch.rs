@@ -2,6 +2,8 @@
 
 use crate::batch::{Batch, Window};
 use crate::dataset::Dataset;
+use crate::encode::Example;
+use crate::error::Result;
 use crate::packing::best_fit_decreasing;
 use crate::rng::Rng;
 
@@ -56,10 +58,9 @@ impl Dataset {
     /// depends on the rows' number and lengths, `seed` and `epoch` alone; without a seed in the order of the examples. Every pass has as many groups.
     pub fn epoch(&self, seed: Option<u64>, epoch: u64) -> Epoch {
         let mut rng = seed.map(|seed| Rng::new(seed, epoch));
-        let copies = |row: usize| self.copies.get(row).copied().unwrap_or(1);
-        let rows = 0..self.examples.len();
+        let rows = self.entries.iter().enumerate();
         let mut order: Vec<usize> =
-            rows.flat_map(|row| std::iter::repeat_n(row, copies(row))).collect();
+            rows.flat_map(|(row, entry)| std::iter::repeat_n(row, entry.copies as usize)).collect();
         if let Some(rng) = &mut rng {
             rng.shuffle(&mut order);
         }
@@ -70,9 +71,8 @@ impl Dataset {
         let Some(capacity) = self.packing else {
             return Epoch::of_rows(order);
         };
-        let length = |row: usize| self.examples[row].input_ids.len();
         let mut bins =
-            best_fit_decreasing(order.into_iter().map(|row| (row, length(row))), capacity);
+            best_fit_decreasing(order.into_iter().map(|row| (row, self.length(row))), capacity);
         // Bins come with the longest rows first, which should not be learned first.
         if let Some(rng) = &mut rng {
             rng.shuffle(&mut bins);
@@ -92,30 +92,54 @@ impl Dataset {
 
     /// Windows of `accumulation` micro-batches of `batch_size` groups. The last window holds what is left. Both
     /// numbers must be positive.
+    ///
+    /// # Errors
+    /// [`Error::Read`](crate::Error::Read) when rows are in a file that cannot be read.
     pub fn windows(
         &self,
         epoch: Epoch,
         batch_size: usize,
         accumulation: usize,
-    ) -> impl Iterator<Item = Window> + use<'_> {
+    ) -> impl Iterator<Item = Result<Window>> + use<'_> {
         let (groups, size) = (epoch.len(), batch_size.saturating_mul(accumulation));
         Epoch::chunks(0, groups, size).map(move |(from, to)| {
             let batches = Epoch::chunks(from, to, batch_size);
             let batches = batches.map(|(from, to)| self.batch(epoch.rows(from, to)));
-            let micro_batches: Vec<Batch> = batches.collect();
+            let micro_batches: Vec<Batch> = batches.collect::<Result<_>>()?;
             let trained_tokens = micro_batches.iter().map(Batch::trained_tokens).sum();
-            Window { micro_batches, trained_tokens }
+            Ok(Window { micro_batches, trained_tokens })
         })
     }
 
     /// Micro-batches of `batch_size` groups of every row once, in file order, for evaluation.
-    pub fn batches(&self, batch_size: usize) -> impl Iterator<Item = Batch> {
-        let epoch = self.grouped((0..self.examples.len()).collect(), None);
+    ///
+    /// # Errors
+    /// [`Error::Read`](crate::Error::Read) when rows are in a file that cannot be read.
+    pub fn batches(&self, batch_size: usize) -> impl Iterator<Item = Result<Batch>> {
+        let epoch = self.in_file_order();
         Epoch::chunks(0, epoch.len(), batch_size)
             .map(move |(from, to)| self.batch(epoch.rows(from, to)))
     }
 
-    fn batch(&self, rows: &[usize]) -> Batch {
-        Batch::new(rows.iter().map(|row| &self.examples[*row]))
+    /// The one of [`batches`](Self::batches) with most tokens.
+    ///
+    /// # Errors
+    /// [`Error::Read`](crate::Error::Read) when rows are in a file that cannot be read.
+    pub fn largest_batch(&self, batch_size: usize) -> Result<Option<Batch>> {
+        let epoch = self.in_file_order();
+        let batches = Epoch::chunks(0, epoch.len(), batch_size);
+        let tokens = |rows: &&[usize]| rows.iter().map(|row| self.length(*row)).sum::<usize>();
+        let largest = batches.map(|(from, to)| epoch.rows(from, to)).max_by_key(tokens);
+        largest.map(|rows| self.batch(rows)).transpose()
+    }
+
+    fn in_file_order(&self) -> Epoch {
+        self.grouped((0..self.len()).collect(), None)
+    }
+
+    fn batch(&self, rows: &[usize]) -> Result<Batch> {
+        let examples: Vec<Example> =
+            rows.iter().map(|row| self.example(*row)).collect::<Result<_>>()?;
+        Ok(Batch::new(&examples))
     }
 }

@@ -19,6 +19,17 @@ pub enum Error {
         /// The reason the system gave.
         source: std::io::Error,
     },
+    /// Tokens cannot be kept.
+    #[error(
+        "{path}: {source}; make room there, or set data.cache = false, which holds tokens in memory",
+        path = .path.display()
+    )]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The reason the system gave.
+        source: std::io::Error,
+    },
     /// There is nothing but blank lines.
     #[error("{path}: the file has no rows", path = .path.display())]
     NoRows {
@@ -191,6 +202,9 @@ pub enum Problem {
         /// The limit and where it comes from.
         limit: Limit,
     },
+    /// What an earlier start found, which is kept with its tokens.
+    #[error("{0}")]
+    Told(String),
     /// No answer to compare a generation with.
     #[error("no answer to generate: {0}")]
     NoAnswer(&'static str),

@@ -1,10 +1,11 @@
 //! Rows, chat templates, loss masks, batches.
 //!
-//! The way of the data: [`rows::Rows::read`] files, [`split`] off the held-out rows, [`Encoder::encode`]
-//! them to token ids and labels, then [`Dataset::windows`] of micro-batches for the training step. The crate knows
-//! tokenizers and templates, but no model.
+//! The way of the data: [`Encoder::read`] takes files of rows to token ids and labels and splits off the held-out ones,
+//! then [`Dataset::windows`] lays micro-batches for the training step. Rows of any number pass through memory once;
+//! what stays is small ([`Dataset`]). The crate knows tokenizers and templates, but no model.
 
 mod batch;
+mod cache;
 mod continuation;
 mod dataset;
 pub mod demo;
@@ -13,8 +14,10 @@ mod epoch;
 mod error;
 mod generation;
 mod length;
+mod outcome;
 mod packing;
 pub mod preflight;
+mod reading;
 mod rng;
 pub mod rows;
 pub mod score;
@@ -24,12 +27,14 @@ mod template;
 mod unseen;
 
 pub use batch::{Batch, Window};
-pub use dataset::{Dataset, HeldOut, Stats, split};
+pub use cache::{Cache, CacheNote};
+pub use dataset::{Dataset, HeldOut, Stats};
 pub use encode::{EncodeOptions, Encoder, Example, IGNORE, PromptFormat, TrainOn};
 pub use epoch::Epoch;
 pub use error::{Error, Limit, Problem, Result, TemplateError};
 pub use generation::GenerationCase;
 pub use length::Overlength;
+pub use reading::{Loaded, Reading};
 pub use special::{SpecialToken, SpecialTokens};
 pub use template::{Builtin, ChatTemplate};
 pub use unseen::Unseen;

@@ -1,9 +1,11 @@
 //! What a template leaves out of a conversation.
 
+use serde::{Deserialize, Serialize};
+
 use crate::rows::{Chat, Message};
 
 /// A part of a conversation that the rendered text does not show, so that nothing can be learned from it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Unseen {
     /// A tool that the model may call.
     Tool,

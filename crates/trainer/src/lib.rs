@@ -4,6 +4,7 @@
 //! beside the adapter as it was resolved. No result depends on the number of threads.
 
 pub mod base;
+mod cache;
 pub mod checkpoint;
 mod cli;
 pub mod commands;

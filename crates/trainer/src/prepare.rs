@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use data::preflight::{Check, Finding, Report, Side};
-use data::rows::{Format, Rows};
-use data::{Dataset, EncodeOptions, Stats};
+use data::preflight::{Check, Finding, Report};
+use data::rows::{Format, Source};
+use data::{Cache, Dataset, EncodeOptions, HeldOut, Loaded, Reading, Stats};
 
 use crate::base::Base;
+use crate::cache;
 use crate::progress::say;
 use crate::recipe::{DataSection, Recipe};
 
@@ -37,34 +38,28 @@ pub fn prepare(recipe: &Recipe, base: &Base) -> Result<Prepared> {
         overlength: section.overlength,
         packing: section.packing,
     };
-    let (rows, eval_rows) = read(section, recipe.train.seed)?;
-    let encode = |rows: &Rows| base.encoder().encode(rows, &options);
-    let train = encode(&rows)?;
-    let eval = eval_rows.as_ref().map(encode).transpose()?;
-    let sides = eval_rows.as_ref().zip(eval.as_ref());
-    let sides = sides.map(|(rows, dataset)| Side { rows, dataset });
-    let report = Report::new(base.encoder(), Side { rows: &rows, dataset: &train }, sides);
-    Ok(Prepared { train, eval, format: rows.format, report })
-}
-
-fn read(section: &DataSection, seed: u64) -> Result<(Rows, Option<Rows>)> {
-    let rows = Rows::read_all(&section.all_sources())?;
-    match (&section.eval_path, section.held_out()) {
-        (Some(path), _) => Ok((rows, Some(Rows::read_all(&[section.source(path)])?))),
-        // Without a usable row there is nothing to hold out, and the report says why.
-        (None, Some(held_out)) if !rows.rows.is_empty() => {
-            let (rows, eval_rows) = data::split(rows, held_out, seed)?;
-            if eval_rows.rows.is_empty() {
-                let fraction = section.eval_fraction;
-                say(&format!(
-                    "warning: none of {} rows falls into data.eval_fraction = {fraction}: there will be no evaluation",
-                    rows.rows.len()
-                ));
-            }
-            Ok((rows, Some(eval_rows).filter(|rows| !rows.rows.is_empty())))
-        }
-        (None, _) => Ok((rows, None)),
+    let cache = section.cache.then(cache::dir).flatten().map(|dir| Cache::new(dir.join("tokens")));
+    let read = |sources: &[Source], held_out| {
+        let reading = Reading { held_out, cache: cache.as_ref(), ..Reading::new(sources, options) };
+        let loaded = base.encoder().read(&reading)?;
+        loaded.cache.iter().for_each(|note| say(&note.to_string()));
+        anyhow::Ok(loaded)
+    };
+    let held_out = section.held_out();
+    let Loaded { train, mut eval, .. } =
+        read(&section.all_sources(), held_out.map(|held_out| (held_out, recipe.train.seed)))?;
+    if let Some(path) = &section.eval_path {
+        eval = Some(read(&[section.source(path)], None)?.train);
+    } else if let (Some(HeldOut::Fraction(fraction)), None) = (held_out, &eval)
+        && train.read() > 0
+    {
+        say(&format!(
+            "warning: none of {} rows falls into data.eval_fraction = {fraction}: there will be no evaluation",
+            train.read()
+        ));
     }
+    let report = Report::new(base.encoder(), &train, eval.as_ref());
+    Ok(Prepared { format: train.format, train, eval, report })
 }
 
 impl Prepared {
@@ -88,11 +83,11 @@ impl Prepared {
             );
         }
         // All that is left of bad rows is waived, so an empty side is the only reason left to stop.
-        if self.train.examples.is_empty() {
+        if self.train.is_empty() {
             self.train = self.train.strict()?;
             bail!("{}: no row is left to learn", section.name().display());
         }
-        if self.eval.as_ref().is_some_and(|eval| eval.examples.is_empty()) {
+        if self.eval.as_ref().is_some_and(Dataset::is_empty) {
             bail!("{}: no row is left to evaluate on", eval_path.display());
         }
         say(&describe("training", section.name(), &self.train));
@@ -128,9 +123,9 @@ fn describe(what: &str, path: &Path, dataset: &Dataset) -> String {
         write!(text, ", packed into {bins} bins of {capacity} tokens, {full:.1} % full")
             .expect("strings take everything");
     }
-    for (rows, what) in [(&dataset.dropped, "dropped"), (&dataset.truncated, "truncated")] {
-        if !rows.is_empty() {
-            write!(text, ", {} too long and {what}", rows.len()).expect("strings take everything");
+    for (rows, what) in [(dataset.dropped(), "dropped"), (dataset.truncated(), "truncated")] {
+        if rows > 0 {
+            write!(text, ", {rows} too long and {what}").expect("strings take everything");
         }
     }
     text

@@ -1,21 +1,20 @@
 //! Where the routes that `qlora-train autotune` measured are kept: one file for each kind of card.
 
-use std::path::{Path, PathBuf};
-use std::{env, fs, io};
+use std::path::PathBuf;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
 use kernels::{RouteEntry, Routes};
 use models::weights::write_bytes;
 
+use crate::cache;
 use crate::progress::say;
 
-/// The file for cards of this name: in `$XDG_CACHE_HOME/qlora-train`, by default `~/.cache/qlora-train`.
+/// The file for cards of this name, in the user's cache.
 pub fn file(card: &str) -> Option<PathBuf> {
-    let home = || env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let card: String = card.chars().map(plain).collect();
-    Some(cache.join("qlora-train").join(format!("routes-{card}.json")))
+    Some(cache::dir()?.join(format!("routes-{card}.json")))
 }
 
 /// What was measured for cards of this name; nothing where nothing was, or where the file is damaged,

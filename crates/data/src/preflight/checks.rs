@@ -1,22 +1,19 @@
 //! The checks, each on its own.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{Check, Finding, Places, Side};
-use crate::encode::{Encoder, Example, IGNORE};
-use crate::rows::{Content, Format, Message, Place, Preference, Row};
+use super::{Check, Finding, Places};
+use crate::dataset::{Dataset, Entry, Note, What};
+use crate::encode::Encoder;
+use crate::rows::{Format, Place};
 use crate::unseen::Unseen;
 
-/// Trained tokens at the end of a row among which its end is looked for: templates may write spaces after it.
-const TAIL: usize = 4;
-
-pub(super) fn findings(encoder: &Encoder, train: Side<'_>, eval: Option<Side<'_>>) -> Vec<Finding> {
-    let sides: Vec<Side<'_>> = std::iter::once(train).chain(eval).collect();
+pub(super) fn findings(encoder: &Encoder, train: &Dataset, eval: Option<&Dataset>) -> Vec<Finding> {
+    let sides: Vec<&Dataset> = std::iter::once(train).chain(eval).collect();
     let found = [
         bad_rows(&sides),
         double_bos(encoder, &sides),
-        missing_end(encoder, &sides),
+        missing_end(&sides),
         hidden_tools(&sides),
         hidden_text(&sides),
         duplicates(train),
@@ -30,14 +27,18 @@ pub(super) fn findings(encoder: &Encoder, train: Side<'_>, eval: Option<Side<'_>
     found.into_iter().chain(compared).flatten().collect()
 }
 
-fn examples<'a>(sides: &'a [Side<'_>]) -> impl Iterator<Item = &'a Example> {
-    sides.iter().flat_map(|side| &side.dataset.examples)
+fn entries<'a>(sides: &'a [&Dataset]) -> impl Iterator<Item = &'a Entry> {
+    sides.iter().flat_map(|side| &side.entries)
 }
 
-fn bad_rows(sides: &[Side<'_>]) -> Option<Finding> {
+fn notes<'a>(sides: &'a [&Dataset]) -> impl Iterator<Item = &'a Note> {
+    sides.iter().flat_map(|side| &side.notes)
+}
+
+fn bad_rows(sides: &[&Dataset]) -> Option<Finding> {
     let mut places = Places::default();
     for side in sides {
-        for bad in [&side.rows.bad, &side.dataset.bad] {
+        for bad in [&side.unread, &side.bad] {
             for row in &bad.first {
                 places.add_text(|| format!("{}: {}", row.place, row.problem));
             }
@@ -47,13 +48,11 @@ fn bad_rows(sides: &[Side<'_>]) -> Option<Finding> {
     places.finding(Check::BadRows, |count| format!("{count} rows cannot be used"))
 }
 
-fn double_bos(encoder: &Encoder, sides: &[Side<'_>]) -> Option<Finding> {
+fn double_bos(encoder: &Encoder, sides: &[&Dataset]) -> Option<Finding> {
     let bos = encoder.special.bos()?;
     let mut places = Places::default();
-    for example in examples(sides) {
-        if example.input_ids.starts_with(&[bos.id, bos.id]) {
-            places.add(&example.place);
-        }
+    for entry in entries(sides).filter(|entry| entry.marks.double_bos) {
+        places.add(&entry.place);
     }
     places.finding(Check::DoubleBos, |count| {
         format!(
@@ -63,19 +62,12 @@ fn double_bos(encoder: &Encoder, sides: &[Side<'_>]) -> Option<Finding> {
     })
 }
 
-fn missing_end(encoder: &Encoder, sides: &[Side<'_>]) -> Option<Finding> {
-    let ends: HashSet<u32> = encoder
-        .special_texts()
-        .iter()
-        .filter_map(|text| encoder.tokenizer.token_to_id(text))
-        .collect();
-    let cut: HashSet<&Place> = sides.iter().flat_map(|side| &side.dataset.truncated).collect();
+fn missing_end(sides: &[&Dataset]) -> Option<Finding> {
     let (mut places, mut whole) = (Places::default(), 0);
-    for example in examples(sides).filter(|example| !cut.contains(&example.place)) {
+    for entry in entries(sides).filter(|entry| !entry.marks.cut) {
         whole += 1;
-        let tail = example.labels.iter().rev().skip_while(|label| **label == IGNORE).take(TAIL);
-        if !tail.into_iter().any(|label| ends.contains(label)) {
-            places.add(&example.place);
+        if !entry.marks.ends {
+            places.add(&entry.place);
         }
     }
     let most = 2 * places.count > whole;
@@ -83,13 +75,13 @@ fn missing_end(encoder: &Encoder, sides: &[Side<'_>]) -> Option<Finding> {
         format!("{count} of {whole} rows do not end with a special token: the model does not learn to stop")
     })?;
     // Some rows may be meant to stop short, and whoever made the ids may know better; all rows of text never are.
-    finding.fatal &= most && sides.iter().all(|side| side.rows.format != Format::Tokens);
+    finding.fatal &= most && sides.iter().all(|side| side.format != Format::Tokens);
     Some(finding)
 }
 
-fn hidden_tools(sides: &[Side<'_>]) -> Option<Finding> {
+fn hidden_tools(sides: &[&Dataset]) -> Option<Finding> {
     let mut places = Places::default();
-    for (place, part) in sides.iter().flat_map(|side| &side.dataset.unseen) {
+    for (place, part) in sides.iter().flat_map(|side| side.unseen()) {
         match part {
             Unseen::Tool => places.add_text(|| format!("{place}: tools")),
             Unseen::Call(index) => {
@@ -103,9 +95,9 @@ fn hidden_tools(sides: &[Side<'_>]) -> Option<Finding> {
     })
 }
 
-fn hidden_text(sides: &[Side<'_>]) -> Option<Finding> {
+fn hidden_text(sides: &[&Dataset]) -> Option<Finding> {
     let mut places = Places::default();
-    for (place, part) in sides.iter().flat_map(|side| &side.dataset.unseen) {
+    for (place, part) in sides.iter().flat_map(|side| side.unseen()) {
         if let Unseen::Words(index) = part {
             places.add_text(|| format!("{place}: messages[{index}]"));
         }
@@ -115,30 +107,13 @@ fn hidden_text(sides: &[Side<'_>]) -> Option<Finding> {
     })
 }
 
-fn hash(value: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Of all that is trained on.
-fn whole(example: &Example) -> u64 {
-    hash((&example.input_ids, &example.labels))
-}
-
-/// Of what comes before the first trained token, if there is any but a begin token.
-fn prompt(example: &Example) -> Option<u64> {
-    let answer = example.labels.iter().position(|label| *label != IGNORE)?;
-    (answer > 1).then(|| hash(&example.input_ids[..answer]))
-}
-
-fn duplicates(train: Side<'_>) -> Option<Finding> {
-    let mut first: HashMap<u64, &Place> = HashMap::new();
+fn duplicates(train: &Dataset) -> Option<Finding> {
+    let mut first: HashMap<u64, &Place> = HashMap::with_capacity(train.len());
     let mut places = Places::default();
-    for example in &train.dataset.examples {
-        let earlier = *first.entry(whole(example)).or_insert(&example.place);
-        if *earlier != example.place {
-            places.add_text(|| format!("{} is {earlier} again", example.place));
+    for Entry { place, whole, .. } in &train.entries {
+        let earlier = *first.entry(*whole).or_insert(place);
+        if earlier != place {
+            places.add_text(|| format!("{place} is {earlier} again"));
         }
     }
     places.finding(Check::Duplicates, |count| {
@@ -146,15 +121,18 @@ fn duplicates(train: Side<'_>) -> Option<Finding> {
     })
 }
 
-fn leakage(train: Side<'_>, eval: Side<'_>) -> Option<Finding> {
-    let learned: HashSet<u64> = train.dataset.examples.iter().map(whole).collect();
+/// Hashes of all that is trained on.
+fn learned(train: &Dataset) -> HashSet<u64> {
+    train.entries.iter().map(|entry| entry.whole).collect()
+}
+
+fn leakage(train: &Dataset, eval: &Dataset) -> Option<Finding> {
+    let learned = learned(train);
     let mut places = Places::default();
-    for example in &eval.dataset.examples {
-        if learned.contains(&whole(example)) {
-            places.add(&example.place);
-        }
+    for entry in eval.entries.iter().filter(|entry| learned.contains(&entry.whole)) {
+        places.add(&entry.place);
     }
-    let all = eval.dataset.examples.len();
+    let all = eval.len();
     let most = 2 * places.count > all;
     let mut finding = places.finding(Check::Leakage, |count| {
         format!(
@@ -166,35 +144,29 @@ fn leakage(train: Side<'_>, eval: Side<'_>) -> Option<Finding> {
     Some(finding)
 }
 
-fn shared_prompts(train: Side<'_>, eval: Side<'_>) -> Option<Finding> {
-    let learned: HashSet<u64> = train.dataset.examples.iter().map(whole).collect();
-    let asked: HashSet<u64> = train.dataset.examples.iter().filter_map(prompt).collect();
+fn shared_prompts(train: &Dataset, eval: &Dataset) -> Option<Finding> {
+    let learned = learned(train);
+    let asked: HashSet<_> = train.entries.iter().filter_map(|entry| entry.prompt).collect();
     let mut places = Places::default();
-    for example in &eval.dataset.examples {
-        let shared = prompt(example).is_some_and(|prompt| asked.contains(&prompt));
-        if shared && !learned.contains(&whole(example)) {
-            places.add(&example.place);
+    for entry in &eval.entries {
+        let shared = entry.prompt.is_some_and(|prompt| asked.contains(&prompt));
+        if shared && !learned.contains(&entry.whole) {
+            places.add(&entry.place);
         }
     }
-    let all = eval.dataset.examples.len();
+    let all = eval.len();
     places.finding(Check::SharedPrompts, |count| {
         format!("the questions of {count} of {all} evaluation rows are learned with other answers")
     })
 }
 
-fn unknown_tokens(encoder: &Encoder, sides: &[Side<'_>]) -> Option<Finding> {
+fn unknown_tokens(encoder: &Encoder, sides: &[&Dataset]) -> Option<Finding> {
     let unknown = encoder.special.named("unk_token")?;
     let (mut places, mut tokens) = (Places::default(), 0);
-    // Models without one name another token so.
-    let named = [encoder.special.bos(), encoder.special.eos()];
-    if named.into_iter().flatten().any(|token| token.id == unknown.id) {
-        return None;
-    }
-    for example in examples(sides) {
-        let here = example.input_ids.iter().filter(|id| **id == unknown.id).count();
-        if here > 0 {
-            tokens += here;
-            places.add(&example.place);
+    for note in notes(sides) {
+        if let What::Unknown(here) = note.what {
+            tokens += here as usize;
+            places.add(&note.place);
         }
     }
     places.finding(Check::UnknownTokens, |count| {
@@ -206,23 +178,12 @@ fn unknown_tokens(encoder: &Encoder, sides: &[Side<'_>]) -> Option<Finding> {
 }
 
 /// A special token that somebody says acts as one: a conversation about templates ends in the middle.
-fn special_text(encoder: &Encoder, sides: &[Side<'_>]) -> Option<Finding> {
+fn special_text(encoder: &Encoder, sides: &[&Dataset]) -> Option<Finding> {
     let mut places = Places::default();
-    // One character alone is how a few vocabularies spell special tokens that text is full of.
-    let special: Vec<&String> =
-        encoder.special_texts().iter().filter(|text| text.len() > 2).collect();
-    let found =
-        |text: &str| special.iter().find(|special| text.contains(special.as_str())).copied();
-    for row in sides.iter().flat_map(|side| &side.rows.rows) {
-        let Row { place, content, .. } = row;
-        let messages: &[Message] = match content {
-            Content::Chat(chat) => &chat.messages,
-            Content::Preference(Preference::Chat { prompt, .. }) => prompt,
-            _ => &[],
-        };
-        let hit = messages.iter().enumerate().find_map(|(i, m)| Some((i, found(m.text())?)));
-        if let Some((index, token)) = hit {
-            places.add_text(|| format!("{place}: messages[{index}] has {token}"));
+    for Note { place, what, .. } in notes(sides) {
+        if let What::Special { message, token } = what {
+            let token = &encoder.special_texts()[*token as usize];
+            places.add_text(|| format!("{place}: messages[{message}] has {token}"));
         }
     }
     places.finding(Check::SpecialText, |count| {
@@ -230,16 +191,15 @@ fn special_text(encoder: &Encoder, sides: &[Side<'_>]) -> Option<Finding> {
     })
 }
 
-fn overlength(sides: &[Side<'_>]) -> Option<Finding> {
+fn overlength(sides: &[&Dataset]) -> Option<Finding> {
     let mut places = Places::default();
     let mut all = 0;
     for side in sides {
-        all += side.dataset.examples.len() + side.dataset.dropped.len();
-        side.dataset
-            .dropped
-            .iter()
-            .chain(&side.dataset.truncated)
-            .for_each(|place| places.add(place));
+        all += side.len() + side.dropped();
+        let dropped = side.notes.iter().filter(|note| note.what == What::Dropped);
+        let cut = side.entries.iter().filter(|entry| entry.marks.cut);
+        let cut = cut.map(|entry| &entry.place);
+        dropped.map(|note| &note.place).chain(cut).for_each(|place| places.add(place));
     }
     places.finding(Check::Overlength, |count| {
         let share = 100.0 * count as f64 / all.max(1) as f64;
@@ -252,8 +212,8 @@ fn overlength(sides: &[Side<'_>]) -> Option<Finding> {
 /// Below this share of trained tokens most of the work is for nothing.
 const LITTLE: f64 = 0.02;
 
-fn little_trained(train: Side<'_>) -> Option<Finding> {
-    let stats = train.dataset.stats();
+fn little_trained(train: &Dataset) -> Option<Finding> {
+    let stats = train.stats();
     let share = stats.trained_tokens as f64 / stats.tokens.max(1) as f64;
     let mut places = Places::default();
     if stats.rows > 0 && share < LITTLE {

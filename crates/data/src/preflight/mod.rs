@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dataset::{Dataset, Stats};
 use crate::encode::Encoder;
-use crate::rows::{Place, Rows};
+use crate::rows::Place;
 
 pub use histogram::Histogram;
 
@@ -79,15 +79,6 @@ pub struct Finding {
     pub count: usize,
 }
 
-/// Rows and what they became.
-#[derive(Debug, Clone, Copy)]
-pub struct Side<'a> {
-    /// As they were read.
-    pub rows: &'a Rows,
-    /// As they are learned or judged by.
-    pub dataset: &'a Dataset,
-}
-
 /// One side in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SideReport {
@@ -122,8 +113,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Looks through the data of a run.
-    pub fn new(encoder: &Encoder, train: Side<'_>, eval: Option<Side<'_>>) -> Self {
+    /// Looks through rows to learn and rows to judge by.
+    pub fn new(encoder: &Encoder, train: &Dataset, eval: Option<&Dataset>) -> Self {
         let mut findings = checks::findings(encoder, train, eval);
         findings.sort_by_key(|finding| (!finding.fatal, finding.check));
         Self { train: SideReport::new(train), eval: eval.map(SideReport::new), findings }
@@ -131,16 +122,16 @@ impl Report {
 }
 
 impl SideReport {
-    fn new(Side { rows, dataset }: Side<'_>) -> Self {
+    fn new(rows: &Dataset) -> Self {
         Self {
-            read: rows.rows.len() + rows.bad.count + rows.left_out,
-            bad: rows.bad.count + dataset.bad.count,
+            read: rows.read() + rows.unread.count + rows.left_out,
+            bad: rows.unread.count + rows.bad.count,
             left_out: rows.left_out,
-            dropped: dataset.dropped.len(),
-            truncated: dataset.truncated.len(),
-            stats: dataset.stats(),
-            bins: dataset.bins(),
-            lengths: Histogram::new(dataset.examples.iter().map(|example| example.input_ids.len())),
+            dropped: rows.dropped(),
+            truncated: rows.truncated(),
+            stats: rows.stats(),
+            bins: rows.bins(),
+            lengths: Histogram::new((0..rows.len()).map(|row| rows.length(row))),
         }
     }
 }

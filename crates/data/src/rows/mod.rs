@@ -170,31 +170,12 @@ impl Rows {
     /// # Errors
     /// Those of [`read`](Self::read), and [`Error::Setting`] for a weight that is no positive number.
     pub fn read_all(sources: &[Source]) -> Result<Self> {
-        let (mut rows, mut bad, mut left_out) = (Vec::new(), BadRows::default(), 0);
-        let mut first_format = None;
-        for source in sources {
-            let weight = weights::Weight::new(source)?;
-            source.read(&mut |place, object| {
-                let (object, format) = match object {
-                    Ok(found) => found,
-                    Err(problem) => return bad.push(place, problem),
-                };
-                first_format.get_or_insert(format);
-                match content(&object, format) {
-                    Ok(content) => match weight.copies(&content) {
-                        0 => left_out += 1,
-                        copies => rows.push(Row { place, content, copies }),
-                    },
-                    Err(problem) => bad.push(place, problem),
-                }
-            })?;
-        }
-        let path = sources.first().map_or_else(PathBuf::new, |source| source.path.clone());
-        match first_format {
-            Some(format) => Ok(Self { path, format, rows, bad, left_out }),
-            None if bad.count > 0 => Ok(Self { path, format: Format::Chat, rows, bad, left_out }),
-            None => Err(Error::NoRows { path }),
-        }
+        let (mut rows, mut bad) = (Vec::new(), BadRows::default());
+        let Head { path, format, left_out } = each(sources, &mut |row| match row {
+            Ok(row) => rows.push(row),
+            Err(BadRow { place, problem }) => bad.push(place, problem),
+        })?;
+        Ok(Self { path, format, rows, bad, left_out })
     }
 
     /// These rows, or the first bad one as an error.
@@ -205,6 +186,44 @@ impl Rows {
         std::mem::take(&mut self.bad).strict()?;
         Ok(self)
     }
+}
+
+/// What a reading tells besides rows.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) path: PathBuf,
+    pub(crate) format: Format,
+    pub(crate) left_out: usize,
+}
+
+/// Hands on the rows of `sources`, one by one.
+pub(crate) fn each(
+    sources: &[Source],
+    on_row: &mut dyn FnMut(Result<Row, BadRow>),
+) -> Result<Head> {
+    let (mut any, mut first_format, mut left_out) = (false, None, 0);
+    for source in sources {
+        let weight = weights::Weight::new(source)?;
+        source.read(&mut |place, object| {
+            any = true;
+            let content = object.and_then(|(object, format)| {
+                first_format.get_or_insert(format);
+                content(&object, format)
+            });
+            match content {
+                Ok(content) => match weight.copies(&content) {
+                    0 => left_out += 1,
+                    copies => on_row(Ok(Row { place, content, copies })),
+                },
+                Err(problem) => on_row(Err(BadRow { place, problem })),
+            }
+        })?;
+    }
+    let path = sources.first().map_or_else(PathBuf::new, |source| source.path.clone());
+    if !any {
+        return Err(Error::NoRows { path });
+    }
+    Ok(Head { path, format: first_format.unwrap_or(Format::Chat), left_out })
 }
 
 /// Reads the format's own fields. Other top-level fields (ids, sources...) are of no concern.

@@ -29,6 +29,10 @@ impl Place {
         Self { file: Arc::clone(file), unit, number }
     }
 
+    pub(crate) fn source(&self) -> (&Arc<PathBuf>, Unit) {
+        (&self.file, self.unit)
+    }
+
     /// The file.
     pub fn file(&self) -> &Path {
         &self.file

@@ -10,6 +10,10 @@ fn example(line: usize, length: usize) -> Example {
     Example { input_ids, labels, place: Place::default() }
 }
 
+fn dataset(lengths: &[usize]) -> Dataset {
+    lengths.iter().enumerate().map(|(line, length)| example(line, *length)).collect()
+}
+
 #[test]
 fn rows_lie_end_to_end_with_shifted_labels() {
     let first = Example {
@@ -52,20 +56,22 @@ proptest! {
         lengths in prop::collection::vec(2_usize..12, 1..40),
         seed: u64,
     ) {
-        let examples = lengths.iter().enumerate().map(|(line, length)| example(line, *length)).collect();
-        let dataset = Dataset { examples, packing: Some(12), ..Dataset::default() };
+        let mut dataset = dataset(&lengths);
+        dataset.packing = Some(12);
         let epochs = [None, Some(0), Some(1)].map(|epoch| match epoch {
             None => dataset.epoch(None, 0),
             Some(epoch) => dataset.epoch(Some(seed), epoch),
         });
         for epoch in &epochs {
             prop_assert_eq!(epoch.len(), epochs[0].len());
-            let windows: Vec<_> = dataset.windows(epoch.clone(), 1, 1).collect();
+            let windows: Vec<_> = dataset.windows(epoch.clone(), 1, 1).collect::<Result<_, _>>().unwrap();
             prop_assert!(windows.iter().all(|window| window.micro_batches[0].tokens() <= 12));
             prop_assert_eq!(sorted_rows(&windows), lengths.clone());
         }
-        let evaluated: usize = dataset.batches(3).map(|batch| batch.tokens()).sum();
-        prop_assert_eq!(evaluated, dataset.stats().tokens);
+        let batches: Vec<Batch> = dataset.batches(3).collect::<Result<_, _>>().unwrap();
+        prop_assert_eq!(batches.iter().map(Batch::tokens).sum::<usize>(), dataset.stats().tokens);
+        let largest = dataset.largest_batch(3).unwrap();
+        prop_assert_eq!(largest, batches.into_iter().max_by_key(Batch::tokens));
     }
 
     #[test]
@@ -75,9 +81,9 @@ proptest! {
         accumulation in 1_usize..4,
         seed: u64,
     ) {
-        let examples = lengths.iter().enumerate().map(|(line, length)| example(line, *length)).collect();
-        let dataset = Dataset { examples, ..Dataset::default() };
-        let windows: Vec<_> = dataset.windows(dataset.epoch(Some(seed), 0), batch_size, accumulation).collect();
+        let dataset = dataset(&lengths);
+        let windows = dataset.windows(dataset.epoch(Some(seed), 0), batch_size, accumulation);
+        let windows: Vec<_> = windows.collect::<Result<_, _>>().unwrap();
         prop_assert_eq!(windows.len(), lengths.len().div_ceil(batch_size * accumulation));
         let batches: Vec<&Batch> = windows.iter().flat_map(|window| &window.micro_batches).collect();
         prop_assert!(batches.iter().all(|batch| batch.seq_lens.len() <= batch_size));

@@ -28,7 +28,7 @@ fn row() -> String {
 
 /// The text of a row, and the trained parts of it.
 fn trained(encoder: &Encoder, row: &str, options: &EncodeOptions) -> (String, Vec<String>) {
-    let example = encode(encoder, row, options).unwrap().examples.remove(0);
+    let example = encode(encoder, row, options).unwrap().example(0).unwrap();
     let decode = |ids: &[u32]| encoder_tokenizer().decode(ids, false).unwrap();
     let runs = example.labels.chunk_by(|a, b| (*a == data::IGNORE) == (*b == data::IGNORE));
     let learned = runs.filter(|run| run[0] != data::IGNORE).map(decode).collect();
@@ -65,7 +65,7 @@ fn what_a_template_hides_is_told() {
     use data::Unseen::{Call, Tool, Words};
     let hides = |template: &str, row: &str| {
         let dataset = encode(&encoder_of(template, "</s>"), row, &OPTIONS).unwrap();
-        dataset.unseen.first().map(|(_, part)| *part)
+        dataset.unseen().next().map(|(_, part)| part)
     };
     let plain = "{% for m in messages %}{{ m.role }}: {{ m.content or '' }}</s>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
     assert_eq!(hides(HERMES, &row()), None);
@@ -156,7 +156,7 @@ fn an_alpaca_input_is_set_apart_by_alpaca_s_own_template() {
     let (text, _) = trained(&builtin("alpaca"), row, &OPTIONS);
     assert!(text.ends_with("context. Write a response that appropriately completes the request.\n\n### Instruction:\ni\n\n### Input:\nx\n\n### Response:\no</s>\n\n"), "{text}");
     let dataset = encode(&builtin("alpaca"), row, &OPTIONS).unwrap();
-    assert!(dataset.unseen.is_empty(), "{:?}", dataset.unseen);
+    assert_eq!(dataset.unseen().next(), None);
     let (text, _) = trained(&builtin("zephyr"), row, &OPTIONS);
     assert!(text.contains("<|user|>\ni\n\nx</s>"), "{text}");
 }

@@ -27,7 +27,7 @@ fn outcome(name: &str, bytes: &[u8]) -> Result<usize, String> {
     let result = Rows::read(&path, None)
         .and_then(Rows::strict)
         .and_then(|rows| ENCODER.encode(&rows, &OPTIONS)?.strict())
-        .map(|dataset| dataset.examples.len())
+        .map(|dataset| dataset.len())
         .map_err(|error| error.to_string());
     if let Err(message) = &result {
         assert!(message.contains(name), "{message} does not name {name}");

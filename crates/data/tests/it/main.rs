@@ -1,6 +1,7 @@
 //! Tests of the crate's public face, in one binary.
 
 mod batches;
+mod cache;
 mod common;
 mod conversations;
 mod demo;
@@ -8,6 +9,7 @@ mod formats;
 mod hostile;
 mod masks;
 mod preflight;
+mod reading;
 mod rows;
 mod sources;
 mod split;

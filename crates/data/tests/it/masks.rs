@@ -21,7 +21,7 @@ fn learned(example: &Example) -> Vec<String> {
 }
 
 fn example(encoder: &Encoder, text: &str) -> Example {
-    encode(encoder, text, &OPTIONS).unwrap().examples.remove(0)
+    encode(encoder, text, &OPTIONS).unwrap().example(0).unwrap()
 }
 
 fn problem(encoder: &Encoder, text: &str, options: &EncodeOptions) -> Problem {
@@ -155,14 +155,15 @@ fn completions_are_learned_with_one_end() {
     let options = EncodeOptions { prompt_format: PromptFormat::Chat, ..OPTIONS };
     let chat =
         encode(&encoder, r#"{"prompt": "Question", "completion": "Paris"}"#, &options).unwrap();
-    let text = decode(&chat.examples[0].input_ids);
+    let chat = chat.example(0).unwrap();
+    let text = decode(&chat.input_ids);
     assert!(
         text.ends_with(
             "<|im_start|>user\nQuestion<|im_end|>\n<|im_start|>assistant\nParis<|im_end|>\n"
         ),
         "{text}"
     );
-    assert_eq!(learned(&chat.examples[0]), ["Paris<|im_end|>"]);
+    assert_eq!(learned(&chat), ["Paris<|im_end|>"]);
 }
 
 #[test]
@@ -248,13 +249,17 @@ fn long_rows_follow_the_policy() {
     let error = with(Some(32), 16, Stop).unwrap_err().to_string();
     assert!(error.contains("max_seq_len: 32 is more than the model's context of 16"), "{error}");
     let dropped = with(Some(8), 4096, Drop).unwrap();
-    let number = dropped.examples[0].place.number;
-    assert_eq!((dropped.examples.len(), dropped.dropped.len(), number), (1, 1, 2));
-    let cut = with(Some(8), 4096, TruncateRight).unwrap();
-    assert_eq!((&cut.examples[0].input_ids, cut.truncated.len()), (&(0..8).collect(), 1));
-    assert_eq!(cut.examples[0].labels, cut.examples[0].input_ids);
-    let cut = with(Some(8), 4096, TruncateLeft).unwrap();
-    assert_eq!((&cut.examples[0].input_ids, cut.truncated.len()), (&(12..20).collect(), 1));
+    let number = dropped.example(0).unwrap().place.number;
+    assert_eq!((dropped.len(), dropped.dropped(), number), (1, 1, 2));
+    let cut = |policy| {
+        let cut = with(Some(8), 4096, policy).unwrap();
+        (cut.example(0).unwrap(), cut.truncated())
+    };
+    let (right, count) = cut(TruncateRight);
+    assert_eq!((&right.input_ids, count), (&(0..8).collect(), 1));
+    assert_eq!(right.labels, right.input_ids);
+    let (left, count) = cut(TruncateLeft);
+    assert_eq!((&left.input_ids, count), (&(12..20).collect(), 1));
     let masked = r#"{"input_ids": [1, 2, 3, 4], "labels": [null, null, null, 4]}"#;
     let options = EncodeOptions { max_seq_len: Some(3), overlength: TruncateRight, ..OPTIONS };
     assert!(matches!(problem(&encoder, masked, &options), Problem::AllMasked { .. }));
@@ -311,7 +316,7 @@ proptest! {
         for template in ["smollm2", "generation"] {
             let dataset = encoder(template, "<|im_end|>").encode(&rows, &OPTIONS).unwrap();
             let expected: Vec<String> = turns.iter().map(|(_, answer)| format!("{answer}<|im_end|>")).collect();
-            prop_assert_eq!(learned(&dataset.examples[0]), expected);
+            prop_assert_eq!(learned(&dataset.example(0).unwrap()), expected);
         }
     }
 }

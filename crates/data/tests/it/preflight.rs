@@ -1,15 +1,14 @@
 //! What is found in data before it is trained on.
 
-use data::preflight::{Check, Report, Side};
+use data::preflight::{Check, Report};
 use data::{EncodeOptions, Encoder, Overlength};
 
 use crate::common::{OPTIONS, encoder, encoder_of, read};
 
 /// The findings in training rows, and whether each stops a run.
 fn found(encoder: &Encoder, text: &str, options: &EncodeOptions) -> Vec<(Check, bool)> {
-    let rows = read(text, None).unwrap();
-    let dataset = encoder.encode(&rows, options).unwrap();
-    let report = Report::new(encoder, Side { rows: &rows, dataset: &dataset }, None);
+    let dataset = encoder.encode(&read(text, None).unwrap(), options).unwrap();
+    let report = Report::new(encoder, &dataset, None);
     report.findings.iter().map(|finding| (finding.check, finding.fatal)).collect()
 }
 
@@ -75,11 +74,7 @@ fn what_a_template_hides_and_what_is_written_in_messages_is_told() {
 #[test]
 fn rows_that_are_learned_and_judged_by_are_compared() {
     let encoder = encoder("smollm2", "</s>");
-    let side = |text: &str| {
-        let rows = read(text, None).unwrap();
-        let dataset = encoder.encode(&rows, &OPTIONS).unwrap();
-        (rows, dataset)
-    };
+    let side = |text: &str| encoder.encode(&read(text, None).unwrap(), &OPTIONS).unwrap();
     let train = side(&[chat("a", "b"), chat("c", "d"), chat("a", "b")].join("\n"));
     for (eval, expected) in [
         (chat("e", "f"), vec![]),
@@ -90,9 +85,7 @@ fn rows_that_are_learned_and_judged_by_are_compared() {
             vec![(Check::Leakage, false)],
         ),
     ] {
-        let eval = side(&eval);
-        let [train, eval] = [&train, &eval].map(|(rows, dataset)| Side { rows, dataset });
-        let report = Report::new(&encoder, train, Some(eval));
+        let report = Report::new(&encoder, &train, Some(&side(&eval)));
         let found: Vec<_> = report.findings.iter().map(|f| (f.check, f.fatal)).collect();
         let of_train = found.iter().filter(|(check, _)| *check == Check::Duplicates).count();
         let compared: Vec<_> =

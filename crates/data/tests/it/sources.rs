@@ -171,10 +171,10 @@ fn weights_repeat_rows_and_leave_rows_out() {
     let dataset = encoder("smollm2", "</s>").encode(&rows, &OPTIONS).unwrap();
     let learned: usize = dataset
         .windows(dataset.epoch(Some(3), 0), 7, 1)
-        .map(|window| window.micro_batches[0].seq_lens.len())
+        .map(|window| window.unwrap().micro_batches[0].seq_lens.len())
         .sum();
     assert_eq!(learned, rows.rows.iter().map(|row| row.copies).sum::<usize>());
-    let judged: usize = dataset.batches(9).map(|batch| batch.tokens()).sum();
+    let judged: usize = dataset.batches(9).map(|batch| batch.unwrap().tokens()).sum();
     assert_eq!(judged, dataset.stats().tokens, "each row once");
 
     for weight in [0.0, -1.0, f64::NAN, 1e9] {

@@ -1,59 +1,95 @@
 //! Held-out rows and epoch orders.
 
 use std::collections::HashSet;
+use std::fs;
 
-use data::rows::{Row, Rows};
-use data::{HeldOut, split};
+use data::rows::{Rows, Source};
+use data::{Dataset, HeldOut, Loaded, Reading, Result};
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
-use crate::common::{OPTIONS, encode, encoder, read};
+use crate::common::{OPTIONS, encode, encoder};
 
-fn rows(numbers: impl IntoIterator<Item = usize>) -> Rows {
+/// Rows that say these numbers, split.
+fn split(
+    numbers: impl IntoIterator<Item = usize>,
+    held_out: HeldOut,
+    seed: u64,
+) -> Result<(Dataset, Option<Dataset>)> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
     let lines: Vec<String> = numbers
         .into_iter()
         .map(|n| format!("{{\"prompt\": \"{n}\", \"completion\": \"x\"}}"))
         .collect();
-    read(&lines.join("\n"), None).unwrap()
+    fs::write(&path, lines.join("\n")).unwrap();
+    let sources = [Source::new(path)];
+    let held_out = Some((held_out, seed));
+    let reading = Reading { held_out, ..Reading::new(&sources, OPTIONS) };
+    let Loaded { train, eval, .. } = encoder("smollm2", "</s>").read(&reading)?;
+    Ok((train, eval))
 }
 
-fn contents(rows: &Rows) -> HashSet<String> {
-    rows.rows.iter().map(|row: &Row| serde_json::to_string(&row.content).unwrap()).collect()
+fn contents(rows: &Dataset) -> HashSet<Vec<u32>> {
+    (0..rows.len()).map(|row| rows.example(row).unwrap().input_ids).collect()
 }
 
 #[test]
 fn rows_do_not_move_when_others_are_added() {
-    let (_, few) = split(rows(0..200), HeldOut::Fraction(0.2), 1).unwrap();
-    let (train, many) = split(rows((0..400).rev()), HeldOut::Fraction(0.2), 1).unwrap();
+    let held_out = |numbers: &mut dyn Iterator<Item = usize>, seed| {
+        let (train, eval) = split(numbers, HeldOut::Fraction(0.2), seed).unwrap();
+        (train, eval.unwrap())
+    };
+    let (_, few) = held_out(&mut (0..200), 1);
+    let (train, many) = held_out(&mut (0..400).rev(), 1);
     assert!(contents(&few).is_subset(&contents(&many)));
     assert!(contents(&train).is_disjoint(&contents(&many)));
-    assert_eq!(train.rows.len() + many.rows.len(), 400);
-    assert!(
-        (50..110).contains(&many.rows.len()),
-        "{} of 400 at a fraction of 0.2",
-        many.rows.len()
-    );
-    assert_ne!(
-        contents(&split(rows(0..200), HeldOut::Fraction(0.2), 2).unwrap().1),
-        contents(&few)
-    );
+    assert_eq!(train.len() + many.len(), 400);
+    assert!((50..110).contains(&many.len()), "{} of 400 at a fraction of 0.2", many.len());
+    assert_ne!(contents(&held_out(&mut (0..200), 2).1), contents(&few));
+}
+
+/// A change of the hash would make a resumed run learn rows that it judges by.
+#[test]
+fn rows_are_held_out_by_their_hash() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    let lines: Vec<String> = (0..100)
+        .map(|n| format!("{{\"id\": {n}, \"completion\": \"{n}\", \"prompt\": \"a\"}}"))
+        .collect();
+    fs::write(&path, lines.join("\n")).unwrap();
+    let rows = Rows::read(&path, None).unwrap();
+    let is_held_out = |content: &data::rows::Content| {
+        let text = serde_json::to_string(content).unwrap();
+        let digest = Sha256::digest([&7_u64.to_le_bytes(), text.as_bytes()].concat());
+        u64::from_le_bytes(digest[..8].try_into().unwrap()) < u64::MAX / 4
+    };
+    let expected = rows.rows.iter().filter(|row| is_held_out(&row.content));
+    let expected: Vec<usize> = expected.map(|row| row.place.number).collect();
+    let sources = [Source::new(path)];
+    let held_out = Some((HeldOut::Fraction(0.25), 7));
+    let reading = Reading { held_out, ..Reading::new(&sources, OPTIONS) };
+    let eval = encoder("smollm2", "</s>").read(&reading).unwrap().eval.unwrap();
+    assert_eq!(eval.places().map(|place| place.number).collect::<Vec<_>>(), expected);
 }
 
 #[test]
 fn equal_rows_stay_together() {
-    let (train, eval) = split(rows((0..40).chain(0..40)), HeldOut::Rows(11), 3).unwrap();
+    let (train, eval) = split((0..40).chain(0..40), HeldOut::Rows(11), 3).unwrap();
+    let eval = eval.unwrap();
     assert!(contents(&train).is_disjoint(&contents(&eval)));
-    assert_eq!(eval.rows.len(), 12);
+    assert_eq!(eval.len(), 12);
 }
 
 #[test]
 fn a_split_leaves_rows_to_train_on() {
-    let of = |held_out| split(rows(0..3), held_out, 1).unwrap_err().to_string();
+    let of = |held_out| split(0..3, held_out, 1).unwrap_err().to_string();
     assert!(of(HeldOut::Rows(0)).starts_with("eval_rows: 0 held-out rows of 3"));
     assert!(of(HeldOut::Rows(3)).starts_with("eval_rows: 3 held-out rows of 3"));
     assert!(of(HeldOut::Fraction(1.0)).starts_with("eval_fraction: must lie between 0 and 1"));
     assert!(of(HeldOut::Fraction(1.0 - 1e-9)).contains("holds out all 3 rows"));
-    let (train, eval) = split(rows(0..3), HeldOut::Fraction(1e-9), 1).unwrap();
-    assert_eq!((train.rows.len(), eval.rows.len()), (3, 0));
+    let (train, eval) = split(0..3, HeldOut::Fraction(1e-9), 1).unwrap();
+    assert_eq!((train.len(), eval.map(|eval| eval.len())), (3, None));
     assert!(of(HeldOut::Fraction(f64::NAN)).starts_with("eval_fraction"));
 }
 
@@ -64,7 +100,8 @@ fn epoch_orders_are_fixed_for_ever() {
     let dataset = encode(&encoder("smollm2", "</s>"), &text, &OPTIONS).unwrap();
     let order = |seed, epoch| -> Vec<usize> {
         let epoch = dataset.epoch(Some(seed), epoch);
-        let lines = dataset.windows(epoch, 1, 1).map(|window| window.micro_batches[0].input_ids[0]);
+        let lines = dataset.windows(epoch, 1, 1);
+        let lines = lines.map(|window| window.unwrap().micro_batches[0].input_ids[0]);
         lines.map(|id| id as usize).collect()
     };
     assert_eq!(order(42, 0), ORDER);
@@ -79,7 +116,7 @@ proptest! {
     #[test]
     fn a_number_of_rows_is_met(total in 2_usize..60, seed: u64, pick in 0.0..1.0_f64) {
         let count = 1 + ((total - 1) as f64 * pick) as usize;
-        let (train, eval) = split(rows(0..total), HeldOut::Rows(count), seed).unwrap();
-        prop_assert_eq!((train.rows.len(), eval.rows.len()), (total - count, count));
+        let (train, eval) = split(0..total, HeldOut::Rows(count), seed).unwrap();
+        prop_assert_eq!((train.len(), eval.unwrap().len()), (total - count, count));
     }
 }

@@ -11,7 +11,8 @@ use super::content_hash;
 use crate::recipe::Recipe;
 
 /// Fields that may change freely: no result depends on them, or what they name is compared by content.
-const FREE: [&str; 8] = [
+const FREE: [&str; 9] = [
+    "data.cache",
     "data.eval_path",
     "data.path",
     "data.waive",

@@ -124,7 +124,7 @@ fn measure<K: Backend>(
     dataset: &Dataset,
     cases: Option<&[GenerationCase]>,
 ) -> Result<Report> {
-    let progress = Progress::new("evaluating", dataset.examples.len(), 0);
+    let progress = Progress::new("evaluating", dataset.len(), 0);
     let evaluation = evaluate(
         &loaded.decoder,
         loaded.adapter.as_ref(),
@@ -141,7 +141,7 @@ fn measure<K: Backend>(
     Ok(Report {
         loss: evaluation.loss,
         perplexity: evaluation.perplexity(),
-        rows: dataset.examples.len(),
+        rows: dataset.len(),
         tokens: evaluation.tokens,
         trained_tokens: evaluation.trained_tokens,
         exact_match: cases.map(|cases| exact_match(args, loaded, cases)).transpose()?,

@@ -111,7 +111,7 @@ impl<'m, K: Backend> Rehearsal<'m, K> {
 
 /// The windows among which those that take most memory are: the one with most tokens in a pass, and those with
 /// the longest row and most trained tokens.
-pub fn extremes(windows: impl Iterator<Item = Window>) -> Vec<Window> {
+pub fn extremes(windows: impl Iterator<Item = data::Result<Window>>) -> data::Result<Vec<Window>> {
     let keys: [fn(&Batch) -> usize; 3] = [
         Batch::tokens,
         |batch| batch.seq_lens.iter().copied().max().unwrap_or(0),
@@ -122,6 +122,7 @@ pub fn extremes(windows: impl Iterator<Item = Window>) -> Vec<Window> {
     };
     let mut most: [Option<(usize, Window)>; 3] = [None, None, None];
     for window in windows {
+        let window = window?;
         for (most, key) in most.iter_mut().zip(keys) {
             let size = size(&window, key);
             if most.as_ref().is_none_or(|(most, _)| size > *most) {
@@ -135,5 +136,5 @@ pub fn extremes(windows: impl Iterator<Item = Window>) -> Vec<Window> {
             found.push(window);
         }
     }
-    found
+    Ok(found)
 }

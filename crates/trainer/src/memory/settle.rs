@@ -35,8 +35,7 @@ pub fn settle<K: Backend>(
 ) -> Result<Need> {
     let source = Hollow::of(base.source())?;
     let plan = sft::Plan::new(&recipe.train, &recipe.data, train);
-    let batches = eval.into_iter().flat_map(|eval| eval.batches(recipe.train.batch_size));
-    let evaluated = batches.max_by_key(data::Batch::tokens).into_iter().collect();
+    let evaluated = eval.map(|eval| eval.largest_batch(recipe.train.batch_size)).transpose()?;
     let setup = Setup {
         source: &source,
         config: base.config(),
@@ -47,8 +46,8 @@ pub fn settle<K: Backend>(
         },
         workload: Workload {
             train: recipe.train.clone(),
-            windows: extremes(plan.windows(train).take(WINDOWS)),
-            evaluated,
+            windows: extremes(plan.windows(train).take(WINDOWS))?,
+            evaluated: evaluated.flatten().into_iter().collect(),
         },
     };
     let free = backend.free_memory();

@@ -42,6 +42,8 @@ pub struct DataSection {
     /// Findings of `qlora-train data check` that do not stop a run, by their names. With `bad-rows` waived, rows that
     /// cannot be used are left out.
     pub waive: Vec<Check>,
+    /// Whether the tokens of large files are kept for the next start, in the user's cache.
+    pub cache: bool,
     /// Names of fields: from the name that the format has to the one in the files, as `prompt = "question"`.
     pub fields: BTreeMap<String, String>,
     /// Several files or directories in place of `path`, each with settings of its own.
@@ -64,6 +66,7 @@ impl Default for DataSection {
             packing: false,
             shuffle: true,
             waive: Vec::new(),
+            cache: true,
             fields: BTreeMap::new(),
             sources: Vec::new(),
         }

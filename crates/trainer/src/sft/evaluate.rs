@@ -38,6 +38,7 @@ pub fn evaluate<K: Backend>(
 ) -> Result<Option<Evaluation>> {
     let (mut sum, mut rows) = (0.0, 0);
     for batch in dataset.batches(batch_size) {
+        let batch = batch?;
         sum += batch_loss(decoder, adapter, &batch, precision)?;
         rows += batch.seq_lens.len();
         if on_rows(rows).is_break() {

@@ -159,7 +159,7 @@ impl<K: Backend> Run<'_, K> {
             if stop.is_some() {
                 break;
             }
-            self.step(plan, step, &window)?;
+            self.step(plan, step, &window?)?;
             stop = self.settle(plan)?;
         }
         let saved = self.saves.finish(&self.stops, &self.progress)?;

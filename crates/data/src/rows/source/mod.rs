@@ -38,9 +38,14 @@ impl Source {
         Self { path: path.into(), format: None, fields: BTreeMap::new(), weight: 1.0 }
     }
 
+    /// The files, in the order in which they are read.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>> {
+        files(&self.path)
+    }
+
     /// Reads all files.
     pub(super) fn read(&self, on_row: OnRow<'_>) -> Result<()> {
-        for file in files(&self.path)? {
+        for file in self.files()? {
             self.read_file(&file, on_row)?;
         }
         Ok(())

@@ -48,11 +48,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let plan = Plan::new(&recipe.train, &recipe.data, &prepared.train);
     let steps = plan.total_steps();
     let epochs = plan.epochs(steps);
-    let copies = &prepared.train.copies;
-    let once = |row: usize| copies.get(row).copied().unwrap_or(1);
-    let examples = prepared.train.examples.iter().enumerate();
-    let epoch: usize = examples.map(|(row, example)| once(row) * example.input_ids.len()).sum();
-    let tokens = epochs * epoch as f64;
+    let tokens = epochs * prepared.train.tokens_per_epoch() as f64;
     let seconds = args.tokens_per_second.map(|speed| tokens / speed);
     let work = Work { steps, epochs, tokens, seconds };
     let report = &prepared.report;

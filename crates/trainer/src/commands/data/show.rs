@@ -45,15 +45,17 @@ pub(super) fn run(args: &Args) -> Result<()> {
         None if args.eval => bail!("the recipe has no evaluation rows"),
         _ => prepared.train,
     };
-    let chosen = |example: &&Example| args.line.is_none_or(|line| example.place.number == line);
-    let mut examples = dataset.examples.iter().filter(chosen).take(args.rows).peekable();
-    if examples.peek().is_none() {
+    let rows = dataset.places().enumerate();
+    let chosen = rows.filter(|(_, place)| args.line.is_none_or(|line| place.number == line));
+    let chosen: Vec<usize> = chosen.map(|(row, _)| row).take(args.rows).collect();
+    if chosen.is_empty() {
         dataset.bad.first.into_iter().next().map_or(Ok(()), |bad| Err(data::Error::from(bad)))?;
         bail!("no such row; it may be held out (--eval) or dropped");
     }
     let marks = if std::io::stdout().is_terminal() { COLOUR } else { BRACKETS };
     let mut out = std::io::stdout().lock();
-    for example in examples {
+    for row in chosen {
+        let example = &dataset.example(row)?;
         let (tokens, trained) = (example.input_ids.len(), example.trained_tokens());
         writeln!(out, "{}: {tokens} tokens, {trained} trained", example.place)?;
         writeln!(out, "{}", text(base.tokenizer(), example, marks)?)?;
