@@ -44,6 +44,22 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A weight is NaN or infinite.
+    #[error(
+        "{path}: tensor `{name}`: element {index} (flat index) is {value}; weights must be finite: the file is damaged, \
+         or what wrote it had diverged",
+        path = .path.display()
+    )]
+    NotFinite {
+        /// The weight file.
+        path: PathBuf,
+        /// The tensor's name.
+        name: String,
+        /// Row-major index of the first such element.
+        index: usize,
+        /// The element.
+        value: f32,
+    },
     /// A 4-bit weight could not be quantized or put together from its parts.
     #[error("{path}: {source}", path = .path.display())]
     Quantization {

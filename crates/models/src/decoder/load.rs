@@ -7,6 +7,7 @@ use half::bf16;
 use kernels::{Backend, HostSlice, MemoryKind};
 use nf4::{Elements, QuantConfig};
 
+use super::finite::first_not_finite;
 use super::{Decoder, Layer, Projection};
 use crate::{Error, HostData, HostTensor, ModelConfig, Result, TensorSource};
 
@@ -114,7 +115,7 @@ impl<'a, K: Backend> Loader<'a, K> {
                 FrozenWeight::Quantized(self.backend.upload_quantized(q)?)
             }
             (data, BaseFormat::Dense) => {
-                FrozenWeight::Dense(self.dense(&data, MemoryKind::Weights)?)
+                FrozenWeight::Dense(self.dense(&name, &data, MemoryKind::Weights)?)
             }
             (HostData::F32(x), BaseFormat::Quantized(c)) => {
                 self.quantize(&name, Elements::F32(&x), &tensor.shape, c)?
@@ -143,6 +144,9 @@ impl<'a, K: Backend> Loader<'a, K> {
     ) -> Result<FrozenWeight<K>> {
         match self.backend.quantize(name, weight, shape, config) {
             Ok(weight) => Ok(FrozenWeight::Quantized(weight)),
+            Err(kernels::Error::Quantize(nf4::Error::NonFinite { index, value, .. })) => {
+                Err(self.not_finite(name, index, value))
+            }
             Err(kernels::Error::Quantize(error)) => Err(self.error(name, error.to_string())),
             Err(error) => Err(error.into()),
         }
@@ -154,7 +158,7 @@ impl<'a, K: Backend> Loader<'a, K> {
         if let HostData::Quantized(_) = tensor.data {
             return Err(self.error(name, "embeddings and heads in 4 bit are not supported"));
         }
-        let table = self.dense(&tensor.data, MemoryKind::Embeddings);
+        let table = self.dense(name, &tensor.data, MemoryKind::Embeddings);
         drop(tensor);
         self.source.release(name);
         table
@@ -167,28 +171,38 @@ impl<'a, K: Backend> Loader<'a, K> {
             return Err(self.error(name, "vectors in 4 bit are not supported"));
         }
         let values = tensor.to_f32();
-        Ok(self.backend.upload(HostSlice::F32(&values), MemoryKind::Weights)?)
+        self.upload(name, HostSlice::F32(&values), MemoryKind::Weights)
     }
 
-    fn dense(&self, data: &HostData<'_>, kind: MemoryKind) -> Result<K::Buffer> {
+    fn dense(&self, name: &str, data: &HostData<'_>, kind: MemoryKind) -> Result<K::Buffer> {
         let slice = match data {
             HostData::F32(x) if self.options.narrow => {
                 let narrow: Vec<bf16> = x.iter().map(|x| bf16::from_f32(*x)).collect();
-                return Ok(self.backend.upload(HostSlice::Bf16(&narrow), kind)?);
+                return self.upload(name, HostSlice::Bf16(&narrow), kind);
             }
             HostData::F16(x) if self.options.narrow => {
                 let narrow: Vec<bf16> = x.iter().map(|x| bf16::from_f32(x.to_f32())).collect();
-                return Ok(self.backend.upload(HostSlice::Bf16(&narrow), kind)?);
+                return self.upload(name, HostSlice::Bf16(&narrow), kind);
             }
             HostData::F32(x) => HostSlice::F32(x),
             HostData::Bf16(x) => HostSlice::Bf16(x),
             HostData::F16(x) => {
                 let wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
-                return Ok(self.backend.upload(HostSlice::F32(&wide), kind)?);
+                return self.upload(name, HostSlice::F32(&wide), kind);
             }
             HostData::Quantized(_) => unreachable!("callers keep 4-bit weights packed"),
         };
-        Ok(self.backend.upload(slice, kind)?)
+        self.upload(name, slice, kind)
+    }
+
+    /// Refuses what is not finite; a dry run's zeros are not looked at, as that would touch them.
+    fn upload(&self, name: &str, values: HostSlice<'_>, kind: MemoryKind) -> Result<K::Buffer> {
+        if !self.backend.is_dry_run()
+            && let Some((index, value)) = first_not_finite(values)
+        {
+            return Err(self.not_finite(name, index, value));
+        }
+        Ok(self.backend.upload(values, kind)?)
     }
 
     fn read(&mut self, name: &str, shape: &[usize]) -> Result<HostTensor<'a>> {
@@ -197,6 +211,11 @@ impl<'a, K: Backend> Loader<'a, K> {
         self.done += 1;
         (self.options.progress)(self.done, source.names().len());
         Ok(tensor)
+    }
+
+    fn not_finite(&self, name: &str, index: usize, value: f32) -> Error {
+        let path = self.source.file(name).to_owned();
+        Error::NotFinite { path, name: name.to_owned(), index, value }
     }
 
     fn error(&self, name: &str, message: impl Into<String>) -> Error {

@@ -1,5 +1,6 @@
 //! The decoder: frozen weights on a backend, and the forward pass over them.
 
+mod finite;
 mod forward;
 mod inputs;
 mod keep;

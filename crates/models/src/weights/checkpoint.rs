@@ -106,6 +106,10 @@ impl TensorSource for SafetensorsCheckpoint {
         &self.dir
     }
 
+    fn file(&self, name: &str) -> &Path {
+        self.stored.get(name).map_or(&self.dir, |&shard| self.shards[shard].path())
+    }
+
     fn names(&self) -> Vec<&str> {
         self.names.iter().map(String::as_str).collect()
     }

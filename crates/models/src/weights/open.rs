@@ -55,6 +55,10 @@ impl TensorSource for Checkpoint {
         self.source.path()
     }
 
+    fn file(&self, name: &str) -> &Path {
+        self.source.file(name)
+    }
+
     fn names(&self) -> Vec<&str> {
         self.source.names()
     }

@@ -63,6 +63,11 @@ pub trait TensorSource: Send + Sync {
     /// The file or directory, for messages.
     fn path(&self) -> &Path;
 
+    /// The file that holds a tensor, for messages.
+    fn file(&self, _name: &str) -> &Path {
+        self.path()
+    }
+
     /// All tensor names, sorted. A 4-bit weight is one name; the tensors of its quantization state are not listed.
     fn names(&self) -> Vec<&str>;
 
