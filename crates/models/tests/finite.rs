@@ -5,12 +5,13 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use autograd::{Precision, Tape};
 use common::{fixture, nf4_base};
 use half::{bf16, f16};
 use kernels::Cpu;
-use models::decoder::{BaseFormat, Decoder, LoadOptions};
+use models::decoder::{BaseFormat, Decoder, ForwardOptions, LoadOptions, Stage};
 use models::weights::Checkpoint;
-use models::{Error, TensorSource};
+use models::{Error, HostData, HostTensor, TensorInfo, TensorSource};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -100,4 +101,62 @@ fn a_gguf_file_is_looked_through() {
     let message = load(&path, &nf4_base(true), false).unwrap_err().to_string();
     let expected = "m.gguf: tensor `model.norm.weight`: element 2 (flat index) is inf";
     assert!(message.contains(expected), "{message}");
+}
+
+/// A checkpoint with a number in the place of one tensor's values.
+struct Filled<'a> {
+    base: &'a Checkpoint,
+    name: &'static str,
+    value: f32,
+}
+
+impl TensorSource for Filled<'_> {
+    fn path(&self) -> &Path {
+        self.base.path()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.base.names()
+    }
+
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        self.base.info(name)
+    }
+
+    fn read(&self, name: &str) -> models::Result<HostTensor<'_>> {
+        let mut tensor = self.base.read(name)?;
+        if name == self.name {
+            tensor.data = HostData::F32(vec![self.value; tensor.numel()].into());
+        }
+        Ok(tensor)
+    }
+}
+
+#[test]
+fn the_stage_that_first_overflows_is_found() {
+    let base = Checkpoint::open(&fixture("models/llama")).unwrap();
+    let huge = f32::MAX;
+    for (name, value, expected) in [
+        ("model.norm.weight", 1.0, None),
+        ("model.layers.0.self_attn.o_proj.weight", huge, Some(Stage::Layer(0))),
+        ("model.layers.1.mlp.down_proj.weight", huge, Some(Stage::Layer(1))),
+        ("model.norm.weight", huge, Some(Stage::FinalNorm)),
+        ("lm_head.weight", huge, None),
+    ] {
+        let source = Filled { base: &base, name, value };
+        let options =
+            LoadOptions { format: BaseFormat::Dense, narrow: false, progress: &|_, _| () };
+        let decoder = Decoder::load(&Cpu::new(), &source, base.config(), &options).unwrap();
+        let ids = [3, 1, 4, 1, 5, 9];
+        let inputs = decoder.inputs(&ids, &[4, 2]).unwrap();
+        let find = |precision| {
+            decoder.first_not_finite(precision, &inputs, None, ForwardOptions::default()).unwrap()
+        };
+        assert_eq!(find(Precision::F32), expected, "{name}");
+        assert_eq!(find(Precision::BF16), expected, "{name} in bf16");
+        let mut tape = Tape::inference(decoder.backend(), Precision::F32);
+        let hidden = decoder.hidden(&mut tape, &inputs, None, ForwardOptions::default()).unwrap();
+        let loss = decoder.losses(&mut tape, &hidden, &ids, 1.0).unwrap().sum();
+        assert_eq!(loss.is_finite(), value == 1.0, "{name}: {loss}");
+    }
 }

@@ -7,7 +7,7 @@ use kernels::ops::{Activation, Attention, Dropout};
 use kernels::trace::span;
 use kernels::{Backend, DType, MemoryKind};
 
-use super::{Adapter, Decoder, Inputs, Keep, Layer, Projection};
+use super::{Adapter, Decoder, Inputs, Keep, Layer, Projection, Stage};
 use crate::Result;
 use crate::generate::LayerCache;
 
@@ -38,6 +38,18 @@ impl<K: Backend> Decoder<K> {
         adapter: Option<&'m Adapter<K>>,
         options: ForwardOptions,
     ) -> Result<Var<K>> {
+        self.stages(tape, inputs, adapter, options, |_, _| Ok(()))
+    }
+
+    /// [`hidden`](Self::hidden), and shows what comes out of each stage.
+    pub(super) fn stages<'m>(
+        &'m self,
+        tape: &mut Tape<'m, K>,
+        inputs: &'m Inputs<K>,
+        adapter: Option<&'m Adapter<K>>,
+        options: ForwardOptions,
+        mut show: impl FnMut(Stage, &Var<K>) -> Result<()>,
+    ) -> Result<Var<K>> {
         let pass = Pass { inputs, adapter, options };
         let mut x = self.embed(tape, inputs)?;
         for index in 0..self.layers.len() {
@@ -46,8 +58,11 @@ impl<K: Backend> Decoder<K> {
                 x = tape.put_away(x)?;
             }
             x = self.layer(tape, &x, index, &pass, None)?;
+            show(Stage::Layer(index), &x)?;
         }
-        Ok(tape.rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?)
+        let x = tape.rms_norm(&x, &self.final_norm, self.config.rms_norm_eps)?;
+        show(Stage::FinalNorm, &x)?;
+        Ok(x)
     }
 
     /// As [`hidden`](Self::hidden), with keys and values read from and appended to a cache.

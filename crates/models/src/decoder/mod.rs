@@ -1,5 +1,6 @@
 //! The decoder: frozen weights on a backend, and the forward pass over them.
 
+mod diagnose;
 mod finite;
 mod forward;
 mod inputs;
@@ -14,6 +15,7 @@ use autograd::FrozenLinear;
 use kernels::Backend;
 use kernels::ops::RopeTable;
 
+pub use diagnose::Stage;
 pub use forward::ForwardOptions;
 pub use inputs::Inputs;
 pub(crate) use inputs::Span;

@@ -12,7 +12,7 @@ mod step;
 
 pub(crate) use evaluate::batch_loss;
 pub use evaluate::{Evaluation, evaluate};
-pub use guard::NotFinite;
+pub use guard::{Culprit, NotFinite};
 pub use output::Output;
 pub use plan::Plan;
 pub use run::{Job, Summary, train};

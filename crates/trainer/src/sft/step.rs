@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use autograd::{AdamW, AdamWConfig, ParamGrads, Precision, Tape, clip_factor};
-use data::Window;
+use data::{Batch, Window};
 use kernels::Backend;
 use kernels::trace::span;
-use models::decoder::{Adapter, Decoder, ForwardOptions, Keep};
+use models::decoder::{Adapter, Decoder, ForwardOptions, Keep, Stage};
 
 use super::guard::NotFinite;
 use crate::recipe::{Optim, TrainSection};
@@ -113,16 +113,16 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
     fn submit(&mut self, window: &Window) -> Result<StepOutcome> {
         let _span = span(|| format!("step {}", self.steps + 1));
         let backend = self.decoder.backend();
+        let first_pass = self.passes;
         let (losses, grads) = self.gradients(window)?;
         let loss = losses.iter().sum::<f64>() / window.trained_tokens as f64;
         let grad_norm = grads.global_norm(backend)?;
         let lr = self.schedule.learning_rate(self.steps);
         self.steps += 1;
-        let tokens = window.micro_batches.iter().map(data::Batch::tokens).sum();
+        let tokens = window.micro_batches.iter().map(Batch::tokens).sum();
         let mut outcome = StepOutcome { loss, lr, grad_norm, tokens, skipped: None };
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            outcome.skipped =
-                Some(NotFinite::find(backend, &self.adapter, window, &losses, &grads)?);
+            outcome.skipped = Some(self.diagnose(window, first_pass, &losses, grads)?);
             return Ok(outcome);
         }
         let _span = span(|| "optimizer");
@@ -133,30 +133,51 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
 
     /// Summed loss of each of the window's micro-batches, and the gradient of the mean over all trained tokens.
     fn gradients(&mut self, window: &Window) -> Result<(Vec<f64>, ParamGrads<K>)> {
-        let backend = self.decoder.backend();
-        let mut grads = ParamGrads::zeros(backend, self.adapter.params())?;
-        // Rows without trained tokens are refused when encoded, so this is at least 1.
-        let trained = window.trained_tokens as f64;
+        let mut grads = ParamGrads::zeros(self.decoder.backend(), self.adapter.params())?;
         let mut sums = Vec::with_capacity(window.micro_batches.len());
         for batch in &window.micro_batches {
-            let inputs = self.decoder.inputs(&batch.input_ids, &batch.seq_lens)?;
-            let options = ForwardOptions {
-                keep: Arc::clone(&self.settings.keep),
-                dropout_key: Some(self.settings.dropout_key),
-                pass: self.passes,
-            };
+            sums.push(self.add_gradient(batch, self.passes, window.trained_tokens, &mut grads)?);
             self.passes += 1;
-            let forward = span(|| "forward");
-            let mut tape = Tape::training(backend, self.settings.precision);
-            let hidden = self.decoder.hidden(&mut tape, &inputs, Some(&self.adapter), options)?;
-            let losses =
-                self.decoder.losses(&mut tape, &hidden, &batch.labels, (1.0 / trained) as f32)?;
-            drop(hidden);
-            sums.push(losses.sum());
-            drop(forward);
-            let _backward = span(|| "backward");
-            tape.backward(&mut grads)?;
         }
         Ok((sums, grads))
+    }
+
+    /// Adds the gradient of a micro-batch's share in the mean over `trained_tokens`; its summed loss.
+    pub(super) fn add_gradient(
+        &self,
+        batch: &Batch,
+        pass: u64,
+        trained_tokens: usize,
+        grads: &mut ParamGrads<K>,
+    ) -> Result<f64> {
+        let inputs = self.decoder.inputs(&batch.input_ids, &batch.seq_lens)?;
+        let forward = span(|| "forward");
+        let mut tape = Tape::training(self.decoder.backend(), self.settings.precision);
+        let options = self.forward_options(pass);
+        let hidden = self.decoder.hidden(&mut tape, &inputs, Some(&self.adapter), options)?;
+        // Rows without trained tokens are refused when encoded, so there is at least 1.
+        let scale = (1.0 / trained_tokens as f64) as f32;
+        let losses = self.decoder.losses(&mut tape, &hidden, &batch.labels, scale)?;
+        drop(hidden);
+        let sum = losses.sum();
+        drop(forward);
+        let _backward = span(|| "backward");
+        tape.backward(grads)?;
+        Ok(sum)
+    }
+
+    /// The layer whose output first is not finite in a forward pass of `batch`; `None` where it is the head.
+    pub(super) fn first_not_finite(&self, batch: &Batch, pass: u64) -> Result<Option<Stage>> {
+        let inputs = self.decoder.inputs(&batch.input_ids, &batch.seq_lens)?;
+        let (precision, options) = (self.settings.precision, self.forward_options(pass));
+        Ok(self.decoder.first_not_finite(precision, &inputs, Some(&self.adapter), options)?)
+    }
+
+    fn forward_options(&self, pass: u64) -> ForwardOptions {
+        ForwardOptions {
+            keep: Arc::clone(&self.settings.keep),
+            dropout_key: Some(self.settings.dropout_key),
+            pass,
+        }
     }
 }
