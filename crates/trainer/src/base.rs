@@ -13,7 +13,7 @@ use nf4::QuantConfig;
 
 use crate::UsageError;
 use crate::device::Device;
-use crate::progress::{Progress, say};
+use crate::progress::{Progress, warn};
 use crate::recipe::{Precision, Quantize};
 
 /// A model on disk with what turns text into its tokens. Weights are read by [`load`](Self::load).
@@ -62,7 +62,7 @@ impl Base {
             tokenizer.set_chat_template(template_source(template, &tokenizer)?);
         }
         for warning in checkpoint.config().warnings.iter().chain(tokenizer.warnings()) {
-            say(&format!("warning: {warning}"));
+            warn(warning);
         }
         let encoder = encoder(&tokenizer)?;
         let mut stop_tokens = checkpoint.config().eos_token_ids.clone();

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::{
     autotune, data, demo_data, device, eval, generate, inspect, plan, quantize, report, train,
 };
+use crate::log::LogArgs;
 
 /// Fine-tune 4-bit language models with LoRA: one native binary, no Python.
 #[derive(Debug, Parser)]
@@ -16,6 +17,8 @@ pub struct Cli {
     /// Worker threads [default: all processors]. Results do not depend on it.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    log: LogArgs,
     #[command(subcommand)]
     command: Command,
 }
@@ -54,6 +57,7 @@ impl Cli {
 
     /// Does what was asked for.
     pub fn run(self) -> Result<()> {
+        self.log.init()?;
         if let Some(threads) = self.threads {
             rayon::ThreadPoolBuilder::new()
                 .num_threads(threads.get())

@@ -22,7 +22,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// Whether the command did what a signal asked for, which is no mistake.
-pub fn is_stopped(error: &anyhow::Error) -> bool {
+fn is_stopped(error: &anyhow::Error) -> bool {
     error.is::<Stopped>()
 }
 
@@ -33,6 +33,12 @@ pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
             .downcast_ref::<std::io::Error>()
             .is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
     })
+}
+
+/// Tells of a command that failed, or of a run that stopped as it was asked to.
+pub fn tell(error: &anyhow::Error) {
+    let text = describe(error);
+    if is_stopped(error) { tracing::info!("{text}") } else { tracing::error!("{text}") }
 }
 
 /// The chain of causes on one line. A cause that its parent's message quotes already is not said twice.

@@ -10,6 +10,7 @@ mod cli;
 pub mod commands;
 pub mod device;
 mod error;
+mod log;
 pub mod memory;
 pub mod metrics;
 pub mod prepare;
@@ -24,4 +25,4 @@ pub mod stop;
 pub mod tuning;
 
 pub use cli::Cli;
-pub use error::{UsageError, describe, exit_code, is_broken_pipe, is_stopped};
+pub use error::{UsageError, describe, exit_code, is_broken_pipe, tell};

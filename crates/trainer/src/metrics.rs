@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::progress::say;
+use crate::progress::warn;
 
 /// One optimizer step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -162,7 +162,7 @@ impl MetricsWriter {
                 let _ = self.file.set_len(self.written);
                 if !self.told {
                     let path = self.path.display();
-                    say(&format!("warning: {path}: {error}; its rows are kept and written later"));
+                    warn(&format!("{path}: {error}; its rows are kept and written later"));
                 }
                 self.told = true;
             }

@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use data::preflight::{Check, Finding, Report};
 use data::rows::{Format, Source};
-use data::{Cache, Dataset, EncodeOptions, HeldOut, Loaded, Reading, Stats};
+use data::{Cache, CacheNote, Dataset, EncodeOptions, HeldOut, Loaded, Reading, Stats};
 
 use crate::base::Base;
 use crate::cache;
-use crate::progress::say;
+use crate::progress::{say, warn};
 use crate::recipe::{DataSection, Recipe};
 
 /// Rows to learn and rows to judge by.
@@ -42,7 +42,10 @@ pub fn prepare(recipe: &Recipe, base: &Base) -> Result<Prepared> {
     let read = |sources: &[Source], held_out| {
         let reading = Reading { held_out, cache: cache.as_ref(), ..Reading::new(sources, options) };
         let loaded = base.encoder().read(&reading)?;
-        loaded.cache.iter().for_each(|note| say(&note.to_string()));
+        for note in &loaded.cache {
+            let tell = if matches!(note, CacheNote::Reused { .. }) { say } else { warn };
+            tell(&note.to_string());
+        }
         anyhow::Ok(loaded)
     };
     let held_out = section.held_out();
@@ -53,8 +56,8 @@ pub fn prepare(recipe: &Recipe, base: &Base) -> Result<Prepared> {
     } else if let (Some(HeldOut::Fraction(fraction)), None) = (held_out, &eval)
         && train.read() > 0
     {
-        say(&format!(
-            "warning: none of {} rows falls into data.eval_fraction = {fraction}: there will be no evaluation",
+        warn(&format!(
+            "none of {} rows falls into data.eval_fraction = {fraction}: there will be no evaluation",
             train.read()
         ));
     }
@@ -68,7 +71,7 @@ impl Prepared {
         let eval_path = section.eval_path.as_deref().unwrap_or(section.name());
         for finding in &self.report.findings {
             if !finding.fatal || section.waive.contains(&finding.check) {
-                say(&format!("warning: {}", line(finding)));
+                warn(&line(finding));
             }
         }
         let fatal: Vec<&Finding> = unwaived(&self.report, &section.waive).collect();

@@ -1,13 +1,20 @@
-//! What a run says while it works: a bar on a terminal, plain lines elsewhere. All on stderr.
+//! How far a run is: a bar on a terminal, plain lines elsewhere. All on stderr.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tracing::{Level, enabled, info};
+
+/// The bar on the terminal, which every line goes around.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+static HIDDEN: AtomicBool = AtomicBool::new(false);
 
 /// Progress of one phase of known length.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    /// `None` where there is no terminal.
+    /// `None` where there is no terminal, or nobody wants to know.
     bar: Option<ProgressBar>,
     name: &'static str,
     len: usize,
@@ -18,11 +25,17 @@ pub(crate) struct Progress {
 impl Progress {
     /// A phase of `len` units; without a terminal every `line_every`-th unit gets a line, 0 is none.
     pub(crate) fn new(name: &'static str, len: usize, line_every: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let shown = std::io::stderr().is_terminal()
+            && enabled!(Level::INFO)
+            && !HIDDEN.load(Ordering::Relaxed);
+        let bar = shown.then(|| {
             let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg} {eta}")
                 .expect("the template is valid");
             ProgressBar::new(len as u64).with_style(style).with_prefix(name)
         });
+        if let Some(bar) = &bar {
+            show(Some(bar.clone()));
+        }
         Self { bar, name, len, line_every }
     }
 
@@ -36,23 +49,17 @@ impl Progress {
             None if self.line_every > 0
                 && (done.is_multiple_of(self.line_every) || done == self.len) =>
             {
-                say(&format!("{} {done}/{}  {}", self.name, self.len, message()));
+                let Self { name, len, .. } = self;
+                info!(done, len, "{name} {done}/{len}  {}", message());
             }
             None => {}
-        }
-    }
-
-    /// Writes a line that stays.
-    pub(crate) fn line(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| say(text)),
-            None => say(text),
         }
     }
 
     /// Ends the phase.
     pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
+            show(None);
             bar.finish_and_clear();
         }
     }
@@ -64,7 +71,31 @@ impl Drop for Progress {
     }
 }
 
-/// A line on stderr. Losing it (a closed pipe) must not end a run.
+fn show(bar: Option<ProgressBar>) {
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+}
+
+/// Shows no bar from now on.
+pub(crate) fn hide_bars() {
+    HIDDEN.store(true, Ordering::Relaxed);
+}
+
+/// Does `work` with the bar off the terminal.
+pub(crate) fn suspended(work: impl FnOnce()) {
+    // A clone, so that the lock is not held meanwhile.
+    let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match bar {
+        Some(bar) => bar.suspend(work),
+        None => work(),
+    }
+}
+
+/// A line for whoever runs the program.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    info!("{text}");
+}
+
+/// A line about what is not as it should be, and does not stop the program.
+pub(crate) fn warn(text: &str) {
+    tracing::warn!("{text}");
 }

@@ -8,7 +8,7 @@ use kernels::{RouteEntry, Routes};
 use models::weights::write_bytes;
 
 use crate::cache;
-use crate::progress::say;
+use crate::progress::warn;
 
 /// The file for cards of this name, in the user's cache.
 pub fn file(card: &str) -> Option<PathBuf> {
@@ -26,7 +26,7 @@ pub fn read(card: &str) -> Routes {
         text => text.map_err(anyhow::Error::from),
     };
     text.and_then(|text| Ok(serde_json::from_str(&text)?)).unwrap_or_else(|error| {
-        say(&format!("warning: {}: {error}; run `qlora-train autotune` again", path.display()));
+        warn(&format!("{}: {error}; run `qlora-train autotune` again", path.display()));
         Routes::default()
     })
 }

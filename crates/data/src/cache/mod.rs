@@ -79,11 +79,11 @@ impl fmt::Display for CacheNote {
                 write!(f, "tokens of an earlier start on the same rows: {}", path.display())
             }
             Self::Damaged { path, reason } => {
-                write!(f, "warning: {}: {reason}; the rows are tokenised again", path.display())
+                write!(f, "{}: {reason}; the rows are tokenised again", path.display())
             }
             Self::NotKept { path, reason } => {
                 let path = path.display();
-                write!(f, "warning: {path}: {reason}; the next start has to tokenise again")
+                write!(f, "{path}: {reason}; the next start has to tokenise again")
             }
         }
     }

@@ -8,7 +8,7 @@ use kernels::Backend;
 
 use super::manifest::Manifest;
 use super::{ADAPTER, MOMENTS, RECIPE, RunState, STATE, list, moments};
-use crate::progress::say;
+use crate::progress::warn;
 use crate::recipe::Recipe;
 
 /// Why a checkpoint cannot be used.
@@ -85,7 +85,7 @@ pub fn latest(dir: &Path) -> Result<Option<Checkpoint>> {
         match Checkpoint::open(path) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(error @ CheckpointError::Damaged { .. }) => {
-                say(&format!("warning: damaged checkpoint: {error}; using the one before"));
+                warn(&format!("damaged checkpoint: {error}; using the one before"));
             }
             Err(error) => return Err(error.into()),
         }

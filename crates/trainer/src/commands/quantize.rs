@@ -8,7 +8,7 @@ use models::TensorSource;
 use models::weights::{Checkpoint, write_quantized};
 use nf4::{QuantConfig, QuantType};
 
-use crate::progress::say;
+use crate::progress::warn;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<()> {
         .map_err(|error| crate::UsageError(format!("--blocksize {}: {error}", args.blocksize)))?;
     let checkpoint = Checkpoint::open(&args.model)?;
     for warning in &checkpoint.config().warnings {
-        say(&format!("warning: {warning}"));
+        warn(warning);
     }
     write_quantized(checkpoint.source(), checkpoint.config(), &quantization, &args.output)?;
     let size = |source: &dyn TensorSource| -> u64 {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::train::quoted;
 use crate::checkpoint::{self, Checkpoint, Difference, Identity};
-use crate::progress::say;
+use crate::progress::{say, warn};
 use crate::recipe::Recipe;
 use crate::sft::{Output, Summary};
 use crate::stop::{Stop, Stopped};
@@ -55,7 +55,7 @@ pub(super) fn compare(
     let (changed, refused): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|difference| allowed.contains(&difference.field));
     for Difference { field, then, now } in changed {
-        say(&format!("warning: {field} is {now}, and was {then}: not the same run any more"));
+        warn(&format!("{field} is {now}, and was {then}: not the same run any more"));
     }
     let Some(Difference { field, then, now }) = refused.first() else { return Ok(()) };
     let more = match refused.len() {

@@ -21,7 +21,7 @@ use crate::memory::{Budget, settle};
 use crate::metrics::peak_rss_bytes;
 use crate::prepare::{Prepared, prepare};
 use crate::profile::Profile;
-use crate::progress::say;
+use crate::progress::{say, warn};
 use crate::recipe::{ModelSection, Override, Precision, Quantize, Recipe};
 use crate::sft::{self, Job, Output, Summary};
 use crate::stop::{Stops, parse_time};
@@ -122,7 +122,7 @@ pub fn run(args: Args) -> Result<()> {
     let (summary, memory) = args.device.run(task).map_err(advise)?;
     // The run itself is over and stored; a page that cannot be written is no reason to fail.
     if let Err(error) = crate::report::write(&recipe.output.dir) {
-        say(&format!("warning: no report.html: {}", crate::describe(&error)));
+        warn(&format!("no report.html: {}", crate::describe(&error)));
     }
     if let Some(stop) = summary.stopped {
         return resume::stopped(stop, &summary, args.resume.as_deref());
@@ -143,7 +143,7 @@ fn profile(args: &Args) -> Result<Option<Profile>> {
 
 fn show(profile: &Profile, output: &Output) -> Result<()> {
     if profile.steps() == 0 {
-        say("warning: nothing to profile: the first step is left out, and there is no other");
+        warn("nothing to profile: the first step is left out, and there is no other");
         return Ok(());
     }
     let trace = output.trace();

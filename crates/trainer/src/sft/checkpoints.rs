@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::Output;
 use super::saver::{Failed, Save, Saved, Saver};
-use crate::progress::Progress;
+use crate::progress::warn;
 use crate::recipe::OutputSection;
 use crate::stop::{Stop, Stops};
 
@@ -55,11 +55,11 @@ impl Checkpoints {
     }
 
     /// Saves in the background; waits for the save before to end.
-    pub(super) fn save(&mut self, mut save: Save, progress: &Progress) -> Result<Vec<Saved>> {
+    pub(super) fn save(&mut self, mut save: Save) -> Result<Vec<Saved>> {
         let start = Instant::now();
         self.saver.wait()?;
         self.waited += start.elapsed();
-        let saved = self.hear(progress);
+        let saved = self.hear();
         // What is newer has all that the failed one had, but for the best adapter.
         if let Some(failed) = self.failed.take() {
             save.best = save.best.or(failed.save.best);
@@ -70,8 +70,8 @@ impl Checkpoints {
     }
 
     /// Hears what became of saves, and tries again what failed.
-    pub(super) fn poll(&mut self, progress: &Progress) -> Result<Vec<Saved>> {
-        let saved = self.hear(progress);
+    pub(super) fn poll(&mut self) -> Result<Vec<Saved>> {
+        let saved = self.hear();
         if self.retry_at <= Instant::now()
             && let Some(failed) = self.failed.take()
         {
@@ -80,13 +80,13 @@ impl Checkpoints {
         Ok(saved)
     }
 
-    fn hear(&mut self, progress: &Progress) -> Vec<Saved> {
+    fn hear(&mut self) -> Vec<Saved> {
         let mut all = Vec::new();
         while let Some(outcome) = self.saver.outcome() {
             match outcome {
                 Ok(saved) => all.push(saved),
                 Err(failed) => {
-                    progress.line(&format!("warning: {}", complaint(&failed)));
+                    warn(&complaint(&failed));
                     self.retry_at = Instant::now() + RETRY;
                     self.failed = Some(failed);
                 }
@@ -96,13 +96,13 @@ impl Checkpoints {
     }
 
     /// Waits until everything is saved. A full disk is waited for, until a signal comes.
-    pub(super) fn finish(&mut self, stops: &Stops, progress: &Progress) -> Result<Vec<Saved>> {
+    pub(super) fn finish(&mut self, stops: &Stops) -> Result<Vec<Saved>> {
         let signals = || stops.requested(Duration::ZERO).filter(|stop| *stop != Stop::Time);
         let before = signals();
         let mut all = Vec::new();
         for tried in 1.. {
             self.saver.wait()?;
-            all.extend(self.hear(progress));
+            all.extend(self.hear());
             let Some(failed) = self.failed.take() else { break };
             let give_up = !failed.disk_is_full() && tried >= LAST_TRIES;
             // A run that a signal ended must not outlast the patience of who sent it.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use models::tokenizer::Tokenizer;
 
-use crate::progress::say;
+use crate::progress::warn;
 use crate::recipe::Recipe;
 
 /// Names that begin so are those of files and directories that are not complete yet.
@@ -97,8 +97,8 @@ impl Output {
                 self.dir.display()
             ),
             Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
-                say(&format!(
-                    "warning: {}: this file system has no locks; see that no other process trains into it",
+                warn(&format!(
+                    "{}: this file system has no locks; see that no other process trains into it",
                     self.dir.display()
                 ));
             }

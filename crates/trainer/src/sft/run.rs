@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use data::{Dataset, Window};
 use kernels::Backend;
 use models::decoder::{Adapter, Decoder, Keep};
+use tracing::{debug, info, warn};
 
 use super::checkpoints::Checkpoints;
 use super::guard::Unmoved;
@@ -162,7 +163,7 @@ impl<K: Backend> Run<'_, K> {
             self.step(plan, step, &window?)?;
             stop = self.settle(plan)?;
         }
-        let saved = self.saves.finish(&self.stops, &self.progress)?;
+        let saved = self.saves.finish(&self.stops)?;
         self.tell_saved(&saved);
         self.progress.finish();
         let (checkpoints, blocked) = (self.checkpoints, self.blocked + self.saves.waited);
@@ -213,7 +214,7 @@ impl<K: Backend> Run<'_, K> {
             self.record(plan, step, &outcome, window.trained_tokens)?;
             self.check_moved(before, &outcome)?;
         }
-        let saved = self.saves.poll(&self.progress)?;
+        let saved = self.saves.poll()?;
         self.tell_saved(&saved);
         Ok(())
     }
@@ -236,7 +237,7 @@ impl<K: Backend> Run<'_, K> {
                  train.learning_rate, add warmup, or set train.max_grad_norm; what was saved before is whole"
             );
         }
-        self.progress.line(&format!("warning: step {step} is passed over: {cause}"));
+        warn!(step, "step {step} is passed over: {cause}");
         Ok(())
     }
 
@@ -246,7 +247,7 @@ impl<K: Backend> Run<'_, K> {
         self.unmoved_checked = true;
         let stayed = before.check(self.decoder.backend(), self.trainer.adapter())?;
         if let Some(stayed) = stayed {
-            self.progress.line(&format!("warning: {stayed}"));
+            warn!("{stayed}");
         }
         Ok(())
     }
@@ -265,6 +266,7 @@ impl<K: Backend> Run<'_, K> {
                 "loss {loss:.4}  lr {lr:.2e}  grad norm {grad_norm:.3}  {tokens_per_second:.0} tokens/s"
             )
         });
+        debug!(step, loss, lr, grad_norm, tokens_per_second, "step {step}  loss {loss:.6}");
         self.metrics.write(&Row::Step(StepRow {
             step,
             epoch: plan.epochs(step),
@@ -312,7 +314,7 @@ impl<K: Backend> Run<'_, K> {
         self.blocked += start.elapsed();
         let best = std::mem::take(&mut self.is_best).then(|| Arc::clone(&snapshot.adapter));
         let metrics = Some(self.metrics.file()?);
-        let saved = self.saves.save(Save { snapshot, best, metrics }, &self.progress)?;
+        let saved = self.saves.save(Save { snapshot, best, metrics })?;
         self.tell_saved(&saved);
         Ok(())
     }
@@ -321,8 +323,10 @@ impl<K: Backend> Run<'_, K> {
         for Saved { step, bytes, took } in saved.iter().copied().filter(|saved| saved.bytes > 0) {
             let (megabytes, seconds) = (bytes as f64 / 1e6, took.as_secs_f64());
             self.checkpoints += 1;
-            self.progress
-                .line(&format!("step {step}  checkpoint of {megabytes:.1} MB in {seconds:.2} s"));
+            info!(
+                step,
+                bytes, seconds, "step {step}  checkpoint of {megabytes:.1} MB in {seconds:.2} s"
+            );
         }
     }
 
@@ -350,8 +354,10 @@ impl<K: Backend> Run<'_, K> {
         )?;
         let Some(evaluation) = evaluation else { return Ok(false) };
         let (loss, perplexity) = (evaluation.loss, evaluation.perplexity());
-        self.progress
-            .line(&format!("step {step}  eval loss {loss:.4}  perplexity {perplexity:.3}"));
+        info!(
+            step,
+            loss, perplexity, "step {step}  eval loss {loss:.4}  perplexity {perplexity:.3}"
+        );
         self.metrics.write(&Row::Eval(EvalRow {
             step,
             eval_loss: loss,
