@@ -54,7 +54,7 @@ pub struct EvalRow {
 pub struct SkippedRow {
     /// Number of the step, counted from 1.
     pub step: usize,
-    /// What was not finite.
+    /// What was not finite, or how high the loss was, and in which rows.
     pub skipped: String,
     /// Learning rate of the step.
     pub lr: f64,

@@ -28,6 +28,12 @@ pub struct RunState {
     pub first_loss: Option<f64>,
     /// Loss of the last step that had one.
     pub last_loss: Option<f64>,
+    /// Steps passed over.
+    #[serde(default)]
+    pub skipped: usize,
+    /// Losses of the last steps, where `train.skip_loss_spikes` compares with them.
+    #[serde(default)]
+    pub recent_losses: Vec<f64>,
     /// Tokens that went through training steps.
     pub tokens: usize,
     /// Time of the training steps.
@@ -51,6 +57,8 @@ impl RunState {
             best: None,
             first_loss: None,
             last_loss: None,
+            skipped: 0,
+            recent_losses: Vec::new(),
             tokens: 0,
             step_seconds: 0.0,
             elapsed_seconds: 0.0,

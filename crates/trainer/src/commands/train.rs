@@ -251,6 +251,9 @@ fn print_summary(
     }
     let speed = summary.tokens as f64 / summary.step_time.as_secs_f64();
     writeln!(out, "  speed        {speed:.0} tokens/s over {} tokens", summary.tokens)?;
+    if summary.skipped > 0 {
+        writeln!(out, "  passed over  {} steps, named in metrics.jsonl", summary.skipped)?;
+    }
     if let Some(bytes) = peak_rss_bytes() {
         writeln!(out, "  peak memory  {:.2} GB", bytes as f64 / 1e9)?;
     }

@@ -105,9 +105,11 @@ fn optimizer(train: &TrainSection) -> Result<(), Fault> {
             format!("is {beta}; it must be at least 0 and below 1")
         })?;
     }
-    for (field, value) in
-        [("train.weight_decay", train.weight_decay), ("train.max_grad_norm", train.max_grad_norm)]
-    {
+    for (field, value) in [
+        ("train.weight_decay", train.weight_decay),
+        ("train.max_grad_norm", train.max_grad_norm),
+        ("train.skip_loss_spikes", train.skip_loss_spikes),
+    ] {
         ensure(value.is_finite() && value >= 0.0, field, || {
             format!("is {value}; it must be finite and not negative")
         })?;
@@ -167,6 +169,7 @@ mod tests {
             "train.warmup_ratio=0.1",
             "train.adam_beta2=1.0",
             "train.weight_decay=inf",
+            "train.skip_loss_spikes=-1",
             "output.checkpoint_minutes=-1",
             "output.checkpoint_minutes=inf",
             "output.checkpoint_steps=0",

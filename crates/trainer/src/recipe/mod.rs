@@ -162,6 +162,9 @@ pub struct TrainSection {
     pub logging_steps: usize,
     /// Steps in a row that may be passed over because their loss or gradient is not finite; one more ends the run.
     pub max_skipped_steps: usize,
+    /// Pass a step over whose loss lies more than so many standard deviations above the mean of the last 128 steps,
+    /// once there are 32; 0 is never. OLMo-core, which has this as `SkipStepOptimizer`, takes 6.
+    pub skip_loss_spikes: f64,
 }
 
 impl Default for TrainSection {
@@ -189,6 +192,7 @@ impl Default for TrainSection {
             eval_steps: None,
             logging_steps: 10,
             max_skipped_steps: 3,
+            skip_loss_spikes: 0.0,
         }
     }
 }

@@ -9,10 +9,28 @@ use data::rows::Place;
 use kernels::Backend;
 use models::decoder::{Adapter, Stage};
 
-use super::SftTrainer;
+use super::{SftTrainer, Spike};
 
 /// Rows that a message names.
 const NAMED: usize = 8;
+
+/// Why a step left the adapter as it was.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Skipped {
+    /// What first was not finite.
+    NotFinite(NotFinite),
+    /// A loss far above those before.
+    Spike(Spike),
+}
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFinite(cause) => cause.fmt(f),
+            Self::Spike(spike) => spike.fmt(f),
+        }
+    }
+}
 
 /// What first was not finite in a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +74,14 @@ impl Culprit {
         let batches = &window.micro_batches;
         let rows = batches[index].places.clone();
         Self { micro_batch: index + 1, of: batches.len(), rows }
+    }
+
+    /// The micro-batch of the highest mean loss, by their summed losses.
+    pub(super) fn highest(window: &Window, losses: &[f64]) -> Self {
+        let means = losses.iter().zip(&window.micro_batches);
+        let means = means.map(|(loss, batch)| loss / batch.trained_tokens() as f64);
+        let highest = means.enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+        Self::new(window, highest.expect("a window has a micro-batch").0)
     }
 }
 

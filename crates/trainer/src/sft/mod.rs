@@ -8,12 +8,14 @@ mod plan;
 mod run;
 mod saver;
 mod snapshot;
+mod spikes;
 mod step;
 
 pub(crate) use evaluate::batch_loss;
 pub use evaluate::{Evaluation, evaluate};
-pub use guard::{Culprit, NotFinite};
+pub use guard::{Culprit, NotFinite, Skipped};
 pub use output::Output;
 pub use plan::Plan;
 pub use run::{Job, Summary, train};
+pub use spikes::Spike;
 pub use step::{SftTrainer, StepOutcome, StepSettings};

@@ -13,7 +13,9 @@ use tracing::{debug, info, warn};
 use super::checkpoints::Checkpoints;
 use super::guard::Unmoved;
 use super::saver::{Save, Saved};
-use super::{Evaluation, NotFinite, Output, Plan, SftTrainer, StepOutcome, StepSettings, evaluate};
+use super::{
+    Evaluation, NotFinite, Output, Plan, SftTrainer, Skipped, StepOutcome, StepSettings, evaluate,
+};
 use crate::checkpoint::{Checkpoint, Identity, RunState};
 use crate::metrics::{EvalRow, MetricsWriter, Row, SkippedRow, StepRow, peak_rss_bytes};
 use crate::profile::Profile;
@@ -60,6 +62,8 @@ pub struct Summary {
     pub evaluations: Vec<(usize, Evaluation)>,
     /// Steps after which the adapter was stored that is to be used.
     pub best_step: usize,
+    /// Steps passed over.
+    pub skipped: usize,
     /// Tokens that went through training steps.
     pub tokens: usize,
     /// Time of the training steps.
@@ -113,7 +117,7 @@ pub fn train<K: Backend>(
         begun: Instant::now(),
         elapsed_before: Duration::from_secs_f64(state.elapsed_seconds),
         step_took: Duration::ZERO,
-        skipped: 0,
+        not_finite: 0,
         unmoved_checked: checkpoint.is_some(),
         is_best: false,
         saved_step: state.step,
@@ -140,8 +144,8 @@ struct Run<'a, K: Backend> {
     elapsed_before: Duration,
     /// Time of the last step.
     step_took: Duration,
-    /// Steps passed over since the last update.
-    skipped: usize,
+    /// Steps in a row until now in which something was not finite.
+    not_finite: usize,
     unmoved_checked: bool,
     /// Whether the adapter is the best since it was evaluated last.
     is_best: bool,
@@ -177,6 +181,7 @@ impl<K: Backend> Run<'_, K> {
             last_loss: state.last_loss.unwrap_or(f64::NAN),
             best_step: state.best.map_or(state.step, |(step, _)| step),
             evaluations: state.evaluations,
+            skipped: state.skipped,
             tokens: state.tokens,
             step_time: Duration::from_secs_f64(state.step_seconds),
             elapsed: self.elapsed_before + self.begun.elapsed(),
@@ -208,7 +213,7 @@ impl<K: Backend> Run<'_, K> {
         if let Some(cause) = &outcome.skipped {
             self.skip(step, cause, &outcome)?;
         } else {
-            self.skipped = 0;
+            self.not_finite = 0;
             state.first_loss.get_or_insert(outcome.loss);
             state.last_loss = Some(outcome.loss);
             self.record(plan, step, &outcome, window.trained_tokens)?;
@@ -219,18 +224,22 @@ impl<K: Backend> Run<'_, K> {
         Ok(())
     }
 
-    /// Passes a step over, or ends the run after too many in a row.
-    fn skip(&mut self, step: usize, cause: &NotFinite, outcome: &StepOutcome) -> Result<()> {
-        self.skipped += 1;
+    /// Passes a step over, or ends the run after too many in a row in which something was not finite.
+    fn skip(&mut self, step: usize, cause: &Skipped, outcome: &StepOutcome) -> Result<()> {
+        self.state.skipped += 1;
         self.metrics.write(&Row::Skipped(SkippedRow {
             step,
             skipped: cause.to_string(),
             lr: outcome.lr,
             elapsed_s: self.elapsed(),
         }))?;
-        // An adapter that is not finite stays so.
-        let hopeless = matches!(cause, NotFinite::Weight { .. });
-        if hopeless || self.skipped > self.recipe.train.max_skipped_steps {
+        // A finite spike says nothing of the next step; an adapter that is not finite stays so.
+        let hopeless = matches!(cause, Skipped::NotFinite(NotFinite::Weight { .. }));
+        self.not_finite = match cause {
+            Skipped::NotFinite(_) => self.not_finite + 1,
+            Skipped::Spike(_) => 0,
+        };
+        if hopeless || self.not_finite > self.recipe.train.max_skipped_steps {
             let StepOutcome { loss, grad_norm, .. } = outcome;
             bail!(
                 "step {step}: loss {loss}, gradient norm {grad_norm}: training diverged ({cause}); lower \
@@ -290,8 +299,8 @@ impl<K: Backend> Run<'_, K> {
         let stop = self.stops.requested(self.step_took);
         let done = step >= plan.total_steps() && !self.state.evaluation_due;
         let stop = stop.filter(|_| !done);
-        // While steps are passed over, the checkpoint before is the better one to go on from.
-        let due = stop.is_some() || self.skipped == 0 && self.saves.due(step);
+        // While nothing is finite, the checkpoint before is the better one to go on from.
+        let due = stop.is_some() || self.not_finite == 0 && self.saves.due(step);
         if step > 0 && (evaluated || due && self.saved_step != step) {
             self.save()?;
             self.saved_step = step;

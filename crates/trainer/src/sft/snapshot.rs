@@ -20,6 +20,7 @@ impl<K: Backend> SftTrainer<'_, K> {
         let names = self.adapter.params().iter().map(|param| param.name.clone());
         state.updates = optimizer.step;
         state.passes = self.passes;
+        state.recent_losses = self.recent_losses().to_vec();
         Ok(Snapshot {
             adapter: Arc::new(AdapterFiles {
                 config: self.adapter.config().clone(),
@@ -39,6 +40,7 @@ impl<K: Backend> SftTrainer<'_, K> {
         self.optimizer.restore(self.decoder.backend(), params, &optimizer)?;
         self.steps = checkpoint.state.step;
         self.passes = checkpoint.state.passes;
+        self.set_recent_losses(checkpoint.state.recent_losses.clone());
         Ok(())
     }
 }

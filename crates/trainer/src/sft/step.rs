@@ -9,7 +9,8 @@ use kernels::Backend;
 use kernels::trace::span;
 use models::decoder::{Adapter, Decoder, ForwardOptions, Keep, Stage};
 
-use super::guard::NotFinite;
+use super::guard::{Culprit, Skipped};
+use super::spikes::{Spike, Spikes};
 use crate::recipe::{Optim, TrainSection};
 use crate::schedule::Schedule;
 
@@ -23,6 +24,8 @@ pub struct StepSettings {
     keep: Arc<[Keep]>,
     cuda_graphs: bool,
     max_grad_norm: Option<f64>,
+    /// Standard deviations; 0 is never.
+    skip_loss_spikes: f64,
     dropout_key: u64,
 }
 
@@ -41,6 +44,7 @@ impl StepSettings {
             keep,
             cuda_graphs: train.cuda_graphs,
             max_grad_norm: Some(train.max_grad_norm).filter(|norm| *norm > 0.0),
+            skip_loss_spikes: train.skip_loss_spikes,
             dropout_key: train.seed,
         }
     }
@@ -58,6 +62,7 @@ pub struct SftTrainer<'m, K: Backend> {
     pub(super) steps: usize,
     /// Forward passes so far; each has dropout masks of its own.
     pub(super) passes: u64,
+    spikes: Option<Spikes>,
 }
 
 /// What a step did.
@@ -71,8 +76,8 @@ pub struct StepOutcome {
     pub grad_norm: f64,
     /// Tokens of the window.
     pub tokens: usize,
-    /// Why the adapter was left as it was: what first was not finite.
-    pub skipped: Option<NotFinite>,
+    /// Why the adapter was left as it was.
+    pub skipped: Option<Skipped>,
 }
 
 impl<'m, K: Backend> SftTrainer<'m, K> {
@@ -88,7 +93,8 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
             Optim::AdamW8bit => AdamW::new_8bit,
         };
         let optimizer = new(decoder.backend(), adapter.params(), settings.optimizer)?;
-        Ok(Self { decoder, adapter, optimizer, schedule, settings, steps: 0, passes: 0 })
+        let spikes = Spikes::new(settings.skip_loss_spikes, Vec::new());
+        Ok(Self { decoder, adapter, optimizer, schedule, settings, steps: 0, passes: 0, spikes })
     }
 
     /// Keeps from now on what `keep` says of each layer.
@@ -96,13 +102,23 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
         self.settings.keep = keep;
     }
 
+    /// The last losses, where spikes are looked for.
+    pub(super) fn recent_losses(&self) -> &[f64] {
+        self.spikes.as_ref().map_or(&[], Spikes::recent)
+    }
+
+    /// Goes on after these losses.
+    pub(super) fn set_recent_losses(&mut self, losses: Vec<f64>) {
+        self.spikes = Spikes::new(self.settings.skip_loss_spikes, losses);
+    }
+
     /// The adapter as it is now.
     pub fn adapter(&self) -> &Adapter<K> {
         &self.adapter
     }
 
-    /// Takes one step on `window`. With a loss or gradient that is not finite, adapter and optimizer stay as they
-    /// are.
+    /// Takes one step on `window`. With a loss or gradient that is not finite, and a loss that is a spike, adapter and
+    /// optimizer stay as they are.
     pub fn step(&mut self, window: &Window) -> Result<StepOutcome> {
         if self.settings.cuda_graphs {
             return self.decoder.backend().in_graphs(|| self.submit(window));
@@ -122,7 +138,14 @@ impl<'m, K: Backend> SftTrainer<'m, K> {
         let tokens = window.micro_batches.iter().map(Batch::tokens).sum();
         let mut outcome = StepOutcome { loss, lr, grad_norm, tokens, skipped: None };
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            outcome.skipped = Some(self.diagnose(window, first_pass, &losses, grads)?);
+            let cause = self.diagnose(window, first_pass, &losses, grads)?;
+            outcome.skipped = Some(Skipped::NotFinite(cause));
+            return Ok(outcome);
+        }
+        if let Some((mean, deviation)) = self.spikes.as_mut().and_then(|spikes| spikes.judge(loss))
+        {
+            let at = Culprit::highest(window, &losses);
+            outcome.skipped = Some(Skipped::Spike(Spike { loss, mean, deviation, at }));
             return Ok(outcome);
         }
         let _span = span(|| "optimizer");
