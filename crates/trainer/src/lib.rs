@@ -3,6 +3,7 @@
 //! **Architecture Invariant:** everything that decides a run is in its [`recipe`], which is written
 //! beside the adapter as it was resolved. No result depends on the number of threads.
 
+mod append;
 pub mod base;
 mod cache;
 pub mod checkpoint;
@@ -21,6 +22,7 @@ pub mod report;
 pub mod schedule;
 pub mod sft;
 pub mod stop;
+pub mod tensorboard;
 #[cfg(feature = "cuda")]
 pub mod tuning;
 

@@ -1,13 +1,12 @@
 //! `metrics.jsonl`: one JSON object a line, one line a step or evaluation.
 
 use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::progress::warn;
+use crate::append::Appender;
 
 /// One optimizer step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,75 +103,40 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
     Ok(whole_rows(&text).0.into_iter().map(|(_, row)| row).collect())
 }
 
-/// Writes rows as they come: what was measured stays when the run does not. A row that cannot be written, as on a
-/// full disk, is kept and written with a later one; no run ends for it.
+/// Writes rows as they come, through an [`Appender`].
 #[derive(Debug)]
-pub struct MetricsWriter {
-    path: PathBuf,
-    file: File,
-    /// Bytes of whole lines in the file.
-    written: u64,
-    pending: Vec<u8>,
-    /// Whether a failure was told already.
-    told: bool,
-}
+pub struct MetricsWriter(Appender);
 
 impl MetricsWriter {
     /// Starts an empty file.
     pub fn create(path: &Path) -> Result<Self> {
-        Self::open(path, |_| 0)
+        Ok(Self(Appender::open(path, |_| 0)?))
     }
 
     /// Goes on after `step` steps: rows of later steps are cut off, and what a killed process left of a line. With
     /// `evaluate`, an evaluation after that step is, too: it comes again.
     pub fn resume(path: &Path, step: usize, evaluate: bool) -> Result<Self> {
-        Self::open(path, |text| {
+        let keep = |text: &[u8]| {
             let (rows, end) = whole_rows(text);
             let again = |row: &Row| {
                 row.step() > step || evaluate && row.step() == step && matches!(row, Row::Eval(_))
             };
             rows.iter().find(|(_, row)| again(row)).map_or(end, |(start, _)| *start)
-        })
-    }
-
-    fn open(path: &Path, keep: impl FnOnce(&[u8]) -> usize) -> Result<Self> {
-        let at = || path.display().to_string();
-        let text = match std::fs::read(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            text => text.with_context(at)?,
         };
-        let file = File::options().create(true).append(true).open(path).with_context(at)?;
-        let written = keep(&text) as u64;
-        file.set_len(written).with_context(at)?;
-        Ok(Self { path: path.to_owned(), file, written, pending: Vec::new(), told: false })
+        Ok(Self(Appender::open(path, keep)?))
     }
 
     /// Adds a line.
     pub fn write(&mut self, row: &Row) -> Result<()> {
-        serde_json::to_writer(&mut self.pending, row)?;
-        self.pending.push(b'\n');
-        match self.file.write_all(&self.pending) {
-            Ok(()) => {
-                self.written += self.pending.len() as u64;
-                self.pending.clear();
-                self.told = false;
-            }
-            Err(error) => {
-                // Whatever part of a line got through; where this fails too, the reader stops there.
-                let _ = self.file.set_len(self.written);
-                if !self.told {
-                    let path = self.path.display();
-                    warn(&format!("{path}: {error}; its rows are kept and written later"));
-                }
-                self.told = true;
-            }
-        }
+        let mut line = serde_json::to_vec(row)?;
+        line.push(b'\n');
+        self.0.append(&line);
         Ok(())
     }
 
     /// The file, to make its rows durable.
     pub fn file(&self) -> Result<File> {
-        self.file.try_clone().with_context(|| self.path.display().to_string())
+        self.0.file()
     }
 }
 
@@ -244,7 +208,7 @@ mod tests {
             for row in &rows {
                 writer.write(row).unwrap();
             }
-            writer.file.write_all(b"{\"step\": 4, \"lo").unwrap();
+            writer.0.append(b"{\"step\": 4, \"lo");
             assert_eq!(read(&path).unwrap(), rows);
             let mut writer = MetricsWriter::resume(&path, step, evaluate).unwrap();
             assert_eq!(read(&path).unwrap(), rows[..left]);
@@ -254,25 +218,6 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         MetricsWriter::resume(&path, 3, false).unwrap();
         assert_eq!(read(&path).unwrap(), []);
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn rows_wait_for_a_disk_that_is_full() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("metrics.jsonl");
-        let mut writer = MetricsWriter::create(&path).unwrap();
-        writer.write(&skipped(1)).unwrap();
-        let file = std::mem::replace(
-            &mut writer.file,
-            File::options().write(true).open("/dev/full").unwrap(),
-        );
-        writer.write(&skipped(2)).unwrap();
-        writer.write(&skipped(3)).unwrap();
-        assert_eq!(read(&path).unwrap().len(), 1);
-        writer.file = file;
-        writer.write(&skipped(4)).unwrap();
-        assert_eq!(read(&path).unwrap(), [1, 2, 3, 4].map(skipped));
     }
 
     #[test]

@@ -306,6 +306,8 @@ pub struct OutputSection {
     pub checkpoint_steps: Option<usize>,
     /// Newest checkpoints to keep, besides the one of the best evaluation; 0 stores none at all.
     pub keep_checkpoints: usize,
+    /// Write TensorBoard's event files into `tensorboard`, beside `metrics.jsonl`.
+    pub tensorboard: bool,
 }
 
 impl Default for OutputSection {
@@ -316,6 +318,7 @@ impl Default for OutputSection {
             checkpoint_minutes: 5.0,
             checkpoint_steps: None,
             keep_checkpoints: 2,
+            tensorboard: true,
         }
     }
 }

@@ -5,6 +5,7 @@ mod evaluate;
 mod guard;
 mod output;
 mod plan;
+mod recorder;
 mod run;
 mod saver;
 mod snapshot;

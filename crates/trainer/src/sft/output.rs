@@ -109,9 +109,15 @@ impl Output {
 
     /// A link among the names that are written to would lead what is written elsewhere.
     fn refuse_links(&self) -> Result<()> {
-        [self.adapter(), self.last_adapter(), self.checkpoints(), self.metrics()]
-            .iter()
-            .try_for_each(|path| refuse_link(path))
+        [
+            self.adapter(),
+            self.last_adapter(),
+            self.checkpoints(),
+            self.metrics(),
+            self.tensorboard(),
+        ]
+        .iter()
+        .try_for_each(|path| refuse_link(path))
     }
 
     /// Makes the directory, takes away what a killed process left half written there, and writes the resolved
@@ -167,6 +173,11 @@ impl Output {
     /// `trace.json`, the spans of a profiled run.
     pub fn trace(&self) -> PathBuf {
         self.dir.join("trace.json")
+    }
+
+    /// Directory of TensorBoard's event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.dir.join("tensorboard")
     }
 
     /// `metrics.jsonl`.

@@ -12,12 +12,13 @@ use tracing::{debug, info, warn};
 
 use super::checkpoints::Checkpoints;
 use super::guard::Unmoved;
+use super::recorder::Recorder;
 use super::saver::{Save, Saved};
 use super::{
     Evaluation, NotFinite, Output, Plan, SftTrainer, Skipped, StepOutcome, StepSettings, evaluate,
 };
 use crate::checkpoint::{Checkpoint, Identity, RunState};
-use crate::metrics::{EvalRow, MetricsWriter, Row, SkippedRow, StepRow, peak_rss_bytes};
+use crate::metrics::{EvalRow, Row, SkippedRow, StepRow, peak_rss_bytes};
 use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -91,15 +92,16 @@ pub fn train<K: Backend>(
     let settings = StepSettings::new(decoder.backend(), &recipe.train, keep);
     let mut trainer = SftTrainer::new(decoder, adapter, schedule, settings)?;
     let mut state = RunState::new(plan.total_steps(), identity.clone());
-    let metrics = match checkpoint {
-        None => MetricsWriter::create(&output.metrics())?,
+    let with_events = recipe.output.tensorboard;
+    let recorder = match checkpoint {
+        None => Recorder::create(output, with_events)?,
         Some(checkpoint) => {
             trainer.restore(checkpoint)?;
             state =
                 RunState { total_steps: plan.total_steps(), identity, ..checkpoint.state.clone() };
             // More steps than were planned: what was the last one may be followed by others.
             state.evaluation_due &= plan.is_checkpoint(state.step);
-            MetricsWriter::resume(&output.metrics(), state.step, state.evaluation_due)?
+            Recorder::resume(output, with_events, state.step, state.evaluation_due)?
         }
     };
     let run = Run {
@@ -110,7 +112,7 @@ pub fn train<K: Backend>(
         eval_set,
         output,
         profile,
-        metrics,
+        recorder,
         progress: Progress::new("step", plan.total_steps(), recipe.train.logging_steps),
         saves: Checkpoints::start(output, &recipe.output)?,
         stops,
@@ -136,7 +138,7 @@ struct Run<'a, K: Backend> {
     eval_set: Option<&'a Dataset>,
     output: &'a Output,
     profile: Option<&'a mut Profile>,
-    metrics: MetricsWriter,
+    recorder: Recorder,
     progress: Progress,
     saves: Checkpoints,
     stops: Stops,
@@ -227,7 +229,7 @@ impl<K: Backend> Run<'_, K> {
     /// Passes a step over, or ends the run after too many in a row in which something was not finite.
     fn skip(&mut self, step: usize, cause: &Skipped, outcome: &StepOutcome) -> Result<()> {
         self.state.skipped += 1;
-        self.metrics.write(&Row::Skipped(SkippedRow {
+        self.recorder.write(&Row::Skipped(SkippedRow {
             step,
             skipped: cause.to_string(),
             lr: outcome.lr,
@@ -276,7 +278,7 @@ impl<K: Backend> Run<'_, K> {
             )
         });
         debug!(step, loss, lr, grad_norm, tokens_per_second, "step {step}  loss {loss:.6}");
-        self.metrics.write(&Row::Step(StepRow {
+        self.recorder.write(&Row::Step(StepRow {
             step,
             epoch: plan.epochs(step),
             loss,
@@ -322,7 +324,7 @@ impl<K: Backend> Run<'_, K> {
         }
         self.blocked += start.elapsed();
         let best = std::mem::take(&mut self.is_best).then(|| Arc::clone(&snapshot.adapter));
-        let metrics = Some(self.metrics.file()?);
+        let metrics = Some(self.recorder.file()?);
         let saved = self.saves.save(Save { snapshot, best, metrics })?;
         self.tell_saved(&saved);
         Ok(())
@@ -367,7 +369,7 @@ impl<K: Backend> Run<'_, K> {
             step,
             loss, perplexity, "step {step}  eval loss {loss:.4}  perplexity {perplexity:.3}"
         );
-        self.metrics.write(&Row::Eval(EvalRow {
+        self.recorder.write(&Row::Eval(EvalRow {
             step,
             eval_loss: loss,
             perplexity,
