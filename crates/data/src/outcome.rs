@@ -71,7 +71,6 @@ impl Encoder {
             cut,
             double_bos: bos.is_some_and(|bos| example.input_ids.starts_with(&[bos, bos])),
             ends: self.learns_end(&example),
-            ..entry.marks
         };
         Ok(Outcome::Kept { entry, bytes, unseen, unknown: self.unknown_tokens(&example) })
     }

@@ -38,7 +38,6 @@ type Bad = (usize, Vec<(Spot, String)>);
 /// What there is besides tokens and records.
 #[derive(Debug, Serialize, Deserialize)]
 struct Meta {
-    path: PathBuf,
     format: Format,
     left_out: usize,
     unread: Bad,
@@ -118,7 +117,6 @@ impl Writer {
         let (unread, bad) = (bad(&all.unread), bad(&all.bad));
         let notes = all.notes.iter().map(|note| (files.spot(&note.place), note.key, note.what));
         let meta = Meta {
-            path: head.path.clone(),
             format: head.format,
             left_out: head.left_out,
             unread,
@@ -160,9 +158,9 @@ impl<'a> Numbers<'a> {
 }
 
 fn record(entry: &Entry, key: u64, (file, is_row, number): Spot) -> [u8; RECORD] {
-    let Entry { start, tokens, trained, copies, whole, prompt, marks, .. } = entry;
-    let Marks { own_labels, cut, double_bos, ends } = *marks;
-    let flags = [own_labels, cut, double_bos, ends, is_row];
+    let Entry { start, tokens, trained, copies, whole, prompt, own_labels, marks, .. } = entry;
+    let Marks { cut, double_bos, ends } = *marks;
+    let flags = [*own_labels, cut, double_bos, ends, is_row];
     let flags = flags.iter().rev().fold(0, |flags, flag| flags << 1 | u32::from(*flag));
     let prompt = prompt.map_or(0, NonZeroU64::get);
     let mut bytes = [0; RECORD];
@@ -176,12 +174,13 @@ fn record(entry: &Entry, key: u64, (file, is_row, number): Spot) -> [u8; RECORD]
     bytes
 }
 
-/// Reads an entry whose files are these, and checks all of it. What is wrong with it is an error of the kind
+/// Reads an entry whose files are these, and checks all of it: rows, tokens, the rows' format, and how many a weight
+/// leaves out. What is wrong with it is an error of the kind
 /// [`io::ErrorKind::InvalidData`], or what the system says.
 pub(super) fn open(
     path: &Path,
     files: impl Iterator<Item = PathBuf>,
-) -> io::Result<(Collected, Store, Head)> {
+) -> io::Result<(Collected, Store, Format, usize)> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let end = length.checked_sub(FOOTER as u64).ok_or_else(|| damaged("it is cut short"))?;
@@ -217,11 +216,12 @@ pub(super) fn open(
         return Err(damaged("its checksum is wrong"));
     }
     let meta: Meta = serde_json::from_slice(&text).map_err(|error| damaged(&error.to_string()))?;
-    let head = rest(meta, &mut all, &files)?;
+    let (format, left_out) = (meta.format, meta.left_out);
+    rest(meta, &mut all, &files)?;
     let file = reader.reader.into_inner();
     // Of use to whoever makes room; that it is not known is no reason to do without the tokens.
     let _ = file.set_modified(SystemTime::now());
-    Ok((all, Store::File(TokenFile::new(path.to_owned(), file)), head))
+    Ok((all, Store::File(TokenFile::new(path.to_owned(), file)), format, left_out))
 }
 
 /// Sums what is read.
@@ -263,12 +263,13 @@ fn parsed(bytes: &[u8; RECORD], files: &[Arc<PathBuf>]) -> io::Result<(Entry, u6
         tokens: narrow(0),
         trained: narrow(1),
         copies: narrow(2),
-        marks: Marks { own_labels: flag(0), cut: flag(1), double_bos: flag(2), ends: flag(3) },
+        own_labels: flag(0),
+        marks: Marks { cut: flag(1), double_bos: flag(2), ends: flag(3) },
     };
     Ok((entry, wide(4)))
 }
 
-fn rest(meta: Meta, all: &mut Collected, files: &[Arc<PathBuf>]) -> io::Result<Head> {
+fn rest(meta: Meta, all: &mut Collected, files: &[Arc<PathBuf>]) -> io::Result<()> {
     let bad = |(count, first): Bad| {
         let row =
             |(spot, text)| Ok(BadRow { place: place(spot, files)?, problem: Problem::Told(text) });
@@ -279,5 +280,5 @@ fn rest(meta: Meta, all: &mut Collected, files: &[Arc<PathBuf>]) -> io::Result<H
     all.bad = bad(meta.bad)?;
     let note = |(spot, key, what)| Ok(Note { place: place(spot, files)?, key, what });
     all.notes = meta.notes.into_iter().map(note).collect::<io::Result<_>>()?;
-    Ok(Head { path: meta.path, format: meta.format, left_out: meta.left_out })
+    Ok(())
 }

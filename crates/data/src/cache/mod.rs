@@ -17,7 +17,7 @@ use crate::dataset::{Collected, Store};
 use crate::encode::Encoder;
 use crate::error::Limit;
 use crate::reading::Reading;
-use crate::rows::Head;
+use crate::rows::{self, Head, Source};
 
 pub(crate) use file::Writer;
 
@@ -93,6 +93,7 @@ impl fmt::Display for CacheNote {
 #[derive(Debug)]
 pub(crate) struct Slot<'a> {
     cache: &'a Cache,
+    sources: &'a [Source],
     path: PathBuf,
     files: Vec<key::DataFile>,
 }
@@ -106,7 +107,7 @@ impl<'a> Slot<'a> {
             return None;
         }
         let key = key::key(encoder, reading, limit, &files)?;
-        Some(Self { cache, path: cache.dir.join(key + ENTRY), files })
+        Some(Self { cache, sources: reading.sources, path: cache.dir.join(key + ENTRY), files })
     }
 
     /// Everything of the entry; `None` without one.
@@ -114,9 +115,9 @@ impl<'a> Slot<'a> {
         let path = self.path.clone();
         let paths = self.files.iter().map(|file| file.path.clone());
         match file::open(&self.path, paths) {
-            Ok(found) => {
+            Ok((all, store, format, left_out)) => {
                 notes.push(CacheNote::Reused { path });
-                Some(found)
+                Some((all, store, Head { path: rows::name(self.sources), format, left_out }))
             }
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>

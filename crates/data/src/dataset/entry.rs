@@ -25,14 +25,14 @@ pub(crate) struct Entry {
     pub(crate) whole: u64,
     /// Hash of what comes before the first trained token, if there is any but a begin token.
     pub(crate) prompt: Option<NonZeroU64>,
+    /// Whether labels are stored beside the ids: some are neither the id nor ignored.
+    pub(crate) own_labels: bool,
     pub(crate) marks: Marks,
 }
 
-/// What the preflight checks ask of a row, and how it is stored.
+/// What the preflight checks ask of a row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Marks {
-    /// Whether labels are stored beside the ids: some are neither the id nor ignored.
-    pub(crate) own_labels: bool,
     /// Too long, and cut.
     pub(crate) cut: bool,
     /// Begins with two begin tokens.
@@ -57,19 +57,20 @@ impl Entry {
             prompt: answer.filter(|answer| *answer > 1).map(|answer| {
                 NonZeroU64::new(hash(&[&bytes[..4 * answer]])).unwrap_or(NonZeroU64::MIN)
             }),
-            marks: Marks { own_labels, ..Marks::default() },
+            own_labels,
+            marks: Marks::default(),
         };
         (entry, bytes)
     }
 
     /// Bytes in the store.
     pub(crate) fn bytes(&self) -> usize {
-        self.tokens as usize * if self.marks.own_labels { 8 } else { 4 }
+        self.tokens as usize * if self.own_labels { 8 } else { 4 }
     }
 
     /// The example, from its bytes.
     pub(crate) fn example(&self, bytes: &[u8]) -> Example {
-        let (input_ids, labels) = unpack(bytes, self.marks.own_labels);
+        let (input_ids, labels) = unpack(bytes, self.own_labels);
         Example { input_ids, labels, place: self.place.clone() }
     }
 }

@@ -219,11 +219,16 @@ pub(crate) fn each(
             }
         })?;
     }
-    let path = sources.first().map_or_else(PathBuf::new, |source| source.path.clone());
+    let path = name(sources);
     if !any {
         return Err(Error::NoRows { path });
     }
     Ok(Head { path, format: first_format.unwrap_or(Format::Chat), left_out })
+}
+
+/// What sources are called in messages.
+pub(crate) fn name(sources: &[Source]) -> PathBuf {
+    sources.first().map_or_else(PathBuf::new, |source| source.path.clone())
 }
 
 /// Reads the format's own fields. Other top-level fields (ids, sources...) are of no concern.
