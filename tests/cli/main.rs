@@ -9,6 +9,7 @@ mod errors;
 mod memory;
 mod resume;
 mod support;
+mod telemetry;
 mod tools;
 mod train;
 mod trajectory;

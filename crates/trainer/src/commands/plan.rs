@@ -284,6 +284,7 @@ impl Query<'_> {
                 train: recipe.train.clone(),
                 windows: vec![window],
                 evaluated: vec![batch],
+                prompts: None,
             },
         }
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
+use data::preflight::Report;
 use data::rows::Format;
 use data::{Dataset, PromptFormat};
 use kernels::{Backend, MemoryUsage};
@@ -23,7 +24,7 @@ use crate::prepare::{Prepared, prepare};
 use crate::profile::Profile;
 use crate::progress::{say, warn};
 use crate::recipe::{ModelSection, Override, Precision, Quantize, Recipe};
-use crate::sft::{self, Job, Output, Summary};
+use crate::sft::{self, Job, Output, Prompts, Summary};
 use crate::stop::{Stops, parse_time};
 
 /// Arguments.
@@ -99,7 +100,7 @@ pub fn run(args: Args) -> Result<()> {
 
     let base = Base::open_as(&recipe.model.path, recipe.data.chat_template.as_deref())?;
     let mut output = output.with_tokenizer(base.tokenizer().clone());
-    let Prepared { train, eval, format, .. } = prepare(&recipe, &base)?.refuse(&recipe.data)?;
+    let Prepared { train, eval, format, report } = prepare(&recipe, &base)?.refuse(&recipe.data)?;
     let quantization = Quantization {
         quantize: recipe.model.quantize,
         blocksize: recipe.model.blocksize,
@@ -114,6 +115,7 @@ pub fn run(args: Args) -> Result<()> {
         quantization,
         train,
         eval,
+        preflight: &report,
         checkpoint: checkpoint.as_ref(),
         allowed: &args.allow_change,
         deadline,
@@ -174,6 +176,7 @@ struct Fit<'a> {
     quantization: Quantization,
     train: Dataset,
     eval: Option<Dataset>,
+    preflight: &'a Report,
     checkpoint: Option<&'a Checkpoint>,
     allowed: &'a [String],
     deadline: Option<Instant>,
@@ -190,7 +193,9 @@ impl Task for Fit<'_> {
             resume::compare(checkpoint, recipe, &identity, self.allowed)?;
         }
         let quantization = self.quantization;
-        let need = settle(backend, recipe, &base, quantization, &train, eval.as_ref())?;
+        let (eval, prompts) = (eval.as_ref(), prompts(recipe, &base, eval.as_ref())?);
+        let prompts = prompts.as_ref();
+        let need = settle(backend, recipe, &base, quantization, &train, eval, prompts)?;
         let decoder = base.load(backend, quantization, recipe.train.precision)?;
         let adapter = match checkpoint {
             None => adapter(recipe, &decoder)?,
@@ -199,11 +204,14 @@ impl Task for Fit<'_> {
         let (trainable, all) = (adapter.params().numel(), base.parameters());
         say(&crate::base::trainable_line(trainable, all));
         output.start(recipe)?;
+        let preflight = serde_json::to_vec_pretty(self.preflight)?;
+        models::weights::write_bytes(&output.preflight(), &preflight)?;
         let job = Job {
             recipe,
             identity,
             train_set: &train,
-            eval_set: eval.as_ref(),
+            eval_set: eval,
+            prompts,
             keep: need.keep,
             output,
             checkpoint,
@@ -213,6 +221,14 @@ impl Task for Fit<'_> {
         let summary = sft::train(&decoder, adapter, job)?;
         Ok((summary, backend.memory()))
     }
+}
+
+/// What the model is to answer before and after; nothing without rows to judge by.
+fn prompts(recipe: &Recipe, base: &Base, eval: Option<&Dataset>) -> Result<Option<Prompts>> {
+    let Some(eval) = eval else { return Ok(None) };
+    let (count, tokenizer) = (recipe.output.samples, base.tokenizer());
+    let prompts = Prompts::of(eval, count, tokenizer, base.stop_tokens())?;
+    Ok((!prompts.is_empty()).then_some(prompts))
 }
 
 /// The recipe with what the backend settles.

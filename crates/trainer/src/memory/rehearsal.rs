@@ -9,7 +9,7 @@ use models::decoder::{Adapter, Decoder, Keep};
 
 use crate::recipe::TrainSection;
 use crate::schedule::Schedule;
-use crate::sft::{SftTrainer, StepSettings, batch_loss};
+use crate::sft::{Prompts, SftTrainer, StepSettings, batch_loss};
 
 /// What a run gives the device to do, as far as memory depends on it.
 #[derive(Debug, Clone)]
@@ -20,6 +20,8 @@ pub struct Workload {
     pub windows: Vec<Window>,
     /// Batches of evaluations.
     pub evaluated: Vec<Batch>,
+    /// Prompts that are answered before and after.
+    pub prompts: Option<Prompts>,
 }
 
 /// What was found.
@@ -91,6 +93,9 @@ impl<'m, K: Backend> Rehearsal<'m, K> {
         let precision = self.workload.train.precision.on(backend);
         for batch in &self.workload.evaluated {
             batch_loss(self.decoder, Some(self.trainer.adapter()), batch, precision)?;
+        }
+        if let Some(prompts) = &self.workload.prompts {
+            prompts.rehearse(self.decoder, self.trainer.adapter(), precision)?;
         }
         self.trainer.set_keep(Arc::clone(&keep));
         let mut first = None;

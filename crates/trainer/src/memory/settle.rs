@@ -11,7 +11,7 @@ use super::{AdapterFrom, Budget, Choice, Need, Setup, Workload, extremes, kept, 
 use crate::base::{Base, Quantization};
 use crate::progress::say;
 use crate::recipe::Recipe;
-use crate::sft;
+use crate::sft::{self, Prompts};
 
 /// Steps among which the largest is looked for.
 const WINDOWS: usize = 10_000;
@@ -32,6 +32,7 @@ pub fn settle<K: Backend>(
     quantization: Quantization,
     train: &Dataset,
     eval: Option<&Dataset>,
+    prompts: Option<&Prompts>,
 ) -> Result<Need> {
     let source = Hollow::of(base.source())?;
     let plan = sft::Plan::new(&recipe.train, &recipe.data, train);
@@ -48,6 +49,7 @@ pub fn settle<K: Backend>(
             train: recipe.train.clone(),
             windows: extremes(plan.windows(train).take(WINDOWS))?,
             evaluated: evaluated.flatten().into_iter().collect(),
+            prompts: prompts.cloned(),
         },
     };
     let free = backend.free_memory();

@@ -141,6 +141,7 @@ impl Workload {
             train: self.train.clone(),
             windows: self.windows.iter().map(window).collect(),
             evaluated: self.evaluated.iter().map(cut).collect(),
+            prompts: self.prompts.clone(),
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use data::{Batch, Example, Window};
+use data::{Batch, Dataset, Example, Window};
 use kernels::{Backend, Cpu};
 use models::LoraConfig;
 use models::decoder::{Adapter, BaseFormat, Decoder, Keep, LoadOptions};
@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::recipe::{Optim, Precision, TrainSection};
 use crate::schedule::Schedule;
-use crate::sft::{SftTrainer, StepSettings, batch_loss};
+use crate::sft::{Prompts, SftTrainer, StepSettings, batch_loss};
+use crate::stop::Stops;
 
 fn checkpoint(model: &str) -> Checkpoint {
     let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models");
@@ -58,6 +59,7 @@ fn workload(precision: Precision, optim: Optim) -> Workload {
         train: TrainSection { optim, precision, ..TrainSection::default() },
         windows: vec![window(&[&[37, 5, 20], &[30]]), window(&[&[50]])],
         evaluated: vec![batch(&[40, 3])],
+        prompts: None,
     }
 }
 
@@ -236,4 +238,38 @@ fn sizes_are_read_as_people_write_them() {
     }
     let budget = Budget::Bytes(12_345);
     assert_eq!(budget.to_string().parse(), Ok(budget));
+}
+
+#[test]
+fn answers_before_and_after_are_planned() {
+    let checkpoint = checkpoint("llama");
+    let tokenizer = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tokenizer");
+    let tokenizer = models::tokenizer::Tokenizer::open(Path::new(tokenizer)).unwrap();
+    let row = |length: usize| Example {
+        input_ids: vec![7; length],
+        labels: (0..length).map(|i| if i + 9 < length { data::IGNORE } else { 7 }).collect(),
+        place: data::rows::Place::default(),
+    };
+    // Far more than a step takes.
+    let rows: Dataset = std::iter::repeat_n(row(110), 40).collect();
+    let prompts = Prompts::of(&rows, 30, &tokenizer, &[]).unwrap();
+    let without = workload(F32.0, F32.1);
+    let with = Workload { prompts: Some(prompts.clone()), ..without.clone() };
+    let measure = |workload: &Workload| {
+        let dry = Cpu::new().dry_run();
+        let (decoder, adapter) = load(&dry, &Hollow::of(&checkpoint).unwrap(), &checkpoint);
+        let mut rehearsal = Rehearsal::new(&decoder, adapter, workload).unwrap();
+        rehearsal.measure(Arc::default()).unwrap().usage.peak
+    };
+    let cpu = Cpu::new();
+    let (decoder, adapter) = load(&cpu, &checkpoint, &checkpoint);
+    let settings = StepSettings::new(&cpu, &with.train, Arc::default());
+    let trainer =
+        SftTrainer::new(&decoder, adapter, Schedule::new(&with.train, 1), settings).unwrap();
+    let precision = with.train.precision.on(&cpu);
+    let answers =
+        prompts.answer(&decoder, trainer.adapter(), precision, &Stops::default()).unwrap();
+    assert_eq!(answers.unwrap().len(), 30);
+    assert_eq!(measure(&with), cpu.memory().peak);
+    assert!(measure(&without) < measure(&with));
 }

@@ -296,7 +296,7 @@ impl Precision {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OutputSection {
-    /// Directory for adapters, checkpoints, `metrics.jsonl` and the resolved `recipe.toml`. Required.
+    /// Directory for adapters, checkpoints, `metrics.jsonl`, `report.html` and the resolved `recipe.toml`. Required.
     pub dir: PathBuf,
     /// Whether an earlier run in `dir` may be replaced.
     pub overwrite: bool,
@@ -306,6 +306,8 @@ pub struct OutputSection {
     pub checkpoint_steps: Option<usize>,
     /// Newest checkpoints to keep, besides the one of the best evaluation; 0 stores none at all.
     pub keep_checkpoints: usize,
+    /// Rows to judge by that the model answers before the first step and after the last, for `report.html`.
+    pub samples: usize,
     /// Write TensorBoard's event files into `tensorboard`, beside `metrics.jsonl`.
     pub tensorboard: bool,
 }
@@ -318,6 +320,7 @@ impl Default for OutputSection {
             checkpoint_minutes: 5.0,
             checkpoint_steps: None,
             keep_checkpoints: 2,
+            samples: 3,
             tensorboard: true,
         }
     }

@@ -1,16 +1,21 @@
 //! The page around the charts.
 
 use super::chart::{Curve, chart, number, smoothed};
-use super::escaped;
+use super::preflight::Preflight;
+use super::{Contents, escaped, samples};
 use crate::metrics::{EvalRow, Row, SkippedRow, StepRow};
 
 const STYLE: &str = include_str!("style.css");
+
+/// No script and no request, whatever is in the data.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
 
 /// Most lines of a list on the page.
 const MOST_LINES: usize = 50;
 
 /// The whole page.
-pub(super) fn render(title: &str, rows: &[Row], recipe: &str) -> String {
+pub(super) fn render(title: &str, contents: &Contents) -> String {
+    let Contents { rows, recipe, preflight, samples } = contents;
     let run = Run::of(rows);
     let body = [
         format!("<h1>{}</h1>", escaped(title)),
@@ -18,10 +23,13 @@ pub(super) fn render(title: &str, rows: &[Row], recipe: &str) -> String {
         run.charts(),
         run.evaluations(),
         run.skipped(),
+        samples::section(samples),
+        preflight.as_ref().map_or_else(String::new, Preflight::section),
         format!("<h2>Recipe</h2><pre>{}</pre>", escaped(recipe)),
     ];
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <link rel=\"icon\" href=\"data:,\"><title>{}</title><style>{STYLE}</style></head>\
          <body><main>{}</main></body></html>\n",
@@ -152,7 +160,11 @@ fn time(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use data::Stats;
+    use data::preflight::{Check, Finding, Histogram, Report, SideReport};
+
     use super::*;
+    use crate::sft::Sample;
 
     fn step(step: usize, loss: f64) -> Row {
         Row::Step(StepRow {
@@ -167,6 +179,19 @@ mod tests {
             peak_rss_bytes: Some(2_000_000_000),
             elapsed_s: 2.0 * step as f64,
         })
+    }
+
+    fn side() -> SideReport {
+        SideReport {
+            read: 3,
+            bad: 0,
+            left_out: 0,
+            dropped: 0,
+            truncated: 0,
+            stats: Stats { rows: 3, tokens: 100, trained_tokens: 40, longest: 20 },
+            bins: None,
+            lengths: Histogram::new([20, 10, 10].into_iter()),
+        }
     }
 
     #[test]
@@ -184,7 +209,30 @@ mod tests {
             Row::Skipped(SkippedRow { step: 2, skipped, lr: 1e-4, elapsed_s: 3.0 }),
             step(3, 1.25),
         ];
-        let page = render("runs/<first>", &rows, "[train]\nseed = 1\nname = \"a & b\"");
+        let text = |text: &str| Some(text.to_owned());
+        let sample = Sample {
+            place: "<b>rows</b>".to_owned(),
+            prompt: "</pre><script>alert(1)</script>".to_owned(),
+            expected: " yes\n".to_owned(),
+            before: text("\"><img src=x onerror=alert(1)>"),
+            after: text("yes"),
+        };
+        let finding = Finding {
+            check: Check::Duplicates,
+            fatal: false,
+            message: "<i>twice</i>".to_owned(),
+            places: vec!["a<b, line 1".to_owned()],
+            count: 7,
+        };
+        let report = Report { train: side(), eval: Some(side()), findings: vec![finding] };
+        let preflight = serde_json::to_value(report).unwrap();
+        let contents = Contents {
+            rows: rows.to_vec(),
+            recipe: "[train]\nseed = 1\nname = \"a & b\"".to_owned(),
+            preflight: serde_json::from_value(preflight).unwrap(),
+            samples: vec![sample],
+        };
+        let page = render("runs/<first>", &contents);
         for expected in [
             "runs/&lt;first&gt;",
             "<dd>3<small>",
@@ -194,17 +242,24 @@ mod tests {
             "the loss &lt;script&gt;",
             "a &amp; b",
             "2.00 GB",
+            "After (as expected)",
+            "<figcaption>Before</figcaption><pre>&quot;&gt;&lt;img",
+            "<pre>&lt;/pre&gt;&lt;script&gt;",
+            "&lt;b&gt;rows",
+            "&lt;i&gt;twice&lt;/i&gt;<small>a&lt;b, line 1, ...</small>",
+            "<td>40 (40.0 %)</td><td>40 (40.0 %)</td>",
+            "<dt>19 to 20</dt><dd><i style=\"width:50.0%\"></i>1</dd>",
         ] {
             assert!(page.contains(expected), "no {expected:?} in {page}");
         }
-        for request in ["http", "<script", "src=", "url(", "@import"] {
+        for request in ["http:", "https:", "<script", "<img", "url(", "@import"] {
             assert!(!page.contains(request), "{request}");
         }
     }
 
     #[test]
     fn a_run_without_steps_has_a_page() {
-        assert!(render("r", &[], "").contains("No step was taken yet"));
+        assert!(render("r", &Contents::default()).contains("No step was taken yet"));
         assert_eq!(
             (time(0.5), time(61.0), time(7260.0)),
             ("0.5 s".into(), "1 min 1 s".into(), "2 h 1 min".into())

@@ -148,6 +148,17 @@ impl Output {
         Ok(())
     }
 
+    /// Removes the samples of an earlier run.
+    pub fn remove_samples(&self) -> Result<()> {
+        let path = self.samples();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| path.display().to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the directory of checkpoints before anything else of the run is stored: an adapter beside it may be
     /// that of a run which was killed before its first checkpoint, and can begin again.
     pub fn promise_checkpoints(&self) -> Result<()> {
@@ -173,6 +184,16 @@ impl Output {
     /// `trace.json`, the spans of a profiled run.
     pub fn trace(&self) -> PathBuf {
         self.dir.join("trace.json")
+    }
+
+    /// `samples.json`, answers before and after.
+    pub fn samples(&self) -> PathBuf {
+        self.dir.join("samples.json")
+    }
+
+    /// `preflight.json`, what was found in the data.
+    pub fn preflight(&self) -> PathBuf {
+        self.dir.join("preflight.json")
     }
 
     /// Directory of TensorBoard's event files.

@@ -15,7 +15,8 @@ use super::guard::Unmoved;
 use super::recorder::Recorder;
 use super::saver::{Save, Saved};
 use super::{
-    Evaluation, NotFinite, Output, Plan, SftTrainer, Skipped, StepOutcome, StepSettings, evaluate,
+    Evaluation, NotFinite, Output, Plan, Prompts, Sample, SftTrainer, Skipped, StepOutcome,
+    StepSettings, evaluate, samples,
 };
 use crate::checkpoint::{Checkpoint, Identity, RunState};
 use crate::metrics::{EvalRow, Row, SkippedRow, StepRow, peak_rss_bytes};
@@ -36,6 +37,8 @@ pub struct Job<'a> {
     pub train_set: &'a Dataset,
     /// Rows to judge by.
     pub eval_set: Option<&'a Dataset>,
+    /// What the model answers before and after, if anything.
+    pub prompts: Option<&'a Prompts>,
     /// What is kept of each layer.
     pub keep: Arc<[Keep]>,
     /// Where results go.
@@ -85,8 +88,18 @@ pub fn train<K: Backend>(
     adapter: Adapter<K>,
     job: Job<'_>,
 ) -> Result<Summary> {
-    let Job { recipe, identity, train_set, eval_set, keep, output, checkpoint, stops, profile } =
-        job;
+    let Job {
+        recipe,
+        identity,
+        train_set,
+        eval_set,
+        prompts,
+        keep,
+        output,
+        checkpoint,
+        stops,
+        profile,
+    } = job;
     let plan = Plan::new(&recipe.train, &recipe.data, train_set);
     let schedule = Schedule::new(&recipe.train, plan.total_steps());
     let settings = StepSettings::new(decoder.backend(), &recipe.train, keep);
@@ -94,7 +107,10 @@ pub fn train<K: Backend>(
     let mut state = RunState::new(plan.total_steps(), identity.clone());
     let with_events = recipe.output.tensorboard;
     let recorder = match checkpoint {
-        None => Recorder::create(output, with_events)?,
+        None => {
+            output.remove_samples()?;
+            Recorder::create(output, with_events)?
+        }
         Some(checkpoint) => {
             trainer.restore(checkpoint)?;
             state =
@@ -110,6 +126,7 @@ pub fn train<K: Backend>(
         decoder,
         trainer,
         eval_set,
+        prompts,
         output,
         profile,
         recorder,
@@ -136,6 +153,7 @@ struct Run<'a, K: Backend> {
     decoder: &'a Decoder<K>,
     trainer: SftTrainer<'a, K>,
     eval_set: Option<&'a Dataset>,
+    prompts: Option<&'a Prompts>,
     output: &'a Output,
     profile: Option<&'a mut Profile>,
     recorder: Recorder,
@@ -161,6 +179,9 @@ struct Run<'a, K: Backend> {
 
 impl<K: Backend> Run<'_, K> {
     fn run(mut self, plan: &Plan, train_set: &Dataset) -> Result<Summary> {
+        if self.state.step == 0 {
+            self.sample(|sample, answer| sample.before = Some(answer))?;
+        }
         let mut stop = self.settle(plan)?;
         for (step, window) in (1..).zip(plan.windows(train_set)).skip(self.state.step) {
             if stop.is_some() {
@@ -171,6 +192,9 @@ impl<K: Backend> Run<'_, K> {
         }
         let saved = self.saves.finish(&self.stops)?;
         self.tell_saved(&saved);
+        if stop.is_none() {
+            self.sample(|sample, answer| sample.after = Some(answer))?;
+        }
         self.progress.finish();
         let (checkpoints, blocked) = (self.checkpoints, self.blocked + self.saves.waited);
         let state = self.state;
@@ -388,6 +412,29 @@ impl<K: Backend> Run<'_, K> {
             self.is_best = true;
         }
         Ok(true)
+    }
+
+    /// Has the prompts answered, and their answers stored. No result depends on it.
+    fn sample(&self, put: impl Fn(&mut Sample, String)) -> Result<()> {
+        let Some(prompts) = self.prompts else { return Ok(()) };
+        let precision = self.recipe.train.precision.on(self.decoder.backend());
+        let adapter = self.trainer.adapter();
+        let Some(answers) = prompts.answer(self.decoder, adapter, precision, &self.stops)? else {
+            return Ok(());
+        };
+        let path = self.output.samples();
+        // Those of before, unless they are of other rows.
+        let stored = samples::read(&path).unwrap_or_default();
+        let mut rows = prompts.rows().to_vec();
+        for (row, answer) in rows.iter_mut().zip(answers) {
+            let same = |old: &&Sample| (&old.place, &old.prompt) == (&row.place, &row.prompt);
+            row.before = stored.iter().find(same).and_then(|old| old.before.clone());
+            put(row, answer);
+        }
+        if let Err(error) = samples::write(&path, &rows) {
+            warn!("no samples: {}", crate::describe(&error));
+        }
+        Ok(())
     }
 
     fn elapsed(&self) -> f64 {
