@@ -14,19 +14,19 @@ const TOKENIZER_CLASS: &str = "PreTrainedTokenizerFast";
 impl Tokenizer {
     /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` with the
     /// tokens that begin, end and fill, and with a chat template `chat_template.jinja` into an existing directory.
+    /// `tokenizer.json` comes last: where it is, the others are too.
     ///
     /// # Errors
     /// [`Error::Io`] when a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let json = self.inner.to_string(false).map_err(Error::tokenizer)?;
-        write(dir, "tokenizer.json", &json)?;
         write(dir, "tokenizer_config.json", &pretty(self.config_json()))?;
         write(dir, "special_tokens_map.json", &pretty(self.special_tokens_map()))?;
         write(dir, "generation_config.json", &pretty(self.generation_config()))?;
-        match &self.chat_template {
-            Some(template) => write(dir, "chat_template.jinja", template),
-            None => Ok(()),
+        if let Some(template) = &self.chat_template {
+            write(dir, "chat_template.jinja", template)?;
         }
+        write(dir, "tokenizer.json", &json)
     }
 
     fn config_json(&self) -> Map<String, Value> {

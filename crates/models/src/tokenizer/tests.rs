@@ -288,3 +288,17 @@ fn unknown_vocabularies_are_named() {
     let error = with_text("tok-smollm.gguf", "<think>", "<|end|>");
     assert!(error.contains("`<|end|>` is there twice"), "{error}");
 }
+
+#[test]
+fn files_that_were_cut_off_are_told_by_tokenizer_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tokenizer = open("smollm");
+    tokenizer.set_chat_template("x".to_owned());
+    // No file can take the place of a directory.
+    fs::create_dir(dir.path().join("chat_template.jinja")).unwrap();
+    tokenizer.save(dir.path()).unwrap_err();
+    assert!(!dir.path().join("tokenizer.json").exists());
+    fs::remove_dir(dir.path().join("chat_template.jinja")).unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    assert!(dir.path().join("tokenizer.json").exists());
+}
