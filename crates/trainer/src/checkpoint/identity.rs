@@ -108,7 +108,8 @@ pub fn differences(then: (&Recipe, &Identity), now: (&Recipe, &Identity)) -> Vec
 
 fn contents(identity: &Identity) -> impl Iterator<Item = (String, String)> {
     let Identity { device, model, tokenizer, data, eval_data } = identity;
-    let file = |hash: &str| format!("a file of SHA-256 {}...", &hash[..hash.len().min(12)]);
+    let file =
+        |hash: &str| format!("a file of SHA-256 {}...", hash.chars().take(12).collect::<String>());
     [
         ("device", Some(device.clone())),
         ("model.path", Some(file(model))),
@@ -187,5 +188,8 @@ mod tests {
             names(&recipe, &changed),
             ["data.eval_path", "data.path", "device", "tokenizer"]
         );
+        // A checkpoint from elsewhere may hold any text.
+        let strange = Identity { model: "12345678901é".into(), ..identity.clone() };
+        assert_eq!(names(&recipe, &strange), ["model.path"]);
     }
 }

@@ -54,7 +54,9 @@ impl Checkpoint {
         let damaged =
             |name: &str, what: String| CheckpointError::Damaged { path: dir.join(name), what };
         let text = std::fs::read(dir.join(STATE)).map_err(|e| damaged(STATE, e.to_string()))?;
-        let state = serde_json::from_slice(&text).map_err(|e| damaged(STATE, e.to_string()))?;
+        let state: RunState =
+            serde_json::from_slice(&text).map_err(|e| damaged(STATE, e.to_string()))?;
+        state.check().map_err(|what| damaged(STATE, what))?;
         let recipe =
             Recipe::read(&dir.join(RECIPE), &[]).map_err(|e| damaged(RECIPE, e.to_string()))?;
         Ok(Self { dir: dir.to_owned(), state, recipe })

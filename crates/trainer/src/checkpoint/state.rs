@@ -44,6 +44,12 @@ pub struct RunState {
     pub identity: Identity,
 }
 
+/// What no counter reaches, and far from where arithmetic with it ends.
+const MOST: u64 = 1 << 53;
+
+/// Thirty thousand years.
+const MOST_SECONDS: f64 = 1e12;
+
 impl RunState {
     /// Before the first step of a run of `total_steps`.
     pub fn new(total_steps: usize, identity: Identity) -> Self {
@@ -63,6 +69,29 @@ impl RunState {
             step_seconds: 0.0,
             elapsed_seconds: 0.0,
             identity,
+        }
+    }
+
+    /// Checks the numbers of a state that was read: a run that goes on counts and calculates with them.
+    ///
+    /// # Errors
+    /// The field and its value.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let counters = [
+            ("step", self.step as u64),
+            ("total_steps", self.total_steps as u64),
+            ("updates", self.updates),
+            ("passes", self.passes),
+            ("tokens", self.tokens as u64),
+        ];
+        if let Some((field, count)) = counters.into_iter().find(|(_, count)| *count > MOST) {
+            return Err(format!("`{field}` is {count}, which no run comes to"));
+        }
+        let times =
+            [("step_seconds", self.step_seconds), ("elapsed_seconds", self.elapsed_seconds)];
+        match times.into_iter().find(|(_, time)| !(0.0..=MOST_SECONDS).contains(time)) {
+            Some((field, time)) => Err(format!("`{field}` is {time}, which is no time of a run")),
+            None => Ok(()),
         }
     }
 }
