@@ -11,6 +11,7 @@ pub mod decoder;
 mod error;
 pub mod generate;
 pub mod gguf;
+mod settings;
 pub mod tokenizer;
 pub mod weights;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{LoraBias, LoraConfig, TargetModules, config::CAUSAL_LM, targets::last_names};
-use crate::{Error, Result};
+use crate::{Error, Result, settings};
 
 /// File name within an adapter directory.
 pub const CONFIG_FILE: &str = "adapter_config.json";
@@ -55,7 +55,7 @@ impl AdapterConfig {
     /// [`Error::Io`], [`Error::Format`], and [`Error::Field`] for features that are not supported yet.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG_FILE);
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+        let text = settings::read(&path)?;
         let map: Map<String, Value> = serde_json::from_str(&text)
             .map_err(|e| Error::format(&path, format!("not a JSON object: {e}")))?;
         parse(map, &path)

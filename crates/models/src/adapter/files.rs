@@ -13,7 +13,8 @@ use super::{
 use crate::{
     Error, Result,
     weights::{
-        AtomicDir, RawTensor, SafetensorsFile, StoredTensor, elements, nearest, write_safetensors,
+        AtomicDir, RawTensor, SafetensorsFile, StoredTensor, TensorInfo, elements, nearest,
+        write_safetensors,
     },
 };
 
@@ -44,7 +45,9 @@ pub fn read_adapter(
     let names: Vec<String> = modules.keys().cloned().collect();
     let mut left: std::collections::BTreeSet<String> = file.names().into_iter().collect();
     let mut weights = BTreeMap::new();
-    for target in resolve_targets(&lora, &names)? {
+    let targets = resolve_targets(&lora, &names)
+        .map_err(|error| Error::format(&dir.join(CONFIG_FILE), error.to_string()))?;
+    for target in targets {
         let [out_features, in_features] = modules[&target.module];
         let mut read = |part, shape: [usize; 2]| {
             let key = key(&target.module, part);
@@ -62,6 +65,19 @@ pub fn read_adapter(
             Err(Error::tensor(file.path(), key, message))
         }
     }
+}
+
+/// The tensors in the weights of the adapter in `dir`, whatever they are for, by name. Reads the header alone.
+///
+/// # Errors
+/// [`Error::Io`] or [`Error::Format`] when the file is missing, cut off or damaged.
+pub fn stored(dir: &Path) -> Result<BTreeMap<String, TensorInfo>> {
+    let file = open_weights(dir)?;
+    let info = |name: String| {
+        let info = file.get(&name)?.info();
+        Some((name, info))
+    };
+    Ok(file.names().into_iter().filter_map(info).collect())
 }
 
 /// Writes an adapter that PEFT loads, weights in f32. The directory appears as a whole; one already there is replaced

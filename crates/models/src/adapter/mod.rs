@@ -7,5 +7,5 @@ mod targets;
 
 pub use config::{InitLoraWeights, LoraBias, LoraConfig, TargetModules};
 pub use config_file::{AdapterConfig, CONFIG_FILE};
-pub use files::{LoraWeights, WEIGHTS_FILE, read_adapter, write_adapter};
+pub use files::{LoraWeights, WEIGHTS_FILE, read_adapter, stored, write_adapter};
 pub use targets::{Target, check_all_match, resolve_targets};

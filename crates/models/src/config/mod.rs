@@ -15,7 +15,7 @@ use std::{fmt, path::Path};
 use nf4::{QuantType, SourceDtype};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, settings};
 
 pub use layers::LinearShape;
 pub use rope::{RopeConfig, RopeScaling};
@@ -148,13 +148,10 @@ impl ModelConfig {
     /// where there is one.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-        let mut config = Self::from_json(&text, &path)?;
+        let mut config = Self::from_json(&settings::read(&path)?, &path)?;
         let path = dir.join("generation_config.json");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => read::extend_special_tokens(&mut config, &text, &path)?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(&path)(e)),
+        if let Some(text) = settings::read_if_there(&path)? {
+            read::extend_special_tokens(&mut config, &text, &path)?;
         }
         Ok(config)
     }

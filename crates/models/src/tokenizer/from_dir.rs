@@ -9,7 +9,10 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::{SpecialToken, SpecialTokens, Tokenizer};
-use crate::{Error, Result};
+use crate::{Error, Result, settings};
+
+/// Several times the largest `tokenizer.json` there is.
+const MOST_BYTES: u64 = 256 << 20;
 
 /// Files that hold a tokenizer in a form that is not read.
 const OTHER_FORMATS: [&str; 5] =
@@ -27,6 +30,7 @@ impl Tokenizer {
         if !path.is_file() {
             return Err(Error::format(&path, missing(dir)));
         }
+        settings::check(&path, MOST_BYTES)?;
         let bytes = fs::read(&path).map_err(Error::io(&path))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|e| Error::format(&path, format!("not a tokenizer: {e}")))?;
@@ -74,11 +78,7 @@ struct Json {
 impl Json {
     fn read(dir: &Path, name: &str) -> Result<Self> {
         let path = dir.join(name);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => "{}".to_owned(),
-            Err(e) => return Err(Error::io(&path)(e)),
-        };
+        let text = settings::read_if_there(&path)?.unwrap_or_else(|| "{}".to_owned());
         let fields =
             serde_json::from_str(&text).map_err(|e| Error::format(&path, e.to_string()))?;
         Ok(Self { path, fields })
@@ -194,10 +194,8 @@ fn special_token(
 fn chat_template(dir: &Path, config: &Json) -> Result<Option<String>> {
     const FIELD: &str = "chat_template";
     let path = dir.join("chat_template.jinja");
-    match fs::read_to_string(&path) {
-        Ok(template) => return Ok(Some(template)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(Error::io(&path)(e)),
+    if let Some(template) = settings::read_if_there(&path)? {
+        return Ok(Some(template));
     }
     match config.get(FIELD) {
         None => Ok(None),

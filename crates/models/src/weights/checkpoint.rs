@@ -6,7 +6,6 @@ use std::{
 };
 
 use half::{bf16, f16};
-use safetensors::Dtype;
 use serde::Deserialize;
 
 use super::{
@@ -14,7 +13,7 @@ use super::{
     names::missing_tensor,
     safetensors::{RawTensor, SafetensorsFile},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, settings};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -88,15 +87,15 @@ impl SafetensorsCheckpoint {
     }
 
     fn dense(&self, name: &str, raw: RawTensor<'_>) -> Result<StorageType> {
-        match raw.dtype {
-            Dtype::F32 => Ok(StorageType::F32),
-            Dtype::BF16 => Ok(StorageType::Bf16),
-            Dtype::F16 => Ok(StorageType::F16),
-            other => {
-                let message =
-                    format!("has type {other:?}; weights are F32, BF16, F16 or bitsandbytes 4-bit");
+        match raw.storage() {
+            StorageType::Other(_) => {
+                let message = format!(
+                    "has type {:?}; weights are F32, BF16, F16 or bitsandbytes 4-bit",
+                    raw.dtype
+                );
                 Err(Error::tensor(&self.dir, name, message))
             }
+            float => Ok(float),
         }
     }
 }
@@ -118,9 +117,7 @@ impl TensorSource for SafetensorsCheckpoint {
         if let Some(info) = self.quantized.get(name) {
             return Some(info.clone());
         }
-        let raw = self.raw(name)?;
-        let storage = self.dense(name, raw).unwrap_or(StorageType::Other(dtype_name(raw.dtype)));
-        Some(TensorInfo { storage, shape: raw.shape.to_vec(), bytes: raw.bytes.len() as u64 })
+        Some(self.raw(name)?.info())
     }
 
     fn read(&self, name: &str) -> Result<HostTensor<'_>> {
@@ -156,22 +153,8 @@ pub(crate) fn elements<T: bytemuck::Pod>(bytes: &[u8]) -> std::borrow::Cow<'_, [
     }
 }
 
-fn dtype_name(dtype: Dtype) -> &'static str {
-    match dtype {
-        Dtype::BOOL => "BOOL",
-        Dtype::U8 => "U8",
-        Dtype::I8 => "I8",
-        Dtype::I32 => "I32",
-        Dtype::I64 => "I64",
-        Dtype::F64 => "F64",
-        Dtype::F8_E4M3 => "F8_E4M3",
-        Dtype::F8_E5M2 => "F8_E5M2",
-        _ => "unsupported",
-    }
-}
-
 fn read_index(path: &Path) -> Result<Index> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = settings::read(path)?;
     serde_json::from_str(&text).map_err(|e| Error::format(path, format!("not a shard index: {e}")))
 }
 

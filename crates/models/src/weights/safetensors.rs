@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::Metadata};
 
-use super::MappedFile;
+use super::{MappedFile, StorageType, TensorInfo};
 use crate::{Error, Result};
 
 /// The header of a mapped safetensors file, checked against its length.
@@ -20,6 +20,33 @@ pub(crate) struct RawTensor<'a> {
     pub(crate) dtype: Dtype,
     pub(crate) shape: &'a [usize],
     pub(crate) bytes: &'a [u8],
+}
+
+impl RawTensor<'_> {
+    pub(crate) fn storage(&self) -> StorageType {
+        match self.dtype {
+            Dtype::F32 => StorageType::F32,
+            Dtype::BF16 => StorageType::Bf16,
+            Dtype::F16 => StorageType::F16,
+            Dtype::BOOL => StorageType::Other("BOOL"),
+            Dtype::U8 => StorageType::Other("U8"),
+            Dtype::I8 => StorageType::Other("I8"),
+            Dtype::I32 => StorageType::Other("I32"),
+            Dtype::I64 => StorageType::Other("I64"),
+            Dtype::F64 => StorageType::Other("F64"),
+            Dtype::F8_E4M3 => StorageType::Other("F8_E4M3"),
+            Dtype::F8_E5M2 => StorageType::Other("F8_E5M2"),
+            _ => StorageType::Other("unsupported"),
+        }
+    }
+
+    pub(crate) fn info(&self) -> TensorInfo {
+        TensorInfo {
+            storage: self.storage(),
+            shape: self.shape.to_vec(),
+            bytes: self.bytes.len() as u64,
+        }
+    }
 }
 
 impl SafetensorsFile {

@@ -3,18 +3,17 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use models::ModelConfig;
-use models::adapter::{AdapterConfig, TargetModules, WEIGHTS_FILE};
+use anyhow::Result;
+use models::adapter::{AdapterConfig, TargetModules, stored};
 use models::weights::Checkpoint;
-use safetensors::SafeTensors;
+use models::{ModelConfig, TensorInfo};
 
 use super::table::{Entry, size, table};
 use crate::base::{count_parameters, trainable_line};
 
 pub(super) fn report(dir: &Path, model: Option<&Path>) -> Result<String> {
     let AdapterConfig { lora, base_model } = AdapterConfig::read(dir)?;
-    let entries = entries(&dir.join(WEIGHTS_FILE))?;
+    let entries = entries(dir)?;
     let base = base_config(model, base_model.as_deref())?;
     let targets = match &lora.target_modules {
         TargetModules::Pattern(pattern) => pattern.clone(),
@@ -54,19 +53,12 @@ fn base_config(given: Option<&Path>, named: Option<&str>) -> Result<Option<Model
     Ok(Some(Checkpoint::open(path)?.config().clone()))
 }
 
-fn entries(path: &Path) -> Result<Vec<Entry>> {
-    let shown = || path.display().to_string();
-    let bytes = std::fs::read(path).with_context(shown)?;
-    let file = SafeTensors::deserialize(&bytes).with_context(shown)?;
-    let mut entries: Vec<Entry> = file
-        .iter()
-        .map(|(name, view)| Entry {
-            name: name.to_owned(),
-            dtype: format!("{:?}", view.dtype()),
-            shape: view.shape().to_vec(),
-            bytes: view.data().len() as u64,
-        })
-        .collect();
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+fn entries(dir: &Path) -> Result<Vec<Entry>> {
+    let entry = |(name, TensorInfo { storage, shape, bytes })| Entry {
+        name,
+        dtype: storage.to_string(),
+        shape,
+        bytes,
+    };
+    Ok(stored(dir)?.into_iter().map(entry).collect())
 }
