@@ -112,14 +112,27 @@ impl Error {
     }
 
     pub(crate) fn format(path: &Path, message: impl Into<String>) -> Self {
-        Self::Format { path: path.to_owned(), message: message.into() }
+        Self::Format { path: path.to_owned(), message: short(message.into()) }
     }
 
     pub(crate) fn field(path: &Path, field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Field { path: path.to_owned(), field: field.into(), message: message.into() }
+        let (field, message) = (short(field.into()), short(message.into()));
+        Self::Field { path: path.to_owned(), field, message }
     }
 
     pub(crate) fn tensor(path: &Path, name: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Tensor { path: path.to_owned(), name: name.into(), message: message.into() }
+        let (name, message) = (short(name.into()), short(message.into()));
+        Self::Tensor { path: path.to_owned(), name, message }
     }
+}
+
+/// A text as it is, or without its middle: what a file from elsewhere calls things may have megabytes.
+fn short(text: String) -> String {
+    const MOST: usize = 1000;
+    const KEPT: usize = 400;
+    if text.len() <= MOST {
+        return text;
+    }
+    let (start, end) = (text.floor_char_boundary(KEPT), text.ceil_char_boundary(text.len() - KEPT));
+    format!("{} ... {}", &text[..start], &text[end..])
 }

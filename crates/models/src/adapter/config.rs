@@ -71,8 +71,8 @@ impl LoraConfig {
             return Err(refused("r", "0; a rank is at least 1"));
         }
         let mut alphas = std::iter::once(&self.lora_alpha).chain(self.alpha_pattern.values());
-        if let Some(alpha) = alphas.find(|alpha| !alpha.is_finite()) {
-            return Err(refused("lora_alpha", format!("{alpha}; it must be finite")));
+        if let Some(alpha) = alphas.find(|alpha| !(**alpha as f32).is_finite()) {
+            return Err(refused("lora_alpha", format!("{alpha:e}; it must be finite as an f32")));
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {
             return Err(refused(

@@ -50,16 +50,23 @@ pub fn missing_tensor(source: &dyn TensorSource, name: &str) -> Error {
     let names = source.names();
     let message = match nearest(name, names.iter().copied()) {
         Some(near) => format!("is missing; the nearest name is `{near}`"),
-        None => "is missing; there are no tensors at all".to_owned(),
+        None => "is missing; nothing there has a name like it".to_owned(),
     };
     Error::tensor(source.path(), name, message)
 }
 
-/// The candidate with the smallest edit distance, the first of equals.
+/// The candidate with the smallest edit distance, the first of equals. Names from elsewhere may be long and many, and
+/// a distance takes the product of two lengths in time and memory: such names are like no other.
 pub(crate) fn nearest<'a>(
     name: &str,
     candidates: impl Iterator<Item = &'a str>,
 ) -> Option<&'a str> {
+    const LONGEST: usize = 200;
+    const MOST: usize = 10_000;
+    if name.len() > LONGEST {
+        return None;
+    }
+    let candidates = candidates.take(MOST).filter(|candidate| candidate.len() <= LONGEST);
     candidates.min_by_key(|candidate| strsim::damerau_levenshtein(name, candidate))
 }
 

@@ -1,5 +1,6 @@
 //! Tensors of all layers in one line each.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 /// A tensor of a file.
@@ -14,12 +15,12 @@ pub(super) struct Entry {
 /// Lines of `dtype shape count bytes name`; tensors that differ only in their layer share one.
 pub(super) fn table(entries: &[Entry]) -> String {
     let mut lines: Vec<(Entry, usize)> = Vec::new();
+    let mut known = HashMap::new();
     for entry in entries {
         let entry = Entry { name: without_layer(&entry.name), ..entry.clone() };
-        let same = lines.iter_mut().find(|(line, _)| {
-            (&line.name, &line.dtype, &line.shape) == (&entry.name, &entry.dtype, &entry.shape)
-        });
-        match same {
+        let same = (entry.name.clone(), entry.dtype.clone(), entry.shape.clone());
+        let line = *known.entry(same).or_insert(lines.len());
+        match lines.get_mut(line) {
             Some((line, count)) => {
                 line.bytes += entry.bytes;
                 *count += 1;
