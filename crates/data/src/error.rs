@@ -281,9 +281,9 @@ pub enum TemplateError {
         /// The token.
         token: &'static str,
     },
-    /// A short conversation is not rendered in any sensible time.
+    /// A conversation is not rendered in any sensible time.
     #[error(
-        "the chat template did not finish two short turns in {seconds} s; is there an endless loop?"
+        "the chat template did not finish a conversation in {seconds} s; is there an endless loop?"
     )]
     Endless {
         /// The time it was given.

@@ -6,12 +6,13 @@
 
 mod builtin;
 mod functions;
+mod limit;
 mod print;
 
 use std::ops::Range;
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind, context};
@@ -21,15 +22,13 @@ use serde_json::Value as Json;
 use crate::error::TemplateError;
 use crate::rows::{Message, Role};
 use crate::special::SpecialTokens;
+use limit::limited;
 
 pub use builtin::Builtin;
 
 /// Steps and 64-byte units of text one rendering may use, which limits its time and its output: far above what a template needs for a million tokens,
 /// low enough that an endless loop ends in about a second.
 const FUEL: u64 = 2_000_000;
-
-/// Time for the trial of a template, which takes a millisecond.
-const TRIAL: Duration = Duration::from_secs(20);
 
 /// Unicode noncharacters that wrap what a `{% generation %}` block renders; they never reach the tokenizer.
 const OPEN: char = '\u{FDD0}';
@@ -41,9 +40,11 @@ const NAME: &str = "chat_template";
 #[derive(Debug)]
 pub struct ChatTemplate {
     source: String,
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     tokens: Value,
     has_generation: bool,
+    /// Whether a rendering was given up: the next rows would only take as long.
+    endless: AtomicBool,
 }
 
 /// A rendered conversation.
@@ -58,25 +59,16 @@ impl ChatTemplate {
     /// Compiles `source` and tries it on a short conversation. `strftime_now` tells the time of this call, in UTC.
     ///
     /// # Errors
-    /// [`TemplateError::Failed`] when it does not compile, [`TemplateError::Endless`] when the trial does not end: the
-    /// engine counts the work of a template, but not all of it (lists that are joined again and again are free).
+    /// [`TemplateError::Failed`] when it does not compile, [`TemplateError::Endless`] when the trial does not end.
     pub fn new(source: &str, special: &SpecialTokens) -> Result<Self, TemplateError> {
         let (source, special) = (source.to_owned(), special.clone());
-        let (sender, receiver) = mpsc::channel();
-        // A thread cannot be stopped; one that goes on for ever ends with the program, which has nothing else to do.
-        thread::spawn(move || {
-            let template = Self::compile(&source, &special);
-            if let Ok(template) = &template {
-                let turns = [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")];
-                // What it cannot render is told when a row asks for it.
-                let _ = template.render(&turns, &[], false);
-            }
-            // Nobody listens any more once the trial took too long.
-            let _ = sender.send(template);
-        });
-        receiver
-            .recv_timeout(TRIAL)
-            .unwrap_or(Err(TemplateError::Endless { seconds: TRIAL.as_secs() }))
+        let template = limited(move || Self::compile(&source, &special))??;
+        let turns = [Message::new(Role::User, "a"), Message::new(Role::Assistant, "b")];
+        match template.render(&turns, &[], false) {
+            Err(endless @ TemplateError::Endless { .. }) => Err(endless),
+            // What it cannot render is told when a row asks for it.
+            _ => Ok(template),
+        }
     }
 
     fn compile(source: &str, special: &SpecialTokens) -> Result<Self, TemplateError> {
@@ -100,7 +92,14 @@ impl ChatTemplate {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_secs() as i64);
         let source = source.to_owned();
-        Ok(Self { source, environment, tokens: special.variables(), has_generation }.at(now))
+        let this = Self {
+            source,
+            environment: Arc::new(environment),
+            tokens: special.variables(),
+            has_generation,
+            endless: AtomicBool::new(false),
+        };
+        Ok(this.at(now))
     }
 
     /// The source in Jinja.
@@ -111,7 +110,8 @@ impl ChatTemplate {
     /// Sets the time that `strftime_now` tells, in seconds since 1970 (UTC), so that a run can be repeated exactly.
     #[must_use]
     pub fn at(mut self, unix_seconds: i64) -> Self {
-        self.environment.add_function("strftime_now", move |format: &str| {
+        let environment = Arc::make_mut(&mut self.environment);
+        environment.add_function("strftime_now", move |format: &str| {
             functions::strftime(format, unix_seconds)
         });
         self
@@ -142,13 +142,24 @@ impl ChatTemplate {
             documents => (),
             ..self.tokens.clone()
         };
-        let template = self.environment.get_template(NAME).map_err(|error| failure(&error))?;
-        let text = template.render(variables).map_err(|error| failure(&error))?;
+        let text = self.text(variables)?;
         Ok(if self.has_generation {
             unwrap_blocks(&text)
         } else {
             Rendered { text, generation: None }
         })
+    }
+
+    fn text(&self, variables: Value) -> Result<String, TemplateError> {
+        if self.endless.load(Ordering::Relaxed) {
+            return Err(limit::endless());
+        }
+        let environment = Arc::clone(&self.environment);
+        let rendered = limited(move || environment.get_template(NAME)?.render(variables));
+        if matches!(rendered, Err(TemplateError::Endless { .. })) {
+            self.endless.store(true, Ordering::Relaxed);
+        }
+        rendered?.map_err(|error| failure(&error))
     }
 }
 
