@@ -6,6 +6,7 @@ mod cuda;
 mod cuda_faults;
 mod data;
 mod errors;
+mod hostile;
 mod memory;
 mod resume;
 mod support;
