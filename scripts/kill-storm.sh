@@ -10,21 +10,13 @@ cd "$(dirname "$0")/.."
 
 kills=${1:-200}
 delay=${STORM_DELAY:-600}
-binary=${QLORA_TRAIN:-target/release/qlora-train}
-[ -x "$binary" ] || cargo build --release
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+source scripts/tiny-run.sh
 
 if [ $# -gt 1 ]; then
     model=$2 rows=$3 steps=$4
 else
     model=$work/model rows=$work/rows.jsonl steps=60
-    mkdir "$model"
-    cp tests/fixtures/models/llama/{config.json,model.safetensors} "$model"
-    cp tests/fixtures/tokenizer/{tokenizer.json,tokenizer_config.json} "$model"
-    for i in $(seq 24); do
-        echo "{\"messages\": [{\"role\": \"user\", \"content\": \"question $i\"}, {\"role\": \"assistant\", \"content\": \"answer $((i % 3))\"}]}"
-    done >"$rows"
+    tiny_model 24
 fi
 cat >"$work/recipe.toml" <<TOML
 [lora]
@@ -46,7 +38,7 @@ train=("$binary" train "$work/recipe.toml" --model "$model" --data "$rows" --dev
 
 # What a run is for, without what depends on the clock.
 digest() {
-    (cd "$1" && sha256sum adapter/* adapter-last/*)
+    adapters "$1"
     sed -E 's/"(tokens_per_second|elapsed_s|peak_rss_bytes)":[^,}]*//g' "$1/metrics.jsonl" | sha256sum
 }
 
