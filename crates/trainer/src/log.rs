@@ -25,7 +25,7 @@ const VARIABLE: &str = "QLORA_LOG";
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogArgs {
     /// What to say: error, warn, info, debug or trace, also by part of the program, as
-    /// info,trainer::sft=debug [env: `QLORA_LOG`] [default: info].
+    /// `info,trainer::sft=debug` [env: `QLORA_LOG`] [default: info].
     #[arg(long, global = true, value_name = "FILTER")]
     log_level: Option<Filter>,
     /// Say more: --log-level debug.

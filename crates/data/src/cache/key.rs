@@ -13,6 +13,7 @@ use crate::encode::{EncodeOptions, Encoder};
 use crate::error::Limit;
 use crate::reading::Reading;
 use crate::rows::Source;
+use crate::template::ChatTemplate;
 
 /// To be raised with every change of what is stored, or of the tokens that rows get.
 const VERSION: u32 = 1;
@@ -66,7 +67,7 @@ pub(super) fn key(
     add(&(VERSION, env!("CARGO_PKG_VERSION")));
     add(&encoder.tokenizer.to_string(false).ok()?);
     add(&(&encoder.special, encoder.special_texts()));
-    let template = encoder.template.as_ref().map(|template| template.source());
+    let template = encoder.template.as_ref().map(ChatTemplate::source);
     add(&template);
     if template.is_some_and(|source| source.contains("strftime_now")) {
         // Such templates write the date.
@@ -84,7 +85,8 @@ pub(super) fn key(
         // The ending of the name tells what is in it.
         add(&(file.source, file.path.file_name()?, hash));
     }
-    Some(key.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+    let head = u128::from_be_bytes(key.finalize()[..16].try_into().expect("a digest has 32 bytes"));
+    Some(format!("{head:032x}"))
 }
 
 fn hash(file: &DataFile) -> io::Result<[u8; 32]> {

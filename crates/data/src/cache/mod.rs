@@ -28,7 +28,7 @@ const ENTRY: &str = ".tokens";
 const PARTIAL: &str = ".partial";
 
 /// A file that was not written to for so long has lost its writer.
-const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+const ABANDONED: Duration = Duration::from_hours(24);
 
 /// A directory of tokens that may be removed at any time.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -113,7 +113,9 @@ fn unpack(bytes: &[u8], own_labels: bool) -> (Vec<u32>, Vec<u32>) {
 /// The first 64 bits of SHA-256, which are the same in every build: they are kept on disk.
 fn hash(parts: &[&[u8]]) -> u64 {
     let mut hash = Sha256::new();
-    parts.iter().for_each(|part| hash.update(part));
+    for part in parts {
+        hash.update(part);
+    }
     u64::from_le_bytes(hash.finalize()[..8].try_into().expect("a digest has 32 bytes"))
 }
 

@@ -164,7 +164,7 @@ fn what_was_not_used_for_longest_makes_room() {
         ENCODER.read(&Reading { cache: Some(cache), ..Reading::new(&sources, OPTIONS) }).unwrap()
     };
     let age = |path: &Path, hours: u64| {
-        let then = SystemTime::now() - Duration::from_secs(hours * 3600);
+        let then = SystemTime::now() - Duration::from_hours(hours);
         fs::File::open(path).unwrap().set_modified(then).unwrap();
     };
     read(&cache, 5);

@@ -179,7 +179,7 @@ proptest! {
             let collides = users[range.0..range.1].iter_mut().fold(false, |any, [read, wrote]| {
                 let others = !me & if kind == Kind::Write { *read | *wrote } else { *wrote };
                 *(if kind == Kind::Write { wrote } else { read }) |= me;
-                any | (others != 0)
+                any || (others != 0)
             });
             let found = launch.touch(&mut blocks[block as usize], range, kind);
             prop_assert_eq!(found.is_some(), collides, "{:?} of {:?} by {}", kind, range, block);

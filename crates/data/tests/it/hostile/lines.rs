@@ -140,10 +140,18 @@ pub(super) fn cases() -> Vec<Case> {
         let bytes = [GOOD.as_bytes(), b"\n", row, b"\n", GOOD.as_bytes()].concat();
         cases.push(Case::new("rows.jsonl", bytes, &["line 2: ", says]));
     };
-    NOT_JSON.iter().for_each(|row| second(row.as_bytes(), "not valid JSON"));
-    NO_OBJECT.iter().for_each(|row| second(row.as_bytes(), "not valid JSON (found "));
-    NOT_UTF8.iter().for_each(|row| second(row, "not valid UTF-8"));
-    NO_ROWS.iter().for_each(|(row, says)| second(row.as_bytes(), says));
+    for row in NOT_JSON {
+        second(row.as_bytes(), "not valid JSON");
+    }
+    for row in NO_OBJECT {
+        second(row.as_bytes(), "not valid JSON (found ");
+    }
+    for row in NOT_UTF8 {
+        second(row, "not valid UTF-8");
+    }
+    for (row, says) in NO_ROWS {
+        second(row.as_bytes(), says);
+    }
     let lists = format!("{{\"a\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
     let objects = format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000));
     for deep in [lists, objects] {

@@ -8,6 +8,9 @@ use super::{Case, File, Reader, read};
 /// A file of a terabyte that takes no room.
 const TERABYTE: u64 = 1 << 40;
 
+/// What it is, who reads it, the files, and what the message says.
+type Line = (&'static str, Reader, Vec<(&'static str, File)>, &'static str);
+
 pub(super) fn cases() -> Vec<Case> {
     let config = || Bytes(read("models/llama/config.json"));
     let weights = || Bytes(read("models/llama/model.safetensors"));
@@ -17,7 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
     let with_index =
         |index: File| vec![("config.json", config()), ("model.safetensors.index.json", index)];
     let sparse = |start: &[u8]| Sparse(start.to_vec(), TERABYTE);
-    let cases: Vec<(&'static str, Reader, Vec<(&'static str, File)>, &'static str)> = vec![
+    let cases: Vec<Line> = vec![
         ("settings without end", Reader::Model, model(Link("/dev/zero"), weights()), "not a file"),
         (
             "settings in a circle",
