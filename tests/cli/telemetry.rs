@@ -98,11 +98,25 @@ fn the_page_shows_data_and_answers_and_they_change_no_result() {
     }
     assert!(page("without").contains("<h2>Data</h2>") && !page("without").contains("Answers"));
 
+    // The scores are those of the samples.
+    let scores = |output: &str| -> Vec<(u64, f64)> {
+        let row = |row: &Value| Some((row["step"].as_u64()?, row.get("exact_match")?.as_f64()?));
+        w.metrics(output).iter().filter_map(row).collect()
+    };
+    let share = |when: &str| {
+        let right = |sample: &&Value| sample[when] == sample["expected"];
+        found.as_array().unwrap().iter().filter(right).count() as f64 / 3.0
+    };
+    let last = w.losses("with").len() as u64;
+    assert_eq!(scores("with"), [(0, share("before")), (last, share("after"))]);
+    assert!(scores("without").is_empty());
+
     // What was answered before the first step stays when a run goes on.
     let before = found[0]["before"].clone();
     let longer = ["--set", "train.max_steps=8", "--allow-change", "train.max_steps", "--resume"];
     stdout(&w.train("with", &longer));
     assert_eq!(samples("with")[0]["before"], before);
+    assert_eq!(scores("with").iter().map(|score| score.0).collect::<Vec<_>>(), [0, 8]);
 }
 
 /// Rows that are all alike, but for one.

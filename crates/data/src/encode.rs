@@ -152,7 +152,7 @@ impl Encoder {
     /// could not be read stay with `rows`.
     ///
     /// # Errors
-    /// [`Error::Setting`] when no row is left.
+    /// [`Error::Setting`](crate::Error::Setting) when no row is left.
     pub fn encode(&self, rows: &Rows, options: &EncodeOptions) -> Result<Dataset> {
         let limit = length::limit(options)?;
         let mut collector = Collector::new(Sink::Memory(Vec::new()));

@@ -2,6 +2,43 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
+/// How good answers are, all together.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Share of the answers that are [`exact`].
+    pub exact_match: f64,
+    /// How many that is.
+    pub matches: usize,
+    /// Share of the answers that come to the [`same_number`], of the rows that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number_match: Option<f64>,
+    /// Mean [`f1`].
+    pub f1: f64,
+}
+
+impl Scores {
+    /// Of pairs of an answer and the expected one; `None` where there are none.
+    pub fn of<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Option<Self> {
+        let (mut count, mut matches, mut sum) = (0, 0, 0.0);
+        let mut numbers = Vec::new();
+        for (answer, expected) in pairs {
+            count += 1;
+            matches += usize::from(exact(answer, expected));
+            numbers.extend(same_number(answer, expected));
+            sum += f1(answer, expected);
+        }
+        let right = numbers.iter().filter(|right| **right).count();
+        (count > 0).then(|| Self {
+            exact_match: matches as f64 / count as f64,
+            matches,
+            number_match: (!numbers.is_empty()).then(|| right as f64 / numbers.len() as f64),
+            f1: sum / count as f64,
+        })
+    }
+}
+
 /// Whether they are the same, spaces at the ends aside.
 pub fn exact(answer: &str, expected: &str) -> bool {
     answer.trim() == expected.trim()
@@ -81,6 +118,17 @@ mod tests {
         assert_eq!(same_number("so 72.0", "#### 72"), Some(true));
         assert_eq!(same_number("none", "#### 72"), Some(false));
         assert_eq!(same_number("72", "none"), None);
+    }
+
+    #[test]
+    fn scores_are_shares_of_the_answers() {
+        let pairs = [(" 7", "7"), ("so 7", "7"), ("blue cat", "red cat"), ("7", "blue")];
+        let scores = Scores::of(pairs).unwrap();
+        assert_eq!((scores.matches, scores.exact_match), (1, 0.25));
+        assert_eq!(scores.number_match, Some(1.0), "of the two rows with a number");
+        assert_eq!(scores.f1, (1.0 + 2.0 / 3.0 + 0.5) / 4.0);
+        assert_eq!(Scores::of([("a", "b")]).unwrap().number_match, None);
+        assert_eq!(Scores::of([]), None);
     }
 
     #[test]

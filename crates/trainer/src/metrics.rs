@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use data::score::Scores;
 use serde::{Deserialize, Serialize};
 
 use crate::append::Appender;
@@ -61,6 +62,18 @@ pub struct SkippedRow {
     pub elapsed_s: f64,
 }
 
+/// Answers to rows to judge by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnswersRow {
+    /// Optimizer steps before them.
+    pub step: usize,
+    /// How good they are.
+    #[serde(flatten)]
+    pub scores: Scores,
+    /// Time since the start of training.
+    pub elapsed_s: f64,
+}
+
 /// A line of the file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -71,6 +84,8 @@ pub enum Row {
     Eval(EvalRow),
     /// One step without an update.
     Skipped(SkippedRow),
+    /// Answers before the first step and after the last.
+    Answers(AnswersRow),
 }
 
 impl Row {
@@ -80,6 +95,7 @@ impl Row {
             Self::Step(row) => row.step,
             Self::Eval(row) => row.step,
             Self::Skipped(row) => row.step,
+            Self::Answers(row) => row.step,
         }
     }
 }
@@ -113,14 +129,17 @@ impl MetricsWriter {
         Ok(Self(Appender::open(path, |_| 0)?))
     }
 
-    /// Goes on after `step` steps: rows of later steps are cut off, and what a killed process left of a line. With
-    /// `evaluate`, an evaluation after that step is, too: it comes again.
+    /// Goes on after `step` steps: rows of later steps are cut off, and what a killed process left of a line. What
+    /// comes again is, too: answers after that step and, with `evaluate`, its evaluation.
     pub fn resume(path: &Path, step: usize, evaluate: bool) -> Result<Self> {
         let keep = |text: &[u8]| {
             let (rows, end) = whole_rows(text);
-            let again = |row: &Row| {
-                row.step() > step || evaluate && row.step() == step && matches!(row, Row::Eval(_))
+            let comes_again = |row: &Row| match row {
+                Row::Eval(_) => evaluate,
+                Row::Answers(_) => step > 0,
+                Row::Step(_) | Row::Skipped(_) => false,
             };
+            let again = |row: &Row| row.step() > step || row.step() == step && comes_again(row);
             rows.iter().find(|(_, row)| again(row)).map_or(end, |(start, _)| *start)
         };
         Ok(Self(Appender::open(path, keep)?))
@@ -194,6 +213,27 @@ mod tests {
 
     fn skipped(step: usize) -> Row {
         Row::Skipped(SkippedRow { step, skipped: "loss".into(), lr: 0.1, elapsed_s: 1.0 })
+    }
+
+    fn answers(step: usize) -> Row {
+        let scores = Scores { exact_match: 0.5, matches: 1, number_match: None, f1: 0.75 };
+        Row::Answers(AnswersRow { step, scores, elapsed_s: 1.0 })
+    }
+
+    #[test]
+    fn answers_before_stay_and_answers_after_come_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let rows = [answers(0), eval(0), skipped(1), eval(1), answers(1)];
+        for (step, evaluate, left) in [(0, false, 2), (0, true, 1), (1, false, 4), (1, true, 3)] {
+            let mut writer = MetricsWriter::create(&path).unwrap();
+            for row in &rows {
+                writer.write(row).unwrap();
+            }
+            assert_eq!(read(&path).unwrap(), rows);
+            MetricsWriter::resume(&path, step, evaluate).unwrap();
+            assert_eq!(read(&path).unwrap(), rows[..left]);
+        }
     }
 
     #[test]

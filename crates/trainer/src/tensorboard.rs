@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 
 use crate::append::Appender;
-use crate::metrics::Row;
+use crate::metrics::{AnswersRow, Row};
 
 const PREFIX: &str = "events.out.tfevents.";
 
@@ -107,6 +107,11 @@ fn values(row: &Row) -> Vec<(&'static str, f64)> {
         ],
         Row::Eval(row) => vec![("eval/loss", row.eval_loss), ("eval/perplexity", row.perplexity)],
         Row::Skipped(_) => Vec::new(),
+        Row::Answers(AnswersRow { scores, .. }) => {
+            let number = scores.number_match.map(|share| ("answers/number_match", share));
+            let rest = [("answers/exact_match", scores.exact_match), ("answers/f1", scores.f1)];
+            rest.into_iter().chain(number).collect()
+        }
     }
 }
 

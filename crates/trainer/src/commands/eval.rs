@@ -4,9 +4,10 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use data::rows::Rows;
-use data::{Dataset, EncodeOptions, GenerationCase, PromptFormat, score};
+use data::score::Scores;
+use data::{Dataset, EncodeOptions, GenerationCase, PromptFormat};
 use kernels::Backend;
 use models::generate::{GenerateOptions, Sampling, generate};
 use serde::Serialize;
@@ -62,14 +63,8 @@ struct Report {
 
 #[derive(Debug, Serialize)]
 struct Answers {
-    /// Share of the answers that equal the row's, spaces at the ends aside.
-    exact_match: f64,
-    matches: usize,
-    /// Share of the answers that come to the row's number, of those rows that have one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    number_match: Option<f64>,
-    /// Mean F1 of the words.
-    f1: f64,
+    #[serde(flatten)]
+    scores: Scores,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     examples: Vec<Sample>,
 }
@@ -164,35 +159,25 @@ fn exact_match<K: Backend>(
         precision: loaded.precision,
     };
     let progress = Progress::new("answering", cases.len(), 0);
-    let (mut done, mut matches, mut examples) = (0, 0, Vec::new());
-    let (mut numbers, mut f1) = (Vec::new(), 0.0);
+    let mut answers = Vec::with_capacity(cases.len());
     for batch in cases.chunks(args.batch_size) {
         let prompts: Vec<Vec<u32>> = batch.iter().map(|case| case.prompt_ids.clone()).collect();
         let adapter = loaded.adapter.as_ref();
         let texts = generate(&loaded.decoder, adapter, &prompts, &options, |_, _| {
             ControlFlow::Continue(())
         })?;
-        for (case, text) in batch.iter().zip(texts) {
-            let answer = loaded.base.tokenizer().decode(&text, true)?;
-            matches += usize::from(score::exact(&answer, &case.expected));
-            numbers.extend(score::same_number(&answer, &case.expected));
-            f1 += score::f1(&answer, &case.expected);
-            if examples.len() < args.show {
-                let GenerationCase { place, prompt, expected, .. } = case.clone();
-                examples.push(Sample { line: place.number, prompt, expected, answer });
-            }
+        for text in texts {
+            answers.push(loaded.base.tokenizer().decode(&text, true)?);
         }
-        done += batch.len();
-        progress.set(done, String::new);
+        progress.set(answers.len(), String::new);
     }
-    let right = numbers.iter().filter(|right| **right).count();
-    Ok(Answers {
-        exact_match: matches as f64 / cases.len() as f64,
-        matches,
-        number_match: (!numbers.is_empty()).then(|| right as f64 / numbers.len() as f64),
-        f1: f1 / cases.len() as f64,
-        examples,
-    })
+    let expected = cases.iter().map(|case| case.expected.as_str());
+    let scores = Scores::of(answers.iter().map(String::as_str).zip(expected));
+    let shown = cases.iter().zip(answers).take(args.show).map(|(case, answer)| {
+        let GenerationCase { place, prompt, expected, .. } = case.clone();
+        Sample { line: place.number, prompt, expected, answer }
+    });
+    Ok(Answers { scores: scores.context("no row to answer")?, examples: shown.collect() })
 }
 
 fn longest_answer(base: &Base, cases: &[GenerationCase]) -> Result<usize> {
@@ -214,10 +199,8 @@ fn print(args: &Args, report: &Report) -> Result<()> {
     writeln!(out, "rows            {}", report.rows)?;
     writeln!(out, "tokens          {}", report.tokens)?;
     writeln!(out, "trained tokens  {}", report.trained_tokens)?;
-    let Some(Answers { exact_match, matches, number_match, f1, examples }) = &report.exact_match
-    else {
-        return Ok(());
-    };
+    let Some(Answers { scores, examples }) = &report.exact_match else { return Ok(()) };
+    let Scores { exact_match, matches, number_match, f1 } = scores;
     let rows = report.rows;
     writeln!(out, "exact match     {:.1} % ({matches} of {rows})", 100.0 * exact_match)?;
     if let Some(share) = number_match {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use data::preflight::Report;
 use data::rows::Format;
+use data::score::Scores;
 use data::{Dataset, PromptFormat};
 use kernels::{Backend, MemoryUsage};
 use models::decoder::{Adapter, Decoder};
@@ -226,8 +227,8 @@ impl Task for Fit<'_> {
 /// What the model is to answer before and after; nothing without rows to judge by.
 fn prompts(recipe: &Recipe, base: &Base, eval: Option<&Dataset>) -> Result<Option<Prompts>> {
     let Some(eval) = eval else { return Ok(None) };
-    let (count, tokenizer) = (recipe.output.samples, base.tokenizer());
-    let prompts = Prompts::of(eval, count, tokenizer, base.stop_tokens())?;
+    let size = (recipe.output.samples, recipe.output.sample_tokens);
+    let prompts = Prompts::of(eval, size, base.tokenizer(), base.stop_tokens())?;
     Ok((!prompts.is_empty()).then_some(prompts))
 }
 
@@ -264,6 +265,18 @@ fn print_summary(
             "  eval loss    {:.4} -> {:.4} (perplexity {p:.3} -> {q:.3})",
             before.loss, after.loss
         )?;
+    }
+    if let Some(scores) = &summary.scores {
+        let mut line = |name: &str, of: fn(&Scores) -> Option<f64>| match scores.each_ref().map(of)
+        {
+            [Some(before), Some(after)] => {
+                writeln!(out, "  {name}  {:.1} % -> {:.1} %", 100.0 * before, 100.0 * after)
+            }
+            _ => Ok(()),
+        };
+        line("exact match", |scores| Some(scores.exact_match))?;
+        line("same number", |scores| scores.number_match)?;
+        line("F1 of words", |scores| Some(scores.f1))?;
     }
     let speed = summary.tokens as f64 / summary.step_time.as_secs_f64();
     writeln!(out, "  speed        {speed:.0} tokens/s over {} tokens", summary.tokens)?;

@@ -252,7 +252,7 @@ fn answers_before_and_after_are_planned() {
     };
     // Far more than a step takes.
     let rows: Dataset = std::iter::repeat_n(row(110), 40).collect();
-    let prompts = Prompts::of(&rows, 30, &tokenizer, &[]).unwrap();
+    let prompts = Prompts::of(&rows, (30, 64), &tokenizer, &[]).unwrap();
     let without = workload(F32.0, F32.1);
     let with = Workload { prompts: Some(prompts.clone()), ..without.clone() };
     let measure = |workload: &Workload| {

@@ -308,6 +308,8 @@ pub struct OutputSection {
     pub keep_checkpoints: usize,
     /// Rows to judge by that the model answers before the first step and after the last, for `report.html`.
     pub samples: usize,
+    /// Most tokens of such an answer. Rows whose answer has no more count in the answers' scores.
+    pub sample_tokens: usize,
     /// Write TensorBoard's event files into `tensorboard`, beside `metrics.jsonl`.
     pub tensorboard: bool,
 }
@@ -321,6 +323,7 @@ impl Default for OutputSection {
             checkpoint_steps: None,
             keep_checkpoints: 2,
             samples: 3,
+            sample_tokens: 64,
             tensorboard: true,
         }
     }

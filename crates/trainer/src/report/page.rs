@@ -3,7 +3,7 @@
 use super::chart::{Curve, chart, number, smoothed};
 use super::preflight::Preflight;
 use super::{Contents, escaped, samples};
-use crate::metrics::{EvalRow, Row, SkippedRow, StepRow};
+use crate::metrics::{AnswersRow, EvalRow, Row, SkippedRow, StepRow};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -23,7 +23,7 @@ pub(super) fn render(title: &str, contents: &Contents) -> String {
         run.charts(),
         run.evaluations(),
         run.skipped(),
-        samples::section(samples),
+        samples::section(samples, &run.answers),
         preflight.as_ref().map_or_else(String::new, Preflight::section),
         format!("<h2>Recipe</h2><pre>{}</pre>", escaped(recipe)),
     ];
@@ -43,6 +43,7 @@ struct Run<'a> {
     steps: Vec<&'a StepRow>,
     evals: Vec<&'a EvalRow>,
     skipped: Vec<&'a SkippedRow>,
+    answers: Vec<&'a AnswersRow>,
 }
 
 impl<'a> Run<'a> {
@@ -53,6 +54,7 @@ impl<'a> Run<'a> {
                 Row::Step(row) => run.steps.push(row),
                 Row::Eval(row) => run.evals.push(row),
                 Row::Skipped(row) => run.skipped.push(row),
+                Row::Answers(row) => run.answers.push(row),
             }
         }
         run

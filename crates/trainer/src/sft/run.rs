@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use data::score::Scores;
 use data::{Dataset, Window};
 use kernels::Backend;
 use models::decoder::{Adapter, Decoder, Keep};
@@ -19,7 +20,7 @@ use super::{
     StepSettings, evaluate, samples,
 };
 use crate::checkpoint::{Checkpoint, Identity, RunState};
-use crate::metrics::{EvalRow, Row, SkippedRow, StepRow, peak_rss_bytes};
+use crate::metrics::{AnswersRow, EvalRow, Row, SkippedRow, StepRow, peak_rss_bytes};
 use crate::profile::Profile;
 use crate::progress::Progress;
 use crate::recipe::Recipe;
@@ -64,6 +65,8 @@ pub struct Summary {
     pub last_loss: f64,
     /// Evaluations, with the number of steps before each; empty without held-out rows.
     pub evaluations: Vec<(usize, Evaluation)>,
+    /// How good answers to the samples were before the first step and after the last; `None` without any.
+    pub scores: Option<[Scores; 2]>,
     /// Steps after which the adapter was stored that is to be used.
     pub best_step: usize,
     /// Steps passed over.
@@ -137,6 +140,7 @@ pub fn train<K: Backend>(
         elapsed_before: Duration::from_secs_f64(state.elapsed_seconds),
         step_took: Duration::ZERO,
         not_finite: 0,
+        resumed: checkpoint.is_some(),
         unmoved_checked: checkpoint.is_some(),
         is_best: false,
         saved_step: state.step,
@@ -166,6 +170,7 @@ struct Run<'a, K: Backend> {
     step_took: Duration,
     /// Steps in a row until now in which something was not finite.
     not_finite: usize,
+    resumed: bool,
     unmoved_checked: bool,
     /// Whether the adapter is the best since it was evaluated last.
     is_best: bool,
@@ -179,7 +184,8 @@ struct Run<'a, K: Backend> {
 
 impl<K: Backend> Run<'_, K> {
     fn run(mut self, plan: &Plan, train_set: &Dataset) -> Result<Summary> {
-        if self.state.step == 0 {
+        // The first checkpoint is stored after these.
+        if !self.resumed {
             self.sample(|sample, answer| sample.before = Some(answer))?;
         }
         let mut stop = self.settle(plan)?;
@@ -192,8 +198,9 @@ impl<K: Backend> Run<'_, K> {
         }
         let saved = self.saves.finish(&self.stops)?;
         self.tell_saved(&saved);
+        let mut scores = None;
         if stop.is_none() {
-            self.sample(|sample, answer| sample.after = Some(answer))?;
+            scores = self.sample(|sample, answer| sample.after = Some(answer))?;
         }
         self.progress.finish();
         let (checkpoints, blocked) = (self.checkpoints, self.blocked + self.saves.waited);
@@ -207,6 +214,7 @@ impl<K: Backend> Run<'_, K> {
             last_loss: state.last_loss.unwrap_or(f64::NAN),
             best_step: state.best.map_or(state.step, |(step, _)| step),
             evaluations: state.evaluations,
+            scores,
             skipped: state.skipped,
             tokens: state.tokens,
             step_time: Duration::from_secs_f64(state.step_seconds),
@@ -414,14 +422,20 @@ impl<K: Backend> Run<'_, K> {
         Ok(true)
     }
 
-    /// Has the prompts answered, and their answers stored. No result depends on it.
-    fn sample(&self, put: impl Fn(&mut Sample, String)) -> Result<()> {
-        let Some(prompts) = self.prompts else { return Ok(()) };
+    /// Has the prompts answered, and their answers stored; how good those of before and these are. No result of
+    /// training depends on it.
+    fn sample(&mut self, put: impl Fn(&mut Sample, String)) -> Result<Option<[Scores; 2]>> {
+        let Some(prompts) = self.prompts else { return Ok(None) };
         let precision = self.recipe.train.precision.on(self.decoder.backend());
         let adapter = self.trainer.adapter();
         let Some(answers) = prompts.answer(self.decoder, adapter, precision, &self.stops)? else {
-            return Ok(());
+            return Ok(None);
         };
+        let scores = prompts.scores(&answers);
+        if let Some(scores) = scores {
+            let (step, elapsed_s) = (self.state.step, self.elapsed());
+            self.recorder.write(&Row::Answers(AnswersRow { step, scores, elapsed_s }))?;
+        }
         let path = self.output.samples();
         // Those of before, unless they are of other rows.
         let stored = samples::read(&path).unwrap_or_default();
@@ -434,7 +448,9 @@ impl<K: Backend> Run<'_, K> {
         if let Err(error) = samples::write(&path, &rows) {
             warn!("no samples: {}", crate::describe(&error));
         }
-        Ok(())
+        let before: Option<Vec<String>> = rows.into_iter().map(|row| row.before).collect();
+        let before = before.and_then(|answers| prompts.scores(&answers));
+        Ok(before.zip(scores).map(|(before, now)| [before, now]))
     }
 
     fn elapsed(&self) -> f64 {

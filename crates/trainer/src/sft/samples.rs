@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use autograd::Precision;
+use data::score::Scores;
 use data::{Dataset, Example, IGNORE};
 use kernels::Backend;
 use models::decoder::{Adapter, Decoder};
@@ -15,8 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stop::Stops;
 
-/// Most tokens of an answer. It may be longer than the expected one by [`SPARE`] so that one that does not end shows.
-const LONGEST: usize = 64;
+/// Tokens that an answer may have beyond the longest expected one, so that one that does not end shows.
 const SPARE: usize = 8;
 
 /// Rows among which those with a prompt and an answer are looked for.
@@ -42,20 +42,22 @@ pub struct Sample {
 pub struct Prompts {
     ids: Vec<Vec<u32>>,
     rows: Vec<Sample>,
+    /// Rows whose expected answer has no more tokens than an answer may: the others can't be answered right.
+    scored: Vec<bool>,
     stop_tokens: Vec<u32>,
     tokenizer: Tokenizer,
     max_new_tokens: usize,
 }
 
 impl Prompts {
-    /// The first `count` rows of `dataset` that are a prompt and an answer.
+    /// The first `count` rows of `dataset` that are a prompt and an answer, to be answered in at most `most` tokens.
     pub fn of(
         dataset: &Dataset,
-        count: usize,
+        (count, most): (usize, usize),
         tokenizer: &Tokenizer,
         stop_tokens: &[u32],
     ) -> Result<Self> {
-        let (mut ids, mut rows, mut longest) = (Vec::new(), Vec::new(), 0);
+        let (mut ids, mut rows, mut scored, mut longest) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for row in 0..dataset.len().min(LOOKED_AT) {
             if ids.len() == count {
                 break;
@@ -63,6 +65,7 @@ impl Prompts {
             let example = dataset.example(row)?;
             let Some((prompt, answer)) = last_answer(&example) else { continue };
             longest = longest.max(answer.len());
+            scored.push(answer.len() <= most);
             rows.push(Sample {
                 place: example.place.to_string(),
                 prompt: tokenizer.decode(prompt, true)?,
@@ -73,8 +76,8 @@ impl Prompts {
             ids.push(prompt.to_vec());
         }
         let (stop_tokens, tokenizer) = (stop_tokens.to_vec(), tokenizer.clone());
-        let max_new_tokens = LONGEST.min(longest + SPARE);
-        Ok(Self { ids, rows, stop_tokens, tokenizer, max_new_tokens })
+        let max_new_tokens = most.min(longest + SPARE);
+        Ok(Self { ids, rows, scored, stop_tokens, tokenizer, max_new_tokens })
     }
 
     /// Whether there is nothing to answer.
@@ -85,6 +88,13 @@ impl Prompts {
     /// The rows, without answers.
     pub(super) fn rows(&self) -> &[Sample] {
         &self.rows
+    }
+
+    /// How good answers to the rows are, of the rows that can be answered in full; `None` where there are none.
+    pub(super) fn scores(&self, answers: &[String]) -> Option<Scores> {
+        let all = answers.iter().zip(&self.rows).zip(&self.scored);
+        let scored = all.filter(|(_, scored)| **scored);
+        Scores::of(scored.map(|((answer, row), _)| (answer.as_str(), row.expected.as_str())))
     }
 
     /// The likeliest answers; `None` when a request to stop broke them off.
