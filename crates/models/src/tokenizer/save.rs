@@ -11,10 +11,19 @@ use crate::{Error, Result, weights::write_bytes};
 /// the digit splitting of a byte-level tokenizer that is called `GPT2Tokenizer`.
 const TOKENIZER_CLASS: &str = "PreTrainedTokenizerFast";
 
+/// Files of every tokenizer.
+const FILES: [&str; 4] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+];
+
+const TEMPLATE: &str = "chat_template.jinja";
+
 impl Tokenizer {
     /// Writes `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` with the
     /// tokens that begin, end and fill, and with a chat template `chat_template.jinja` into an existing directory.
-    /// `tokenizer.json` comes last: where it is, the others are too.
     ///
     /// # Errors
     /// [`Error::Io`] when a file cannot be written.
@@ -24,9 +33,15 @@ impl Tokenizer {
         write(dir, "special_tokens_map.json", &pretty(self.special_tokens_map()))?;
         write(dir, "generation_config.json", &pretty(self.generation_config()))?;
         if let Some(template) = &self.chat_template {
-            write(dir, "chat_template.jinja", template)?;
+            write(dir, TEMPLATE, template)?;
         }
         write(dir, "tokenizer.json", &json)
+    }
+
+    /// Whether all files that [`save`](Self::save) writes are in `dir`.
+    pub fn is_saved(&self, dir: &Path) -> bool {
+        let template = self.chat_template.as_ref().map(|_| TEMPLATE);
+        FILES.into_iter().chain(template).all(|name| dir.join(name).exists())
     }
 
     fn config_json(&self) -> Map<String, Value> {

@@ -290,15 +290,22 @@ fn unknown_vocabularies_are_named() {
 }
 
 #[test]
-fn files_that_were_cut_off_are_told_by_tokenizer_json() {
+fn a_tokenizer_is_saved_when_all_its_files_are_there() {
     let dir = tempfile::tempdir().unwrap();
     let mut tokenizer = open("smollm");
     tokenizer.set_chat_template("x".to_owned());
     // No file can take the place of a directory.
     fs::create_dir(dir.path().join("chat_template.jinja")).unwrap();
     tokenizer.save(dir.path()).unwrap_err();
-    assert!(!dir.path().join("tokenizer.json").exists());
     fs::remove_dir(dir.path().join("chat_template.jinja")).unwrap();
+    assert!(!tokenizer.is_saved(dir.path()));
     tokenizer.save(dir.path()).unwrap();
-    assert!(dir.path().join("tokenizer.json").exists());
+    assert!(tokenizer.is_saved(dir.path()));
+    for file in fs::read_dir(dir.path()).unwrap() {
+        let aside = dir.path().with_extension("aside");
+        let path = file.unwrap().path();
+        fs::rename(&path, &aside).unwrap();
+        assert!(!tokenizer.is_saved(dir.path()), "without {}", path.display());
+        fs::rename(&aside, &path).unwrap();
+    }
 }

@@ -67,9 +67,7 @@ impl Places {
     /// is replaced.
     fn complete(&self, adapter: &Path) -> Result<()> {
         match &self.tokenizer {
-            Some(tokenizer) if !adapter.join("tokenizer.json").exists() => {
-                Ok(tokenizer.save(adapter)?)
-            }
+            Some(tokenizer) if !tokenizer.is_saved(adapter) => Ok(tokenizer.save(adapter)?),
             _ => Ok(()),
         }
     }
