@@ -1,5 +1,5 @@
-//! Files as nobody should offer them: each is refused with an error that names it, at once and without memory to
-//! speak of. And files with bytes changed at random, which must never end the process.
+//! Files as nobody should offer them: each is refused with an error that names it. And files with bytes changed at
+//! random, which must never end the process. How much memory a refusal takes is measured where the binary is tested.
 
 mod files;
 
@@ -48,7 +48,7 @@ fn modules() -> BTreeMap<String, [usize; 2]> {
 }
 
 #[test]
-fn hostile_files_are_refused_at_once_and_without_memory() {
+fn hostile_files_are_refused() {
     let cases = files::all();
     let mut names = BTreeSet::new();
     for case in &cases {
@@ -69,12 +69,6 @@ fn hostile_files_are_refused_at_once_and_without_memory() {
         }
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-    if cfg!(target_os = "linux") {
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        let kib: u64 = peak.trim().trim_end_matches("kB").trim().parse().unwrap();
-        assert!(kib < 200_000, "{kib} kB at the most");
-    }
 }
 
 fn write(files: &[(&str, Vec<u8>)]) -> TempDir {
