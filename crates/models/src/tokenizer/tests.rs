@@ -301,9 +301,10 @@ fn a_tokenizer_is_saved_when_all_its_files_are_there() {
     assert!(!tokenizer.is_saved(dir.path()));
     tokenizer.save(dir.path()).unwrap();
     assert!(tokenizer.is_saved(dir.path()));
-    for file in fs::read_dir(dir.path()).unwrap() {
-        let aside = dir.path().with_extension("aside");
-        let path = file.unwrap().path();
+    let files: Vec<_> =
+        fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().path()).collect();
+    let aside = dir.path().with_extension("aside");
+    for path in files {
         fs::rename(&path, &aside).unwrap();
         assert!(!tokenizer.is_saved(dir.path()), "without {}", path.display());
         fs::rename(&aside, &path).unwrap();

@@ -156,7 +156,7 @@ fn last_answer(example: &Example) -> Option<(&[u32], &[u32])> {
     Some((&ids[..start], &ids[start..end]))
 }
 
-/// Reads what [`write`] wrote; nothing where there is no such file.
+/// Reads what [`write()`] wrote; nothing where there is no such file.
 pub fn read(path: &Path) -> Result<Vec<Sample>> {
     let named = || path.display().to_string();
     match std::fs::read(path) {
