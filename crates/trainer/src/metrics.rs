@@ -119,7 +119,7 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
     Ok(whole_rows(&text).0.into_iter().map(|(_, row)| row).collect())
 }
 
-/// Writes rows as they come, through an [`Appender`].
+/// Writes rows as they come. One that cannot be written, as on a full disk, waits for a later one.
 #[derive(Debug)]
 pub struct MetricsWriter(Appender);
 
