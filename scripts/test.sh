@@ -26,8 +26,12 @@ else
     on_emulator cargo test --workspace --features $features --no-fail-fast --exclude cuda-emulator
 fi
 
-# Some kills; the script alone takes ten times as many.
-QLORA_TRAIN=${CARGO_TARGET_DIR:-target}/debug/qlora-train scripts/kill-storm.sh 20
+# Some kills and some faults; both scripts alone take many more.
+export QLORA_TRAIN=${CARGO_TARGET_DIR:-target}/debug/qlora-train
+scripts/kill-storm.sh 20
+if command -v strace >/dev/null; then
+    scripts/fault-sweep.sh 25
+fi
 
 # The other architecture that vectors are written for, where its standard library is there.
 if rustup target list --installed 2>/dev/null | grep -qx aarch64-unknown-linux-gnu; then
