@@ -66,15 +66,21 @@ impl AtomicDir {
     /// On Linux the two directories are exchanged in one step. Elsewhere, and on file systems without that
     /// operation, there is a moment between two renames in which `target` does not exist.
     pub fn commit(self) -> Result<()> {
-        sync_files(self.path())?;
-        if self.target.is_dir() {
-            exchange(self.path(), &self.target)?;
-            keep_others(self.path(), &self.target)?;
+        let Self { temp, target } = self;
+        sync_files(temp.path())?;
+        if target.is_dir() {
+            link_others(&target, temp.path())?;
+            exchange(temp.path(), &target)?;
+            if let Err(error) = keep_others(temp.path(), &target) {
+                // What did not get across must not go with the old directory.
+                let _ = temp.keep();
+                return Err(error);
+            }
         } else {
-            fs::rename(self.path(), &self.target).map_err(Error::io(&self.target))?;
+            fs::rename(temp.path(), &target).map_err(Error::io(&target))?;
         }
-        sync_dir(parent(&self.target))
-        // What is left at the temporary name (the old directory, or nothing) goes when `self.temp` is dropped.
+        sync_dir(parent(&target))
+        // What is left at the temporary name (the old directory, or nothing) goes when `temp` is dropped.
     }
 }
 
@@ -95,16 +101,27 @@ fn exchange(new: &Path, target: &Path) -> Result<()> {
     fs::rename(&aside, new).map_err(Error::io(&aside))
 }
 
+/// Gives files of `old` that `new` does not have a name in `new`, too, so that whoever dies after the exchange loses
+/// none of them. What cannot be linked, such as a directory, is left to [`keep_others`].
+fn link_others(old: &Path, new: &Path) -> Result<()> {
+    for_others(old, new, |from, to| {
+        let _ = fs::hard_link(from, to);
+        Ok(())
+    })
+}
+
 /// Moves entries of `old` that `new` does not have into `new`.
 fn keep_others(old: &Path, new: &Path) -> Result<()> {
+    for_others(old, new, |from, to| fs::rename(from, to).map_err(Error::io(to)))
+}
+
+fn for_others(old: &Path, new: &Path, put: impl Fn(&Path, &Path) -> Result<()>) -> Result<()> {
     for entry in fs::read_dir(old).map_err(Error::io(old))? {
         let entry = entry.map_err(Error::io(old))?;
         let to = new.join(entry.file_name());
         match fs::symlink_metadata(&to) {
             Ok(_) => {}
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                fs::rename(entry.path(), &to).map_err(Error::io(&to))?;
-            }
+            Err(e) if e.kind() == ErrorKind::NotFound => put(&entry.path(), &to)?,
             // A file that cannot be looked at must not be replaced by the old one of its name.
             Err(e) => return Err(Error::io(&to)(e)),
         }
@@ -157,6 +174,28 @@ mod tests {
         assert_eq!(fs::read_to_string(target.join("weights")).unwrap(), "three");
         assert_eq!(fs::read_to_string(target.join("notes.txt")).unwrap(), "mine");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "nothing temporary is left");
+    }
+
+    #[test]
+    fn foreign_files_have_a_name_in_both_before_one_takes_the_place_of_the_other() {
+        let root = tempfile::tempdir().unwrap();
+        let (old, new) = (root.path().join("old"), root.path().join("new"));
+        for dir in [&old, &new, &old.join("more")] {
+            fs::create_dir(dir).unwrap();
+        }
+        put(&old, "weights", "old");
+        put(&new, "weights", "new");
+        put(&old, "notes.txt", "mine");
+        put(&old.join("more"), "notes.txt", "mine, too");
+        link_others(&old, &new).unwrap();
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        for dir in [&old, &new] {
+            assert_eq!(read(&dir.join("notes.txt")), "mine");
+        }
+        assert_eq!(read(&new.join("weights")), "new");
+        keep_others(&old, &new).unwrap();
+        assert_eq!(read(&new.join("more/notes.txt")), "mine, too");
+        assert_eq!(read(&old.join("weights")), "old");
     }
 
     #[test]
