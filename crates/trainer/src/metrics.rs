@@ -129,17 +129,14 @@ impl MetricsWriter {
         Ok(Self(Appender::open(path, |_| 0)?))
     }
 
-    /// Goes on after `step` steps: rows of later steps are cut off, and what a killed process left of a line. What
-    /// comes again is, too: answers after that step and, with `evaluate`, its evaluation.
+    /// Goes on after `step` steps: rows of later steps are cut off, and what a killed process left of a line. With
+    /// `evaluate`, an evaluation after that step is, too, with what follows it: it comes again.
     pub fn resume(path: &Path, step: usize, evaluate: bool) -> Result<Self> {
         let keep = |text: &[u8]| {
             let (rows, end) = whole_rows(text);
-            let comes_again = |row: &Row| match row {
-                Row::Eval(_) => evaluate,
-                Row::Answers(_) => step > 0,
-                Row::Step(_) | Row::Skipped(_) => false,
+            let again = |row: &Row| {
+                row.step() > step || evaluate && row.step() == step && matches!(row, Row::Eval(_))
             };
-            let again = |row: &Row| row.step() > step || row.step() == step && comes_again(row);
             rows.iter().find(|(_, row)| again(row)).map_or(end, |(start, _)| *start)
         };
         Ok(Self(Appender::open(path, keep)?))
@@ -221,11 +218,11 @@ mod tests {
     }
 
     #[test]
-    fn answers_before_stay_and_answers_after_come_again() {
+    fn answers_stay_unless_an_evaluation_before_them_comes_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         let rows = [answers(0), eval(0), skipped(1), eval(1), answers(1)];
-        for (step, evaluate, left) in [(0, false, 2), (0, true, 1), (1, false, 4), (1, true, 3)] {
+        for (step, evaluate, left) in [(0, false, 2), (0, true, 1), (1, false, 5), (1, true, 3)] {
             let mut writer = MetricsWriter::create(&path).unwrap();
             for row in &rows {
                 writer.write(row).unwrap();

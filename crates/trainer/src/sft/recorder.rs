@@ -5,7 +5,7 @@ use std::fs::File;
 use anyhow::Result;
 
 use super::Output;
-use crate::metrics::{MetricsWriter, Row};
+use crate::metrics::{self, MetricsWriter, Row};
 use crate::tensorboard::{self, EventWriter};
 
 /// `metrics.jsonl`, and event files where they are asked for.
@@ -13,6 +13,8 @@ use crate::tensorboard::{self, EventWriter};
 pub(super) struct Recorder {
     metrics: MetricsWriter,
     events: Option<EventWriter>,
+    /// Whether the rows have the samples' scores after the steps that a resumed run begins with.
+    pub(super) answered: bool,
 }
 
 impl Recorder {
@@ -21,7 +23,8 @@ impl Recorder {
         let dir = output.tensorboard();
         tensorboard::remove(&dir)?;
         let events = with_events.then(|| EventWriter::create(&dir)).transpose()?;
-        Ok(Self { metrics: MetricsWriter::create(&output.metrics())?, events })
+        let metrics = MetricsWriter::create(&output.metrics())?;
+        Ok(Self { metrics, events, answered: false })
     }
 
     /// Goes on after `step` steps, as [`MetricsWriter::resume`] does.
@@ -33,7 +36,11 @@ impl Recorder {
     ) -> Result<Self> {
         let events =
             with_events.then(|| EventWriter::resume(&output.tensorboard(), step)).transpose()?;
-        Ok(Self { metrics: MetricsWriter::resume(&output.metrics(), step, evaluate)?, events })
+        let path = output.metrics();
+        let metrics = MetricsWriter::resume(&path, step, evaluate)?;
+        let scored = |row: &Row| row.step() == step && matches!(row, Row::Answers(_));
+        let answered = metrics::read(&path)?.iter().any(scored);
+        Ok(Self { metrics, events, answered })
     }
 
     pub(super) fn write(&mut self, row: &Row) -> Result<()> {

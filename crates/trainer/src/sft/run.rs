@@ -140,7 +140,6 @@ pub fn train<K: Backend>(
         elapsed_before: Duration::from_secs_f64(state.elapsed_seconds),
         step_took: Duration::ZERO,
         not_finite: 0,
-        resumed: checkpoint.is_some(),
         unmoved_checked: checkpoint.is_some(),
         is_best: false,
         saved_step: state.step,
@@ -170,7 +169,6 @@ struct Run<'a, K: Backend> {
     step_took: Duration,
     /// Steps in a row until now in which something was not finite.
     not_finite: usize,
-    resumed: bool,
     unmoved_checked: bool,
     /// Whether the adapter is the best since it was evaluated last.
     is_best: bool,
@@ -184,10 +182,10 @@ struct Run<'a, K: Backend> {
 
 impl<K: Backend> Run<'_, K> {
     fn run(mut self, plan: &Plan, train_set: &Dataset) -> Result<Summary> {
-        // The first checkpoint is stored after these.
-        if !self.resumed {
+        if self.state.step == 0 && !self.recorder.answered {
             self.sample(|sample, answer| sample.before = Some(answer))?;
         }
+        let begun_after = self.state.step;
         let mut stop = self.settle(plan)?;
         for (step, window) in (1..).zip(plan.windows(train_set)).skip(self.state.step) {
             if stop.is_some() {
@@ -199,7 +197,7 @@ impl<K: Backend> Run<'_, K> {
         let saved = self.saves.finish(&self.stops)?;
         self.tell_saved(&saved);
         let mut scores = None;
-        if stop.is_none() {
+        if stop.is_none() && (self.state.step > begun_after || !self.recorder.answered) {
             scores = self.sample(|sample, answer| sample.after = Some(answer))?;
         }
         self.progress.finish();
@@ -432,10 +430,6 @@ impl<K: Backend> Run<'_, K> {
             return Ok(None);
         };
         let scores = prompts.scores(&answers);
-        if let Some(scores) = scores {
-            let (step, elapsed_s) = (self.state.step, self.elapsed());
-            self.recorder.write(&Row::Answers(AnswersRow { step, scores, elapsed_s }))?;
-        }
         let path = self.output.samples();
         // Those of before, unless they are of other rows.
         let stored = samples::read(&path).unwrap_or_default();
@@ -447,6 +441,11 @@ impl<K: Backend> Run<'_, K> {
         }
         if let Err(error) = samples::write(&path, &rows) {
             warn!("no samples: {}", crate::describe(&error));
+        }
+        // Last, because a resumed run does all of it again where the row is missing.
+        if let Some(scores) = scores {
+            let (step, elapsed_s) = (self.state.step, self.elapsed());
+            self.recorder.write(&Row::Answers(AnswersRow { step, scores, elapsed_s }))?;
         }
         let before: Option<Vec<String>> = rows.into_iter().map(|row| row.before).collect();
         let before = before.and_then(|answers| prompts.scores(&answers));
