@@ -75,6 +75,11 @@ for fault in write:ENOSPC write:EIO fsync:EIO fdatasync:EIO rename:EIO rename:EN
             cat "$work/log" "$work/again"
             exit 1
         fi
+        if half_written "$out"; then
+            echo "$fault, call $n: something half written is left"
+            ls -A "$out" "$out/checkpoints"
+            exit 1
+        fi
     done
     echo "$fault: $total calls"
 done

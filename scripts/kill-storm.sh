@@ -56,7 +56,7 @@ while [ "$killed" -lt "$kills" ]; do
         sleep "$(awk -v most="$delay" -v seed="$RANDOM$RANDOM" 'BEGIN { srand(seed); print rand() * most / 1000 }')"
         if kill -KILL "$process" 2>/dev/null; then
             # A temporary directory tells of a save that was cut off.
-            if compgen -G "$out/.tmp-*" >/dev/null || compgen -G "$out/checkpoints/.tmp-*" >/dev/null; then
+            if half_written "$out"; then
                 saves=$((saves + 1))
             fi
         fi
@@ -81,6 +81,11 @@ while [ "$killed" -lt "$kills" ]; do
     if [ "$(digest "$out")" != "$expected" ]; then
         echo "run $runs, after $killed kills: other results than the uninterrupted run"
         diff <(echo "$expected") <(digest "$out") || true
+        exit 1
+    fi
+    if half_written "$out"; then
+        echo "run $runs: something half written is left"
+        ls -A "$out" "$out/checkpoints"
         exit 1
     fi
     if grep -q "damaged" "$work/log"; then

@@ -20,3 +20,8 @@ tiny_model() {
 adapters() {
     (cd "$1" && sha256sum adapter/* adapter-last/*)
 }
+
+# Whether there is anything in the directory of a run that was never completed.
+half_written() {
+    compgen -G "$1/.tmp-*" >/dev/null || compgen -G "$1/checkpoints/.tmp-*" >/dev/null
+}

@@ -218,7 +218,7 @@ fn any_exists(paths: &[PathBuf]) -> Result<bool> {
 }
 
 /// Removes what was never completed. Files that others put into an adapter's directory may be in between two places
-/// when a process is killed, so that a directory with anything else in it stays.
+/// when a process is killed, so that a file of theirs without a name elsewhere stays.
 fn sweep(dir: &Path) -> io::Result<()> {
     let entries = match dir.read_dir() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -243,12 +243,13 @@ fn is_temporary(name: &std::ffi::OsStr) -> bool {
 }
 
 fn remove_ours(dir: &Path) -> io::Result<()> {
-    const OURS: [&str; 5] = [".json", ".safetensors", "recipe.toml", "adapter", TEMPORARY];
+    const OURS: [&str; 5] = [".json", ".jinja", ".safetensors", "recipe.toml", "adapter"];
     for entry in dir.read_dir()? {
         let entry = entry?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if !OURS.iter().any(|ours| name.ends_with(ours) || name.starts_with(TEMPORARY)) {
+        let ours = name.starts_with(TEMPORARY) || OURS.iter().any(|ours| name.ends_with(ours));
+        if !ours && !has_another_name(&entry.metadata()?) {
             continue;
         }
         if entry.file_type()?.is_dir() {
@@ -261,6 +262,14 @@ fn remove_ours(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::DirectoryNotEmpty => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Whether removing a file leaves it elsewhere, as that of an adapter which took the place of another does.
+fn has_another_name(file: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    return file.is_file() && std::os::unix::fs::MetadataExt::nlink(file) > 1;
+    #[cfg(not(unix))]
+    return false;
 }
 
 fn refuse_link(path: &Path) -> Result<()> {
@@ -343,9 +352,14 @@ mod tests {
             "checkpoints/.tmp-b/adapter/.tmp-c",
             "checkpoints/.tmp-b/optimizer.safetensors",
             ".tmp-d",
+            "notes.txt",
         ] {
             fs::write(run.join(file), "x").unwrap();
         }
+        // As a run leaves it that is killed when it replaces an adapter.
+        fs::create_dir(run.join(".tmp-e")).unwrap();
+        fs::write(run.join(".tmp-e/chat_template.jinja"), "x").unwrap();
+        fs::hard_link(run.join("notes.txt"), run.join(".tmp-e/notes.txt")).unwrap();
         Output::check(&recipe).unwrap().start(&recipe).unwrap();
         for (path, stays) in [
             (".tmp-a/adapter_config.json", false),
@@ -353,6 +367,8 @@ mod tests {
             ("checkpoints/.tmp-b", false),
             ("checkpoints/step-00000002", true),
             (".tmp-d", false),
+            (".tmp-e", false),
+            ("notes.txt", true),
         ] {
             assert_eq!(run.join(path).exists(), stays, "{path}");
         }
