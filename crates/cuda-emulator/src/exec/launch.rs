@@ -14,6 +14,7 @@ use super::{
     worker::{Shape, Worker},
 };
 use crate::{
+    alu::WARP,
     counters::Counters,
     exec::{Kernel, Settings},
     findings::{Check, Finding},
@@ -253,7 +254,7 @@ fn collect(shape: &Shape<'_>, workers: Vec<Worker<'_>>) -> Outcome {
     for worker in workers {
         for (instruction, tally) in shape.program.code.iter().zip(&worker.tallies) {
             outcome.counters.instructions[instruction.class as usize] += tally.executed;
-            outcome.counters.active_lanes += tally.active;
+            outcome.counters.active_lanes += tally.executed * WARP as u64 - tally.idle;
         }
         outcome.counters.merge(&worker.counters);
         for (all, one) in touched.iter_mut().zip(&worker.touched) {

@@ -213,13 +213,14 @@ impl Warp {
                 let p = self.registers.p[usize::from(instruction.guard)];
                 active &= if instruction.negated { !p } else { p };
                 if active == 0 {
+                    tally.idle += WARP as u64;
                     self.pc += 1;
                     continue;
                 }
             }
-            // Counting bits takes a dozen instructions on a processor of 2003, which this is built for.
-            let count = if active == FULL { WARP as u32 } else { active.count_ones() };
-            tally.active += u64::from(count);
+            if active != FULL {
+                tally.idle += u64::from(active.count_zeros());
+            }
             if let Some(run) = instruction.run {
                 run(&mut self.registers, &instruction.registers, active);
                 self.pc += 1;

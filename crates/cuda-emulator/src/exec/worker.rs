@@ -48,11 +48,11 @@ impl Shape<'_> {
 /// Findings by check and instruction: each once, of the lowest block.
 type Found = HashMap<(Check, u32), (u64, Finding)>;
 
-/// How often an instruction was issued, and the lanes that it was active in, all times together.
+/// How often an instruction was issued, and the lanes that took no part in it, all times together.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Tally {
     pub(super) executed: u64,
-    pub(super) active: u64,
+    pub(super) idle: u64,
 }
 
 /// A host thread at work.

@@ -42,6 +42,21 @@ macro_rules! view {
     };
 }
 
+macro_rules! run {
+    ($name:ident, $atomic:ty) => {
+        /// `count` atomics from byte `offset`, which must be aligned; all must lie inside.
+        #[inline(always)]
+        pub(crate) fn $name(&self, offset: usize, count: usize) -> &[$atomic] {
+            const SIZE: usize = size_of::<$atomic>();
+            let end = count.checked_mul(SIZE).and_then(|bytes| offset.checked_add(bytes));
+            assert!(offset.is_multiple_of(SIZE) && end.is_some_and(|end| end <= self.len));
+            // SAFETY: inside the allocation and aligned by the assertion and the allocation's own
+            // alignment; `self` keeps it alive; all accesses are atomic.
+            unsafe { std::slice::from_raw_parts(self.pointer.as_ptr().add(offset).cast(), count) }
+        }
+    };
+}
+
 impl Bytes {
     /// `len` zero bytes; `None` when the host has no memory for them. The pages of a large
     /// allocation cost nothing until they are touched.
@@ -80,15 +95,8 @@ impl Bytes {
     view!(u32, u32s, AtomicU32);
     view!(u64, u64s, AtomicU64);
 
-    /// `count` words of 64 bits from byte `offset`, which must be aligned; all must lie inside.
-    #[inline(always)]
-    pub(crate) fn u64_run(&self, offset: usize, count: usize) -> &[AtomicU64] {
-        let end = count.checked_mul(8).and_then(|bytes| offset.checked_add(bytes));
-        assert!(offset.is_multiple_of(8) && end.is_some_and(|end| end <= self.len));
-        // SAFETY: inside the allocation and aligned by the assertion and the allocation's own
-        // alignment; `self` keeps it alive; all accesses are atomic.
-        unsafe { std::slice::from_raw_parts(self.pointer.as_ptr().add(offset).cast(), count) }
-    }
+    run!(u32_run, AtomicU32);
+    run!(u64_run, AtomicU64);
 
     /// Copies `out.len()` bytes from `offset`.
     pub(crate) fn read(&self, offset: usize, out: &mut [u8]) {

@@ -164,6 +164,41 @@ impl Races {
         )
     }
 
+    /// Records an access to the bytes of `part` of every 16 bytes of these lines, up to the first 16 that someone else
+    /// is involved in; false if there are some.
+    #[inline(always)]
+    pub(crate) fn touch_alike(
+        &self,
+        touches: &Touches,
+        lines: Range<usize>,
+        part: u64,
+        kind: Kind,
+        me: &BlockOrder,
+    ) -> bool {
+        for line in lines.clone() {
+            self.split(touches, line);
+        }
+        let (start, count) = (lines.start * GRANULES, lines.len() * GRANULES);
+        let reads = touches.reads.u64_run(start * 8, count);
+        let writes = touches.writes.u64_run(start * 8, count);
+        for granule in 0..count {
+            let (write, read) = (&writes[granule], &reads[granule]);
+            let (w, r) = (write.load(Relaxed), read.load(Relaxed));
+            let (w_now, r_now) = (self.is_current(w), self.is_current(r));
+            if w_now && who_of(w) != me.who || r_now && who_of(r) != me.who {
+                return false;
+            }
+            let (entry, before, now) = match kind {
+                Kind::Read => (read, r, r_now),
+                Kind::Write => (write, w, w_now),
+                Kind::Atomic | Kind::StrongRead => return false,
+            };
+            let mine = if now { before & 0xffff } else { 0 };
+            entry.store(self.pack(me.who, mine | part), Relaxed);
+        }
+        true
+    }
+
     /// Records an access to a whole line if nobody else is involved and the line is not split.
     #[inline(always)]
     fn whole(&self, word: &AtomicU64, kind: Kind, me: &BlockOrder) -> bool {

@@ -35,12 +35,10 @@ fn flush(x: f32) -> f32 {
 /// The one NaN that the hardware gives in single precision.
 const NAN32: f32 = f32::from_bits(0x7fff_ffff);
 
-/// On bits, as a compiler may take any NaN for another.
+/// A choice of bits, as a compiler may take any NaN for another.
 #[inline(always)]
 pub(super) fn canonical(x: f32) -> f32 {
-    let bits = x.to_bits();
-    let nan = bits & 0x7fff_ffff > 0x7f80_0000;
-    f32::from_bits(if nan { 0x7fff_ffff } else { bits })
+    f32::from_bits(if x.is_nan() { 0x7fff_ffff } else { x.to_bits() })
 }
 
 /// `.sat`: clamped to [0, 1], NaN to +0.

@@ -1,6 +1,6 @@
 //! Loads and stores of global memory: which allocation, aligned, written before, ordered.
 
-use std::{ops::Range, sync::atomic::Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Lines, Request, by_width, lines::stride};
 use crate::{
@@ -170,13 +170,23 @@ impl Warp {
         if check_races {
             races.blocks.begin(kind, &mut block.order);
         }
-        let nothing_to_say = |full: &Range<usize>| {
-            let (touches, order) = (&allocation.touches, &block.order);
-            !check_races || races.touch_whole(touches, full.clone(), kind, order)
+        // The common cases at once, where there is nothing to say; else line by line.
+        let (touches, order) = (&allocation.touches, &block.order);
+        let at_once = match (lines.full(), lines.alike()) {
+            _ if !allocation.valid.is_complete() => None,
+            (Some(full), _) => {
+                let alone = !check_races || races.touch_whole(touches, full.clone(), kind, order);
+                alone.then_some((full.start * LINE, full.end * LINE))
+            }
+            (_, Some((alike, part))) => {
+                let alone =
+                    !check_races || races.touch_alike(touches, alike.clone(), part, kind, order);
+                alone.then_some((alike.start * LINE, alike.end * LINE))
+            }
+            _ => None,
         };
-        let full = lines.full().filter(|_| allocation.valid.is_complete());
-        let (low, high) = match full.filter(nothing_to_say) {
-            Some(full) => (full.start * LINE, full.end * LINE),
+        let (low, high) = match at_once {
+            Some(range) => range,
             None => self.check_lines(worker, block, allocation, lines, kind),
         };
         let range = (allocation.base + low as u64, allocation.base + high as u64);
@@ -316,6 +326,11 @@ impl Warp {
                 {
                     return;
                 }
+                if let Some((start, stride)) = lines.spaced
+                    && warp.load_spaced(data, start, stride, request)
+                {
+                    return;
+                }
                 for (item, &register) in registers.iter().enumerate().take(access.count.into()) {
                     let shift = allocation.base.wrapping_sub((item * element) as u64);
                     by_width!(element, Int => warp.gather(register, group, access, #[inline(always)] |lane| {
@@ -351,6 +366,38 @@ impl Warp {
                 }
             }
             _ => return false,
+        }
+        true
+    }
+
+    /// Loads of all lanes from the words of 64 bits that each has to itself; false for what it does not know.
+    #[inline(always)]
+    fn load_spaced(
+        &mut self,
+        data: &Bytes,
+        start: usize,
+        stride: usize,
+        request: &Request<'_>,
+    ) -> bool {
+        let Request { access, registers, .. } = request;
+        let first = start - start % 8;
+        if stride != 8 || access.bytes > 4 || access.signed || first + 8 * WARP > data.len() {
+            return false;
+        }
+        let words = fetch::<WARP>(data, first);
+        let element = 8 * u32::from(access.bytes);
+        for (item, &register) in registers.iter().enumerate().take(access.count.into()) {
+            let shift = 8 * (start % 8) as u32 + item as u32 * element;
+            let only = u64::MAX >> (64 - element);
+            if access.wide {
+                for (to, word) in self.d_mut(register).iter_mut().zip(words) {
+                    *to = word >> shift & only;
+                }
+            } else {
+                for (to, word) in self.w_mut(register).iter_mut().zip(words) {
+                    *to = (word >> shift & only) as u32;
+                }
+            }
         }
         true
     }
@@ -401,6 +448,11 @@ impl Warp {
                 {
                     return;
                 }
+                if let Some((start, stride)) = lines.spaced
+                    && access.bytes == 4
+                {
+                    return warp.store_spaced(data, start, stride, request);
+                }
                 for item in 0..usize::from(access.count) {
                     let shift = allocation.base.wrapping_sub((item * element) as u64);
                     by_width!(element, Int => warp.scatter(registers[item + 1], group, access, #[inline(always)] |lane, raw| {
@@ -424,7 +476,13 @@ impl Warp {
                 }
                 put_all(data, start, &words);
             }
-            (4, 1, false) => self.store_words::<1, { WARP / 2 }>(data, start, registers),
+            (4, 1, false) => {
+                let from = self.w(registers[1]);
+                for (pair, to) in data.u64s::<{ WARP / 2 }>(start).iter().enumerate() {
+                    let [low, high] = [from[2 * pair], from[2 * pair + 1]];
+                    to.store(u64::from(low) | u64::from(high) << 32, Relaxed);
+                }
+            }
             (4, 2, false) => self.store_words::<2, WARP>(data, start, registers),
             (4, 4, false) => self.store_words::<4, { WARP * 2 }>(data, start, registers),
             (8, 1, true) => put_all(data, start, self.d(registers[1])),
@@ -440,6 +498,19 @@ impl Warp {
             _ => return false,
         }
         true
+    }
+
+    /// Stores of words of 32 bits from all lanes.
+    #[inline(always)]
+    fn store_spaced(&self, data: &Bytes, start: usize, stride: usize, request: &Request<'_>) {
+        let Request { access, registers, .. } = request;
+        let count = usize::from(access.count);
+        let cells = data.u32_run(start, (WARP - 1) * stride / 4 + count);
+        for item in 0..count {
+            for (lane, &word) in self.w(registers[item + 1]).iter().enumerate() {
+                cells[lane * stride / 4 + item].store(word, Relaxed);
+            }
+        }
     }
 
     /// Vectors of `N` words of 32 bits to `PAIRS` words of 64.

@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use pulp::Simd;
+
 use crate::{
     alu::WARP,
     memory::{LINE, lines},
@@ -17,18 +19,21 @@ pub(in crate::exec) struct Lines {
     count: usize,
     /// Where the bytes start, if all lanes take part and follow one another.
     pub(super) whole: Option<usize>,
+    /// Where the bytes of the first lane start and how far it is from each lane to the next, if all lanes take part
+    /// and none reaches into the part of another.
+    pub(super) spaced: Option<(usize, usize)>,
     /// All bytes of all lines, which follow one another.
     full: bool,
 }
 
 impl Lines {
     pub(in crate::exec) const EMPTY: Self =
-        Self { entries: [(0, 0); WARP], count: 0, whole: None, full: false };
+        Self { entries: [(0, 0); WARP], count: 0, whole: None, spaced: None, full: false };
 
     /// All lanes, one after the other.
     #[inline(always)]
     pub(super) fn set_whole(&mut self, start: usize, bytes: usize) {
-        self.whole = Some(start);
+        (self.whole, self.spaced) = (Some(start), None);
         self.full = start.is_multiple_of(LINE) && (bytes * WARP).is_multiple_of(LINE);
         if self.full {
             self.count = bytes * WARP / LINE;
@@ -51,6 +56,15 @@ impl Lines {
         self.full.then_some(first..first + self.count)
     }
 
+    /// The lines, if every 16 bytes of them are touched alike and they follow one another, and which bytes of 16.
+    #[inline(always)]
+    pub(super) fn alike(&self) -> Option<(Range<usize>, u64)> {
+        let (first, mask) = self.entries[0];
+        let first = first as usize;
+        let (_, stride) = self.spaced?;
+        (stride <= 16).then_some((first..first + self.count, mask & 0xffff))
+    }
+
     /// All lanes, the bytes of `part` each, `stride` bytes apart; false if the lines do not all get the
     /// same bytes.
     #[inline(always)]
@@ -65,7 +79,8 @@ impl Lines {
             mask |= mask << repeat;
             repeat *= 2;
         }
-        (self.count, self.whole, self.full) = (WARP * stride / LINE, None, false);
+        (self.count, self.full) = (WARP * stride / LINE, false);
+        (self.whole, self.spaced) = (None, Some((start, stride)));
         for index in 0..self.count {
             self.entries[index] = ((start / LINE + index) as u32, mask);
         }
@@ -76,7 +91,7 @@ impl Lines {
     /// `base`.
     #[inline(always)]
     pub(super) fn set(&mut self, addresses: &[u64; WARP], mask: u32, part: u64, base: u64) {
-        (self.whole, self.full) = (None, false);
+        (self.whole, self.spaced, self.full) = (None, None, false);
         let mut count = 0;
         let (mut last, mut covered) = (0, 0);
         let mut rest = mask;
@@ -138,11 +153,35 @@ fn sectors(mask: u64) -> u64 {
 #[inline(always)]
 pub(super) fn stride(addresses: &[u64; WARP]) -> Option<usize> {
     let stride = addresses[1].wrapping_sub(addresses[0]);
-    let mut different = 0;
-    for lane in 1..WARP {
-        different |= addresses[lane].wrapping_sub(addresses[lane - 1]) ^ stride;
+    #[cfg(target_arch = "x86_64")]
+    let even = match pulp::x86::V3::try_new() {
+        Some(simd) => are_even(simd, addresses, stride),
+        None => are_even(pulp::Scalar, addresses, stride),
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    let even = are_even(pulp::Scalar, addresses, stride);
+    (stride <= LINE as u64 && even).then_some(stride as usize)
+}
+
+/// Whether each lane is `stride` from the one before it. Written with vectors because the compiler takes the lanes apart
+/// otherwise; aligned ones, because a load from two vectors that were just stored waits for both.
+#[inline(always)]
+fn are_even<S: Simd>(simd: S, addresses: &[u64; WARP], stride: u64) -> bool {
+    const WIDEST: usize = 8;
+    let mut lanes = [addresses[0]; WIDEST];
+    for lane in 1..WIDEST {
+        lanes[lane] = lanes[lane - 1].wrapping_add(stride);
     }
-    (different == 0 && stride <= LINE as u64).then_some(stride as usize)
+    let mut expected = S::as_simd_u64s(&lanes).0[0];
+    let step = simd.splat_u64s(stride.wrapping_mul(S::U64_LANES as u64));
+    let mut different = simd.splat_u64s(0);
+    for &at in S::as_simd_u64s(addresses).0 {
+        different = simd.or_u64s(different, simd.xor_u64s(at, expected));
+        expected = simd.add_u64s(expected, step);
+    }
+    let mut left = [0; WIDEST];
+    S::as_mut_simd_u64s(&mut left).0[0] = different;
+    left == [0; WIDEST]
 }
 
 #[cfg(test)]

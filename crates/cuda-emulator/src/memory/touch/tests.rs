@@ -188,4 +188,44 @@ proptest! {
             }
         }
     }
+
+    /// Many alike are recorded as each by itself, or left to that.
+    #[test]
+    fn bytes_alike_are_touched_as_one_by_one(
+        accesses in prop::collection::vec((0..2_u64, 0..4_u32, 0..2_u32, 1..4_usize), 1..12),
+    ) {
+        let [at_once, one_by_one] = [Launch::new(2), Launch::new(2)];
+        for (block, quarter, writes, count) in accesses {
+            let kind = if writes == 0 { Kind::Write } else { Kind::Read };
+            let part = 0xf_u64 << (4 * quarter);
+            let mask = part * 0x1_0001_0001_0001;
+            let [mut me, mut twin] =
+                [&at_once, &one_by_one].map(|launch| launch.races.blocks.enter(block));
+            let single = |launch: &Launch, me: &mut BlockOrder| {
+                (0..count).fold(None, |found, line| {
+                    found.or(launch.races.touch(0x1000, &launch.touches, (line, mask), kind, me))
+                })
+            };
+            let alone = at_once.races.touch_alike(&at_once.touches, 0..count, part, kind, &me);
+            let expected = single(&one_by_one, &mut twin);
+            if !alone {
+                prop_assert_eq!(single(&at_once, &mut me), expected);
+            }
+            prop_assert!(!alone || expected.is_none());
+            if expected.is_some() {
+                break;
+            }
+            for line in 0..4 {
+                for entry in 0..GRANULES {
+                    let at = (line * GRANULES + entry) * 8;
+                    for (left, right) in [
+                        (&at_once.touches.reads, &one_by_one.touches.reads),
+                        (&at_once.touches.writes, &one_by_one.touches.writes),
+                    ] {
+                        prop_assert_eq!(left.u64(at).load(Relaxed), right.u64(at).load(Relaxed));
+                    }
+                }
+            }
+        }
+    }
 }
