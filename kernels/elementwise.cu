@@ -45,3 +45,22 @@ extern "C" __global__ void __launch_bounds__(256) gather_rows(const __grid_const
 extern "C" __global__ void __launch_bounds__(256) scatter_rows(const __grid_constant__ ScatterParams p) {
     copy_row(p.x, blockIdx.x, p.out, pointer<const uint32_t>(p.ids)[blockIdx.x], p.cols);
 }
+
+extern "C" __global__ void __launch_bounds__(256) round_rows(const __grid_constant__ RoundRowsParams p) {
+    const bool aligned = p.cols % kVector == 0 && p.out_stride % kVector == 0;
+    for (uint64_t col = threadIdx.x * kVector; col < p.cols; col += blockDim.x * kVector) {
+        const uint32_t count = min(uint64_t(kVector), p.cols - col);
+        const uint64_t to = blockIdx.x * p.out_stride + col;
+        float sum[kVector];
+        load_vector(sum, p.sums, blockIdx.x * p.cols + col, aligned, count);
+        const auto add = [&](const Tensor& tensor, uint64_t at) {
+            float more[kVector];
+            load_vector(more, tensor, at, aligned, count);
+#pragma unroll
+            for (int e = 0; e < kVector; ++e) sum[e] += more[e];
+        };
+        if (p.bias.data != 0) add(p.bias, col);
+        if (p.accumulate) add(p.out, to);
+        store_vector(p.out, to, sum, aligned, count);
+    }
+}

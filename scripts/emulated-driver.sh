@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the emulated CUDA driver and lays it out as libcuda.so.1 in a folder of its own, so that no
-# other program run by cargo finds it before a real driver. Prints that folder:
+# Builds the emulated CUDA driver and lays it out as libcuda.so.1, and as the cuBLASLt that it stands in for, in a
+# folder of its own, so that no other program run by cargo finds it before a real driver. Prints that folder:
 #   LD_LIBRARY_PATH=$(scripts/emulated-driver.sh) any-cuda-program
 # With arguments, runs them as a command on the emulated driver instead. CUDA_EMULATOR_LIBRARY names
 # a libcuda_emulator.so to lay out instead of building one.
@@ -18,7 +18,10 @@ mkdir -p "$folder"
 # Copied and renamed: a program may have the old one mapped.
 cp "$library" "$folder/.libcuda.so.$$"
 mv "$folder/.libcuda.so.$$" "$folder/libcuda.so.1"
-ln -sfn libcuda.so.1 "$folder/libcuda.so"
+# One file, so that a process has one emulator under all names.
+for name in libcuda.so libcublasLt.so; do
+    ln -sfn libcuda.so.1 "$folder/$name"
+done
 
 if [ $# = 0 ]; then
     echo "$folder"

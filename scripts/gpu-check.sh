@@ -102,7 +102,7 @@ for shape in $shapes; do
     done
 done
 
-echo "== products with 4-bit weights, in both ways"
+echo "== products with 4-bit weights, in every way"
 timed=
 for tokens in $products; do
     some=$(timeout 120 "$binaries/step" "${shapes##* }" cuda --products "$tokens") || { status=failed; some=null; }

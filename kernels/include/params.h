@@ -41,6 +41,14 @@ typedef struct {
     uint64_t len;
 } AddParams;
 
+/* out[i, :] = [out[i, :] +] sums[i, :] + bias, rounded once; rows of `out` lie `out_stride` elements apart. */
+typedef struct {
+    Tensor sums, out, bias; /* bias.data 0: none */
+    uint64_t cols, out_stride;
+    uint32_t accumulate;
+    uint32_t reserved;
+} RoundRowsParams;
+
 typedef struct {
     Tensor x;
     uint64_t len;

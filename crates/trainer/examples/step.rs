@@ -5,7 +5,7 @@
 //!     step SHAPE DEVICE --products TOKENS
 //!
 //! SHAPE is `tiny`, `llama-3.2-1b`, `llama-2-7b` or `llama-3.1-8b`; TOKENS is `rows x length`. The second
-//! times the products with 4-bit weights alone on a card, in both of the ways that they can be done.
+//! times the products with 4-bit weights alone on a card, in each of the ways that they can be done.
 
 use std::path::Path;
 use std::sync::Mutex;
@@ -59,13 +59,15 @@ fn products(shape: &str, device: &str, tokens: usize) -> Result<serde_json::Valu
     weights.sort_unstable();
     weights.dedup();
     let mut rows = Vec::new();
-    kernels::Routes::measure(&kernels::Cuda::new(number)?, &weights, &[tokens], |timing| {
+    let cuda = kernels::Cuda::new(number)?;
+    let with_cublas = kernels::Cuda::has_cublas();
+    kernels::Routes::measure(&cuda, &weights, &[tokens], with_cublas, |timing| {
         let kernels::RouteEntry { n, k, backward, rows: m, .. } = timing.entry;
-        let [fused, dequantized] =
-            [timing.fused, timing.dequantized].map(|s| 2e-12 * (m * n * k) as f64 / s);
+        let rate = |seconds: f64| 2e-12 * (m * n * k) as f64 / seconds;
         rows.push(serde_json::json!({
             "n": n, "k": k, "backward": backward, "tokens": m,
-            "fused_tflops": fused, "dequantized_tflops": dequantized,
+            "fused_tflops": rate(timing.fused), "dequantized_tflops": rate(timing.dequantized),
+            "cublas_tflops": timing.cublas.map(rate),
         }));
     })?;
     Ok(rows.into())

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::{fs, io};
 
 use anyhow::{Context, Result};
-use kernels::{RouteEntry, Routes};
+use kernels::{Route, RouteEntry, Routes};
 use models::weights::write_bytes;
 
 use crate::cache;
@@ -17,9 +17,26 @@ pub fn file(card: &str) -> Option<PathBuf> {
     Some(cache::dir()?.join(format!("routes-{card}.json")))
 }
 
-/// What was measured for cards of this name; nothing where nothing was, or where the file is damaged,
-/// of which there is a warning: routes change speed, never results.
+/// What was measured for cards of this name; nothing where nothing was, or where the file is damaged or asks for a
+/// library that is not there, of which there is a warning: without it a run is slower, and as right.
 pub fn read(card: &str) -> Routes {
+    let mut routes = stored(card);
+    let by_cublas = |entry: &RouteEntry| entry.route == Route::Cublas;
+    if routes.entries.iter().any(by_cublas) && !kernels::Cuda::has_cublas() {
+        warn(
+            "products that were measured with cuBLASLt are done without it: libcublasLt.so.12 is not there; run \
+             `qlora-train autotune` again",
+        );
+        routes
+            .entries
+            .iter_mut()
+            .filter(|entry| by_cublas(entry))
+            .for_each(|entry| entry.route = Route::Fused);
+    }
+    routes
+}
+
+fn stored(card: &str) -> Routes {
     let Some(path) = file(card) else { return Routes::default() };
     let text = match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Routes::default(),
@@ -34,7 +51,7 @@ pub fn read(card: &str) -> Routes {
 /// Keeps `measured` for cards of this name, beside what was measured for other shapes.
 pub fn write(card: &str, measured: Routes) -> Result<PathBuf> {
     let path = file(card).context("neither XDG_CACHE_HOME nor HOME says where to keep results")?;
-    let routes = merged(read(card), measured);
+    let routes = merged(stored(card), measured);
     let mut text = serde_json::to_string_pretty(&routes)?;
     text.push('\n');
     if let Some(dir) = path.parent() {
@@ -56,8 +73,6 @@ fn merged(old: Routes, new: Routes) -> Routes {
 
 #[cfg(test)]
 mod tests {
-    use kernels::Route;
-
     use super::*;
 
     #[test]

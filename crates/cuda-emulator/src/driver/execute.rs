@@ -4,6 +4,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use crate::{
     driver::{
+        blas::{Matrix, Product},
         error::Code,
         hazards::Access,
         roofline::Bound,
@@ -51,6 +52,7 @@ impl State {
         match action {
             Action::Marker => Ok(0),
             Action::Launch(launch) => self.run_kernel(point, label, launch),
+            Action::Multiply(product) => self.run_product(point, label, product),
             Action::Call(callback) => {
                 callback.run();
                 Ok(START)
@@ -156,6 +158,46 @@ impl State {
         }
         let (_, seconds) = Bound::new(&counters, self.settings.profile).limit();
         code.map_or(Ok(START + (seconds * 1e9) as u64), Err)
+    }
+
+    fn run_product(
+        &mut self,
+        point: &Point,
+        label: &Arc<str>,
+        product: &Product,
+    ) -> Result<u64, Code> {
+        let Product { a, b, c, d, beta, workspace, .. } = *product;
+        self.touch_device(point, label, workspace.0, workspace.1, true);
+        let c = (beta != 0.0).then(|| self.columns(point, label, c)).transpose()?;
+        let (a, b) = (self.columns(point, label, a)?, self.columns(point, label, b)?);
+        self.touch_device(point, label, d.address, d.layout.extent(), true);
+        let values = product.columns([a, b, c.unwrap_or_default()]);
+        for ((address, _), column) in d.runs().zip(values) {
+            let result = self.memory.write(address, &d.encode(&column));
+            self.accessed(label, result)?;
+        }
+        Ok(START + (product.flops() as f64 / self.settings.profile.peak_matrix_flops * 1e9) as u64)
+    }
+
+    /// The values of a matrix, column by column.
+    fn columns(
+        &mut self,
+        point: &Point,
+        label: &Arc<str>,
+        matrix: Matrix,
+    ) -> Result<Vec<Vec<f32>>, Code> {
+        self.touch_device(point, label, matrix.address, matrix.layout.extent(), false);
+        let mut columns = Vec::new();
+        for (address, bytes) in matrix.runs() {
+            let mut column = vec![0; bytes as usize];
+            let result = self.memory.read(address, &mut column);
+            if !self.accessed(label, result)? {
+                let message = "multiplies by values that were never written".into();
+                self.journal.host(Check::Uninitialised, label, Some(address), message);
+            }
+            columns.push(matrix.decode(&column));
+        }
+        Ok(columns)
     }
 
     fn touch_host_source(&mut self, point: &Point, label: &Arc<str>, from: &super::work::Source) {

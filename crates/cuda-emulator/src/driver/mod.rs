@@ -16,6 +16,7 @@
 //! - Event times come from counts (`roofline`), not from a clock.
 
 mod allocations;
+mod blas;
 mod capture;
 mod context;
 mod copies;

@@ -8,6 +8,7 @@ use std::{
 
 use crate::{
     driver::{
+        blas::Blas,
         capture::{Capture, Program},
         error::{Code, Status},
         hazards::Hazards,
@@ -31,7 +32,7 @@ pub(crate) struct Table<T> {
 }
 
 impl<T> Table<T> {
-    fn new(unknown: Code) -> Self {
+    pub(crate) fn new(unknown: Code) -> Self {
         Self { entries: BTreeMap::new(), unknown }
     }
 
@@ -202,6 +203,7 @@ pub(crate) struct State {
     pub(crate) graphs: Table<Graph>,
     pub(crate) executables: Table<Executable>,
     pub(crate) pools: Table<Pool>,
+    pub(crate) blas: Blas,
     pub(crate) default_pool: Id,
     pub(crate) current_pool: Id,
     /// By first address.
@@ -245,6 +247,7 @@ impl State {
             graphs: Table::new(Code::INVALID_VALUE),
             executables: Table::new(Code::INVALID_VALUE),
             pools: Table::new(Code::INVALID_VALUE),
+            blas: Blas::default(),
             default_pool: 0,
             current_pool: 0,
             allocations: BTreeMap::new(),

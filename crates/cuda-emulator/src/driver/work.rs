@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     driver::{
+        blas::Product,
         ffi::{Callback, HostRange},
         state::Id,
     },
@@ -26,6 +27,7 @@ pub(crate) enum Action {
     /// Nothing: a point in the stream.
     Marker,
     Launch(Launch),
+    Multiply(Product),
     Upload {
         to: u64,
         from: Source,

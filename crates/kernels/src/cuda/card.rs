@@ -5,6 +5,7 @@
 //! they launch; a kernel that goes astray harms only device memory, which holds no Rust value.
 #![allow(unsafe_code)]
 
+pub(super) mod blas;
 mod graph;
 mod staging;
 
@@ -19,6 +20,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
+use self::blas::Blas;
 use self::graph::Graphs;
 use self::staging::Staging;
 use super::params::{self, Kernel};
@@ -88,6 +90,8 @@ pub(super) struct Card {
     graphs: Mutex<Graphs>,
     /// `None` before the first large copy.
     staging: Mutex<Option<Staging>>,
+    /// `None` before the first product that asks for it.
+    blas: Mutex<Option<Blas>>,
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     functions: HashMap<&'static str, CudaFunction>,
@@ -121,8 +125,8 @@ impl Card {
             .attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
             .map_err(open)?;
         let multiprocessors = multiprocessors.max(1) as usize;
-        let (graphs, staging) = (Mutex::default(), Mutex::default());
-        Ok(Self { graphs, staging, context, stream, functions, multiprocessors })
+        let (graphs, staging, blas) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { graphs, staging, blas, context, stream, functions, multiprocessors })
     }
 
     pub(super) fn info(&self) -> Result<DeviceInfo> {

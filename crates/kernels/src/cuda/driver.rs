@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
+use super::card::blas::{Operands, Shape};
 use super::card::{self, Card};
 use super::params::Kernel;
 use crate::Result;
@@ -132,5 +133,16 @@ impl Driver {
     ) -> Result<()> {
         let Some(card) = &self.card else { return Ok(()) };
         card.launch(kernel, params, grid, threads, shared)
+    }
+
+    /// A product by cuBLASLt.
+    pub(super) fn multiply(
+        &self,
+        shape: Shape,
+        operands: Operands,
+        accumulate: bool,
+    ) -> Result<()> {
+        let Some(card) = &self.card else { return Ok(()) };
+        card.multiply(shape, operands, accumulate)
     }
 }

@@ -10,6 +10,7 @@ mod attention;
 mod buffer;
 mod card;
 mod cross_entropy;
+mod cublas;
 mod decode_attention;
 mod driver;
 mod elementwise;
@@ -68,7 +69,8 @@ impl Cuda {
         Self { memory, routes: Arc::default() }
     }
 
-    /// The same device, with products of 4-bit weights as `routes` says. Results do not depend on them.
+    /// The same device, with products of 4-bit weights as `routes` says. But for [`Route::Cublas`], results do not depend
+    /// on them.
     #[must_use]
     pub fn with_routes(self, routes: Routes) -> Self {
         Self { routes: Arc::new(routes), ..self }
@@ -77,6 +79,11 @@ impl Cuda {
     /// Number of devices that the driver shows.
     pub fn count() -> Result<usize> {
         card::count()
+    }
+
+    /// Whether cuBLASLt is there, for [`Route::Cublas`].
+    pub fn has_cublas() -> bool {
+        card::blas::is_present()
     }
 
     /// What the driver says of the device.

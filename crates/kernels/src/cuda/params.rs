@@ -62,6 +62,7 @@ kernels! {
     LORA_GRADIENT_32: "lora_gradient_32" takes LoraParams;
     LORA_GRADIENT_64: "lora_gradient_64" takes LoraParams;
     SPLIT: "split" takes SplitParams;
+    ROUND_ROWS: "round_rows" takes RoundRowsParams;
     ATTENTION_FORWARD: "attention_forward" takes AttentionParams;
     ATTENTION_BACKWARD_Q: "attention_backward_q" takes AttentionBackwardParams;
     ATTENTION_BACKWARD_KV: "attention_backward_kv" takes AttentionBackwardParams;

@@ -1,6 +1,7 @@
 //! Which kernels multiply by a 4-bit weight, by shape: found out on the card itself.
 //!
-//! Both ways give the same bits: they round the weight alike and add in the same order.
+//! The project's own kernels give the same bits: they round the weight alike and add in the same order. cuBLASLt, which
+//! is only tried where it is asked for, adds in an order of its own.
 
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Cuda;
 use super::matmul::{rows, size, transposed};
 use super::params::MatmulParams;
-use super::tile_matmul;
+use super::{cublas, tile_matmul};
 use crate::check::Op;
 use crate::ops::Weight;
 use crate::{Backend, DType, Error, HostSlice, MemoryKind, Result};
@@ -25,6 +26,9 @@ pub enum Route {
     Fused,
     /// By a kernel that dequantises the weight, and one for bf16.
     Dequantized,
+    /// By a kernel that dequantises the weight, and cuBLASLt. Products that it does not take go by the kernel for
+    /// bf16.
+    Cublas,
 }
 
 /// The route for products of a weight from some number of rows on.
@@ -59,6 +63,8 @@ pub struct RouteTiming {
     pub fused: f64,
     /// Seconds of dequantising and multiplying.
     pub dequantized: f64,
+    /// Seconds of dequantising and multiplying by cuBLASLt, where that was tried.
+    pub cublas: Option<f64>,
 }
 
 /// Products that are timed together, and how often they are: the fastest counts.
@@ -74,14 +80,15 @@ impl Routes {
         self.entries.iter().filter(same).max_by_key(|e| e.rows).map(|e| e.route).unwrap_or_default()
     }
 
-    /// Times both routes for weights `[n, k]` and numbers of rows on the card, and calls `seen` with
-    /// each result.
+    /// Times the routes for weights `[n, k]` and numbers of rows on the card, cuBLASLt's only if `with_cublas`, and
+    /// calls `seen` with each result.
     ///
     /// Shapes that the tensor-core kernels do not take have no routes and are left out.
     pub fn measure(
         cuda: &Cuda,
         weights: &[(usize, usize)],
         row_counts: &[usize],
+        with_cublas: bool,
         mut seen: impl FnMut(&RouteTiming),
     ) -> Result<Self> {
         let mut routes = Self::default();
@@ -95,7 +102,7 @@ impl Routes {
             for backward in [false, true] {
                 for &m in row_counts {
                     let entry = RouteEntry { n, k, backward, rows: m, route: Route::Fused };
-                    if let Some(timing) = time(cuda, &weight, entry)? {
+                    if let Some(timing) = time(cuda, &weight, entry, with_cublas)? {
                         seen(&timing);
                         routes.entries.push(timing.entry);
                     }
@@ -106,11 +113,12 @@ impl Routes {
     }
 }
 
-/// Times both routes of a product; `None` where there is but one.
+/// Times the routes of a product; `None` where there is but one.
 fn time(
     cuda: &Cuda,
     weight: &super::CudaQuantizedWeight,
     entry: RouteEntry,
+    with_cublas: bool,
 ) -> Result<Option<RouteTiming>> {
     let RouteEntry { n, k, backward, rows: m, .. } = entry;
     let (inner, outer) = if backward { (n, k) } else { (k, n) };
@@ -142,8 +150,16 @@ fn time(
         Ok(best)
     };
     let (fused, dequantized) = (seconds(Route::Fused)?, seconds(Route::Dequantized)?);
-    let route = if dequantized * MARGIN < fused { Route::Dequantized } else { Route::Fused };
-    Ok(Some(RouteTiming { entry: RouteEntry { route, ..entry }, fused, dequantized }))
+    let by_cublas = with_cublas && cublas::takes(&product);
+    let cublas = by_cublas.then(|| seconds(Route::Cublas)).transpose()?;
+    let mut best = (Route::Fused, fused);
+    for (route, seconds) in [(Route::Dequantized, Some(dequantized)), (Route::Cublas, cublas)] {
+        if let Some(seconds) = seconds.filter(|seconds| seconds * MARGIN < best.1) {
+            best = (route, seconds);
+        }
+    }
+    let entry = RouteEntry { route: best.0, ..entry };
+    Ok(Some(RouteTiming { entry, fused, dequantized, cublas }))
 }
 
 #[cfg(test)]

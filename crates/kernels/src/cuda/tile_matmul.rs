@@ -7,7 +7,7 @@ use super::params::{
     NF4_MATMUL_128, NF4_MATMUL_BACKWARD_64, NF4_MATMUL_BACKWARD_128, NF4_MATMUL_SHARED_64,
     NF4_MATMUL_SHARED_128, SPLIT, SplitFactor, SplitParams, TILE_MATMUL_COLS, TileMatmulParams,
 };
-use super::{Cuda, CudaBuffer, Route, elementwise};
+use super::{Cuda, CudaBuffer, Route, cublas, elementwise};
 use crate::{Backend, DType, MemoryKind, Result};
 
 const THREADS: u32 = 256;
@@ -77,7 +77,7 @@ pub(super) fn rounds_weight(product: &MatmulParams) -> bool {
 }
 
 /// The weight is transposed: `x . W^T`.
-fn forward(product: &MatmulParams) -> bool {
+pub(super) fn forward(product: &MatmulParams) -> bool {
     product.b.row == 1
 }
 
@@ -110,6 +110,10 @@ pub(super) fn run_by(cuda: &Cuda, product: &MatmulParams, route: Route) -> Resul
     }
     // Held until the product is submitted.
     let weight = dequantize(cuda, product)?;
+    if route == Route::Cublas && cublas::takes(product) {
+        cublas::run(cuda, product, &weight)?;
+        return Ok(true);
+    }
     let b = Factor { tensor: weight.tensor(), ..product.b };
     launch(cuda, &DENSE, &MatmulParams { b, ..*product })?;
     Ok(true)
@@ -176,7 +180,7 @@ fn halved(tiles: usize, multiprocessors: usize) -> usize {
     if 2 * last <= multiprocessors { last } else { 0 }
 }
 /// Writes the factors of the extra product as bf16 factors that keep f32 precision.
-fn split(
+pub(super) fn split(
     cuda: &Cuda,
     product: &MatmulParams,
     params: &mut TileMatmulParams,

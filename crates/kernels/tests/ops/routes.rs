@@ -3,7 +3,7 @@
 use kernels::ops::LinearGrads;
 use kernels::{Backend, Cuda, DType, Route, RouteEntry, Routes};
 
-use crate::linear::{Case, Operands, fp4, nf4};
+use crate::linear::{Case, Operands, check_case, fp4, nf4};
 use crate::support::{Host, output};
 
 fn always(n: usize, k: usize, route: Route) -> Cuda {
@@ -48,12 +48,55 @@ fn cuda_routes_give_the_same_bits() {
     }
 }
 
+/// The library, which the emulated driver stands in for; a machine with a real card may lack it.
+fn has_cublas() -> bool {
+    let emulated = std::env::var_os("CUDA_EMULATOR_EXIT_CODE").is_some();
+    assert!(Cuda::has_cublas() || !emulated, "no libcublasLt.so beside the emulated driver");
+    Cuda::has_cublas()
+}
+
+#[test]
+fn cuda_products_of_cublas_are_right() {
+    if !has_cublas() {
+        return;
+    }
+    for (shape, stored, bias, lora) in [
+        ((33, 72, 192), nf4(64, true), true, Some((8, 0.1))),
+        ((130, 136, 128), nf4(128, false), false, Some((16, 0.0))),
+        ((300, 200, 256), fp4(64, true), true, None),
+        // Outputs that the library is not asked for: rows of them are no multiples of 16 bytes.
+        ((40, 65, 64), nf4(64, true), true, Some((4, 0.0))),
+    ] {
+        let cuda = always(shape.1, shape.2, Route::Cublas);
+        check_case(&cuda, Case { shape, stored, bias, lora }, DType::Bf16);
+    }
+}
+
+/// The sums of a wide output take more memory than is spent on them at a time.
+#[test]
+fn cuda_cublas_does_wide_outputs_in_slices() {
+    if !has_cublas() {
+        return;
+    }
+    let case = Case { shape: (520, 40_960, 64), stored: nf4(64, true), bias: true, lora: None };
+    let y = |route| {
+        let cuda = always(case.shape.1, case.shape.2, route);
+        let y = Operands::new(case, DType::Bf16).upload(&cuda).forward(&cuda, DType::Bf16).0;
+        cuda.download(&y).unwrap()
+    };
+    let (fused, cublas) = (y(Route::Fused), y(Route::Cublas));
+    let near = |(x, y): (&f32, &f32)| (x - y).abs() <= x.abs().max(1.0) / 128.0;
+    assert!(fused.iter().zip(&cublas).all(near));
+}
+
 #[test]
 fn cuda_routes_are_measured() {
     let mut seen = 0;
     let shapes = [(64, 128), (72, 100), (136, 64)];
-    let routes = Routes::measure(&crate::cuda(), &shapes, &[16, 130], |timing| {
+    let with_cublas = has_cublas();
+    let routes = Routes::measure(&crate::cuda(), &shapes, &[16, 130], with_cublas, |timing| {
         assert!(timing.fused > 0.0 && timing.dequantized > 0.0);
+        assert_eq!(timing.cublas.is_some_and(|seconds| seconds > 0.0), with_cublas);
         seen += 1;
     });
     let routes = routes.unwrap();

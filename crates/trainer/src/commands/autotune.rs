@@ -15,6 +15,10 @@ pub struct Args {
     /// Most tokens of a pass.
     #[arg(long, value_name = "N", default_value_t = 8192)]
     max_tokens: usize,
+    /// Try cuBLASLt, too (libcublasLt.so.12). It adds in an order of its own, so that results of runs then differ a
+    /// little from those without it.
+    #[arg(long)]
+    cublas: bool,
     /// The card: auto, cuda or cuda:N.
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: Device,
@@ -40,6 +44,12 @@ pub fn run(args: &Args) -> Result<()> {
             return Err(crate::UsageError(message.into()).into());
         }
     };
+    if args.cublas && !kernels::Cuda::has_cublas() {
+        anyhow::bail!(
+            "--cublas: libcublasLt.so.12 is not there; install it (a part of the CUDA toolkit, or pip install \
+             nvidia-cublas-cu12) and name its folder in LD_LIBRARY_PATH"
+        );
+    }
     let checkpoint = models::Checkpoint::open(&args.model)?;
     let cuda = kernels::Cuda::new(number)?;
     let card = cuda.info()?.name;
@@ -47,21 +57,23 @@ pub fn run(args: &Args) -> Result<()> {
     writeln!(out, "{card}, milliseconds")?;
     writeln!(
         out,
-        "{:>14} {:>9} {:>7} {:>9} {:>12}",
-        "weight", "", "tokens", "fused", "dequantized"
+        "{:>14} {:>9} {:>7} {:>9} {:>12} {:>9}",
+        "weight", "", "tokens", "fused", "dequantized", "cublas"
     )?;
     let mut written = Ok(());
     let routes = kernels::Routes::measure(
         &cuda,
         &shapes(checkpoint.config()),
         &row_counts(args.max_tokens),
+        args.cublas,
         |timing| {
             let kernels::RouteEntry { n, k, backward, rows, .. } = timing.entry;
             let direction = if backward { "backward" } else { "forward" };
             let [fused, dequantized] = [timing.fused, timing.dequantized].map(|s| 1e3 * s);
+            let cublas = timing.cublas.map_or_else(String::new, |s| format!("{:.3}", 1e3 * s));
             let line = writeln!(
                 out,
-                "{:>14} {direction:>9} {rows:>7} {fused:>9.3} {dequantized:>12.3}",
+                "{:>14} {direction:>9} {rows:>7} {fused:>9.3} {dequantized:>12.3} {cublas:>9}",
                 format!("{n} x {k}")
             );
             if written.is_ok() {

@@ -7,6 +7,7 @@
 
 mod context;
 mod copy;
+mod cublaslt;
 mod device;
 mod event;
 mod graph;

@@ -132,7 +132,7 @@ fn take(path: &Path) -> Vec<u8> {
     bytes
 }
 
-/// A folder that holds the emulator under the names of the driver library.
+/// A folder that holds the emulator under the names of the driver library and of cuBLASLt.
 fn library_folder() -> PathBuf {
     let library = [target().join("deps"), target()]
         .map(|folder| folder.join("libcuda_emulator.so"))
@@ -141,7 +141,7 @@ fn library_folder() -> PathBuf {
         .expect("cargo builds the library with its tests");
     let folder = target().join("cuda-emulator-test");
     fs::create_dir_all(&folder).expect("target is writable");
-    for name in ["libcuda.so", "libcuda.so.1"] {
+    for name in ["libcuda.so", "libcuda.so.1", "libcublasLt.so"] {
         link(&library, &folder.join(name));
     }
     folder

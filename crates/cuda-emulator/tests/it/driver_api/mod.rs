@@ -5,5 +5,6 @@ mod errors;
 mod graphs;
 mod kernels;
 mod memory;
+mod products;
 mod programs;
 mod streams;
