@@ -68,6 +68,41 @@ fn a_run_gives_the_same_bytes_again() {
     assert!(adapter("recomputed", &["--set", "train.gradient_checkpointing=true"]) == first);
 }
 
+/// From a checkpoint, and after a kill.
+#[cfg(unix)]
+#[test]
+fn a_resumed_run_is_the_same_run() {
+    for more in [["train.optim=adamw", "lora.r=4"], ["train.optim=adamw_8bit", "lora.r=64"]] {
+        let w = Workspace::new();
+        let mut sets = vec!["--device", "cuda", "--set", "train.max_steps=8"];
+        for set in ["output.checkpoint_steps=3", "output.keep_checkpoints=99", more[0], more[1]] {
+            sets.extend(["--set", set]);
+        }
+        let results = |output: &str| {
+            let adapter = w.path(output).join("adapter-last/adapter_model.safetensors");
+            (w.losses(output), fs::read(adapter).unwrap())
+        };
+        stdout(&w.train("whole", &sets));
+        let whole = results("whole");
+        let checkpoint = w.arg("whole/checkpoints/step-00000003");
+        fs::create_dir(w.path("resumed")).unwrap();
+        fs::copy(w.path("whole/metrics.jsonl"), w.path("resumed/metrics.jsonl")).unwrap();
+        stdout(&w.train("resumed", &[&sets[..], &["--resume", &checkpoint]].concat()));
+        assert!(results("resumed") == whole, "{more:?}");
+
+        let mut child = w.start("killed", &sets);
+        let checkpoint = w.path("killed/checkpoints/step-00000003");
+        while !checkpoint.is_dir() {
+            assert!(child.try_wait().unwrap().is_none(), "ended before its first checkpoint");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        stdout(&w.train("killed", &[&sets[..], &["--resume"]].concat()));
+        assert!(results("killed") == whole, "{more:?}, killed");
+    }
+}
+
 /// Steps of batches whose lengths differ and of batches whose lengths repeat.
 #[test]
 fn graphs_change_no_bit() {
@@ -133,6 +168,56 @@ fn what_autotune_measures_is_kept_and_changes_no_result() {
         w.train_with("damaged", &["--device", "cuda", "--set", "train.max_steps=1"], &kept);
     let warning = String::from_utf8_lossy(&damaged.stderr).into_owned();
     assert!(damaged.status.success() && warning.contains("autotune"), "{warning}");
+}
+
+/// The emulated driver stands in for the library; a machine with a real card may lack it.
+#[test]
+fn cublas_is_taken_where_it_was_measured_and_is_there() {
+    if std::env::var_os("CUDA_EMULATOR_EXIT_CODE").is_none() {
+        return;
+    }
+    let w = Workspace::new();
+    let cache = w.arg("cache");
+    let kept = [("XDG_CACHE_HOME", cache.as_str())];
+    let tune = ["autotune", "--model", &w.arg("model"), "--max-tokens", "32", "--device", "cuda"];
+    let text = stdout(&run_with(&[&tune[..], &["--cublas"]].concat(), &kept));
+    assert!(text.lines().nth(2).unwrap().split_whitespace().count() == 8, "a third time: {text}");
+    let path = text.lines().last().unwrap().strip_prefix("kept in ").unwrap();
+    let routes = |route: &str| {
+        let text = fs::read_to_string(path).unwrap();
+        let with = |text: String, old| text.replace(&format!("\"{old}\""), &format!("\"{route}\""));
+        fs::write(path, ["fused", "dequantized", "cublas"].into_iter().fold(text, with)).unwrap();
+    };
+    let train = |output: &str, variables: &[(&str, &str)]| {
+        let steps = ["--device", "cuda", "--set", "train.max_steps=3"];
+        let output = w.train_with(output, &steps, &[&kept[..], variables].concat());
+        stdout(&output);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let losses = |output: &str| -> Vec<f64> {
+        let steps = w.metrics(output).into_iter();
+        steps.filter_map(|row| row.get("loss").and_then(serde_json::Value::as_f64)).collect()
+    };
+    routes("fused");
+    train("fused", &[]);
+    routes("cublas");
+    let said = train("cublas", &[]);
+    assert!(!said.contains("libcublasLt"), "{said}");
+    let near = |(a, b): (f64, f64)| ((a - b) / b).abs() < 1e-2;
+    assert!(losses("cublas").into_iter().zip(losses("fused")).all(near));
+
+    // The driver alone.
+    let driver = w.path("driver");
+    fs::create_dir(&driver).unwrap();
+    let libraries = std::env::var_os("LD_LIBRARY_PATH").unwrap();
+    let library = std::env::split_paths(&libraries)
+        .map(|folder| folder.join("libcuda.so.1"))
+        .find(|path| path.is_file())
+        .unwrap();
+    fs::copy(library, driver.join("libcuda.so.1")).unwrap();
+    let said = train("without", &[("LD_LIBRARY_PATH", driver.to_str().unwrap())]);
+    assert!(said.contains("libcublasLt.so.12 is not there"), "{said}");
+    assert!(w.losses("without") == w.losses("fused"));
 }
 
 #[test]

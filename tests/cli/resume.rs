@@ -41,14 +41,9 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Starts a run in the background, its messages in `output.log`.
+/// Starts a run of one thread in the background, its messages in `output.log`.
 fn start(w: &Workspace, output: &str, more: &[&str]) -> Child {
-    let log = fs::File::create(w.path(&format!("{output}.log"))).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qlora-train"));
-    command.args(["train", &w.arg("recipe.toml"), "--device", "cpu", "--threads", "1"]);
-    command.args(["--model", &w.arg("model"), "--data", &w.arg("rows.jsonl")]);
-    command.args(["--output", &w.arg(output)]).args(more);
-    command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    w.start(output, &[&["--device", "cpu", "--threads", "1"], more].concat())
 }
 
 /// Waits until `condition` holds, or half a minute.

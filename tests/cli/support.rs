@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -73,6 +73,15 @@ impl Workspace {
             vec!["train", &recipe, "--model", &model, "--data", &data, "--output", &output];
         args.extend(more);
         run_with(&args, variables)
+    }
+
+    /// Starts [`train`](Self::train) in the background, its messages in `output.log`.
+    pub(crate) fn start(&self, output: &str, more: &[&str]) -> Child {
+        let log = fs::File::create(self.path(&format!("{output}.log"))).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_qlora-train"));
+        command.args(["train", &self.arg("recipe.toml"), "--model", &self.arg("model")]);
+        command.args(["--data", &self.arg("rows.jsonl"), "--output", &self.arg(output)]).args(more);
+        command.stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
     /// The rows of `metrics.jsonl`.

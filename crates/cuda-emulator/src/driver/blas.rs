@@ -202,7 +202,7 @@ impl State {
             ));
             return Err(Code::INVALID_VALUE);
         }
-        self.submit(stream, CALL, Action::Multiply(product)).map(drop)
+        self.submit(stream, CALL, Action::Multiply(Box::new(product))).map(drop)
     }
 }
 

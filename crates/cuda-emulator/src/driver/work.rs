@@ -27,7 +27,7 @@ pub(crate) enum Action {
     /// Nothing: a point in the stream.
     Marker,
     Launch(Launch),
-    Multiply(Product),
+    Multiply(Box<Product>),
     Upload {
         to: u64,
         from: Source,

@@ -212,14 +212,13 @@ impl Warp {
             if instruction.guard != NONE {
                 let p = self.registers.p[usize::from(instruction.guard)];
                 active &= if instruction.negated { !p } else { p };
-                if active == 0 {
-                    tally.idle += WARP as u64;
-                    self.pc += 1;
-                    continue;
-                }
             }
             if active != FULL {
                 tally.idle += u64::from(active.count_zeros());
+                if active == 0 {
+                    self.pc += 1;
+                    continue;
+                }
             }
             if let Some(run) = instruction.run {
                 run(&mut self.registers, &instruction.registers, active);
@@ -260,9 +259,8 @@ impl Warp {
                     continue;
                 }
                 Op::Trap(reason) => {
-                    return Err(
-                        Problem::new(Check::Trap, *reason).lane(active.trailing_zeros() as usize)
-                    );
+                    let lane = active.trailing_zeros() as usize;
+                    return Err(Problem::new(Check::Trap, *reason).lane(lane));
                 }
                 Op::Nop => {}
                 Op::Barrier(_) => {

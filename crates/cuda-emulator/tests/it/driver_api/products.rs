@@ -7,8 +7,8 @@ use cudarc::{
         result::{self as lt, CublasError},
         sys::{
             self, cublasComputeType_t::CUBLAS_COMPUTE_32F,
-            cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA,
-            cublasStatus_t as Status, cudaDataType_t::CUDA_R_32F,
+            cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA, cublasStatus_t as Status,
+            cudaDataType_t::CUDA_R_32F,
         },
     },
     driver::{CudaContext, result},
