@@ -3,11 +3,11 @@
 # and llama.cpp, and prints Markdown tables. Installs the rivals' pinned packages (about 4 GB) into the virtual
 # environment of check-interop.sh; PYTHON=... uses an existing one. Wants a machine with nothing else to do.
 #
-#   scripts/bench-cpu.sh [--rounds N] [--quick] [--only a|b|c|d] [--match TEXT] [--rows FILE] [--level avx512|avx2]
+#   scripts/bench-cpu.sh [--rounds N] [--steps N] [--quick] [--only a|b|c|d] [--match PATTERN] [--rows FILE] [--level avx512|avx2]
 #
-# --rounds: runs of every contender, 5 by default; figures are their medians. --quick: one, of few steps, to
-# see that all works. --only: a training, b products, c generation, d quantisation and start-up. --match: only
-# contenders whose name contains this. --rows: chats
+# --rounds: runs of every contender, 5 by default; figures are their medians. --steps: of a training run, 20 by
+# default. --quick: one run of 2 steps, to see that all works. --only: a training, b products, c generation, d
+# quantisation and start-up. --match: only contenders in whose name this regular expression is found. --rows: chats
 # in JSON lines or a safetensors file with train_ids [20, 4, 256] instead of the demonstration set. --level: no more
 # than these instruction sets for all contenders.
 set -euo pipefail
@@ -19,7 +19,7 @@ while [ $# -gt 0 ]; do
         --rows)
             [ $# -ge 2 ] || { echo "--rows needs a file" >&2; exit 2; }
             rows=$(realpath -- "$2"); shift 2 ;;
-        --rounds | --only | --match | --level)
+        --rounds | --steps | --only | --match | --level)
             [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; }
             options+=("$1" "$2"); shift 2 ;;
         --quick) options+=("$1"); shift ;;

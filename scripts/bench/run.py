@@ -1,6 +1,7 @@
 """Measures the CPU against what else there is, and prints Markdown tables: medians over the rounds (least..most).
 
-Usage: run.py BINARIES NF4_DIR GGUF WORK [--rounds N] [--quick] [--only a|b|c|d] [--match TEXT] [--level avx512|avx2]
+Usage: run.py BINARIES NF4_DIR GGUF WORK [--rounds N] [--steps N] [--quick] [--only a|b|c|d] [--match PATTERN]
+       [--level avx512|avx2]
 
 BINARIES holds qlora-train and examples/. Every round runs every contender once, so that whatever else the machine
 does meets all of them. Contenders that fail are named at the end.
@@ -52,7 +53,9 @@ class Bench:
         self.arguments = arguments
         self.binaries = pathlib.Path(arguments.binaries)
         self.nf4, self.gguf, self.work = arguments.nf4, arguments.gguf, arguments.work
-        self.steps, self.dropped, self.seconds = (2, 1, 0.0) if arguments.quick else (20, 3, 0.3)
+        self.steps, self.seconds = (2, 0.0) if arguments.quick else (arguments.steps, 0.3)
+        # The first allocate and warm up.
+        self.dropped = 3 if self.steps > 10 else 1
         self.shapes = SHAPES[::6] if arguments.quick else SHAPES
         self.figures = collections.defaultdict(list)  # (table, row, column) -> values
         (pathlib.Path(self.work) / "recipe.toml").write_text(RECIPE.format(work=self.work))
@@ -179,7 +182,7 @@ class Bench:
         sections = {"a": self.training, "b": self.products, "c": self.generation, "d": self.quantization}
         for letter, section in sections.items():
             if self.arguments.only in (None, letter):
-                yield from ((name, run) for name, run in section() if self.arguments.match in name)
+                yield from ((name, run) for name, run in section() if re.search(self.arguments.match, name))
 
     def all_rounds(self):
         failed = {}
@@ -237,6 +240,7 @@ def main():
     for name in ["binaries", "nf4", "gguf", "work"]:
         parser.add_argument(name)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", choices="abcd")
     parser.add_argument("--match", default="")
