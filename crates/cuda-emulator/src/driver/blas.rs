@@ -186,12 +186,11 @@ impl Matrix {
 }
 
 impl State {
-    /// `cublasLtMatmul`.
+    /// `cublasLtMatmul`, of layouts that meet.
     pub(crate) fn multiply(&mut self, stream: Id, product: Product) -> Status {
         const CALL: &str = "cublasLtMatmul";
         let stream = self.stream(stream)?;
-        let Product { transposed, a, b, c, d, .. } = product;
-        size(transposed, [a, b, c, d].map(|matrix| matrix.layout))?;
+        let Product { a, b, c, d, .. } = product;
         if c.address == d.address && c.layout != d.layout {
             return Err(Code::INVALID_VALUE);
         }

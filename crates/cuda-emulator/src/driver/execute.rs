@@ -167,6 +167,11 @@ impl State {
         product: &Product,
     ) -> Result<u64, Code> {
         let Product { a, b, c, d, beta, workspace, .. } = *product;
+        let whole = |(base, size)| workspace.0 + workspace.1 <= base + size;
+        if workspace.1 > 0 && !self.memory.range_of(workspace.0).is_some_and(whole) {
+            let outside = self.memory.explain(workspace.0, workspace.1);
+            self.accessed(label, Err::<(), _>(outside))?;
+        }
         self.touch_device(point, label, workspace.0, workspace.1, true);
         let c = (beta != 0.0).then(|| self.columns(point, label, c)).transpose()?;
         let (a, b) = (self.columns(point, label, a)?, self.columns(point, label, b)?);

@@ -23,7 +23,8 @@ const THREADS: u32 = 256;
 /// Whether the library can do `product`, which is one of [`tile_matmul`].
 pub(super) fn takes(product: &MatmulParams) -> bool {
     let aligned = |elements: u64| elements.is_multiple_of(CHUNK);
-    (product.masked == MASK_NONE || product.extra_k == 0)
+    product.m > 0
+        && (product.masked == MASK_NONE || product.extra_k == 0)
         && product.a.tensor.data.is_multiple_of(ALIGNMENT)
         && aligned(product.n)
         && aligned(product.k)
@@ -39,12 +40,12 @@ pub(super) fn run(cuda: &Cuda, product: &MatmulParams, weight: &CudaBuffer) -> R
     let slice = (SUMS / (4 * n)).max(1).next_multiple_of(ROWS).min(m);
     let sums = cuda.alloc(DType::F32, slice * n, MemoryKind::Workspace)?;
     let workspace = cuda.alloc(DType::F32, WORKSPACE / 4, MemoryKind::Workspace)?;
-    let width = factors.extra_k as usize;
+    let (width, x_stride) = (factors.extra_k as usize, product.a.row as usize);
+    let operands =
+        |x, weight| Operands { x, weight, out: sums.address(), workspace: workspace.address() };
     for first in (0..m).step_by(slice) {
         let rows = slice.min(m - first);
         let from = |address: u64, stride: usize| address + 2 * (first * stride) as u64;
-        let (x_stride, common) = (product.a.row as usize, (sums.address(), workspace.address()));
-        let operands = |x, weight| Operands { x, weight, out: common.0, workspace: common.1 };
         let base = Shape { m: rows, n, k, x_stride, forward };
         let x = from(product.a.tensor.data, x_stride);
         cuda.driver().multiply(base, operands(x, weight.address()), false)?;

@@ -69,6 +69,8 @@ fn cuda_products_of_cublas_are_right() {
     ] {
         let cuda = always(shape.1, shape.2, Route::Cublas);
         check_case(&cuda, Case { shape, stored, bias, lora }, DType::Bf16);
+        let took_workspace = cuda.memory().peak > 32 << 20;
+        assert_eq!(took_workspace, shape.1 % 8 == 0, "{shape:?}: by the library");
     }
 }
 

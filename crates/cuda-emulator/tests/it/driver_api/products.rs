@@ -21,6 +21,17 @@ type Shape = (u64, u64, i64);
 
 /// D = op(A) . B + beta . D at these addresses, A transposed or not.
 fn multiply(transposed: bool, shapes: [Shape; 3], at: [u64; 3], beta: f32) -> Result<(), Status> {
+    multiply_in((0, 0), transposed, shapes, at, beta)
+}
+
+/// The same with so many bytes of workspace at an address.
+fn multiply_in(
+    workspace: (u64, usize),
+    transposed: bool,
+    shapes: [Shape; 3],
+    at: [u64; 3],
+    beta: f32,
+) -> Result<(), Status> {
     let run = || -> Result<(), CublasError> {
         let layout = |(rows, cols, ld)| lt::create_matrix_layout(CUDA_R_32F, rows, cols, ld);
         let [a, b, d] = [layout(shapes[0])?, layout(shapes[1])?, layout(shapes[2])?];
@@ -50,8 +61,8 @@ fn multiply(transposed: bool, shapes: [Shape; 3], at: [u64; 3], beta: f32) -> Re
                 pointer(at[2]),
                 d,
                 &raw const algorithm,
-                pointer(0),
-                0,
+                pointer(workspace.0),
+                workspace.1,
                 std::ptr::null_mut(),
             )?;
             for matrix in [a, b, d] {
@@ -113,4 +124,18 @@ fn products_are_in_order_with_the_stream_and_find_what_is_wrong() {
     for run in &runs {
         run.found(&["uninitialised", "out-of-bounds"]);
     }
+}
+
+#[test]
+fn a_workspace_must_be_whole() {
+    let runs = on_emulator(&[&[]], || {
+        let _context = CudaContext::new(0).expect("a device");
+        let [a, b, d, workspace] = [(); 4].map(|()| upload(&[1.0; 4]));
+        let (shapes, at) = ([(2, 2, 2); 3], [a, b, d]);
+        for bytes in [16, 17] {
+            let result = multiply_in((workspace, bytes), false, shapes, at, 0.0);
+            assert_eq!(result, Ok(()), "what is wrong shows when it runs");
+        }
+    });
+    runs[0].found(&["out-of-bounds"]);
 }
