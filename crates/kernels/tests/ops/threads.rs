@@ -5,11 +5,11 @@ use kernels::{Cpu, DType};
 use crate::results::{self, Bits};
 use crate::{attention, linear};
 
-/// The results of `run`, the same in pools of 1, 2 and 3 threads and again.
+/// The results of `run`, the same in pools of 1, 2 and 3 threads, again, and of more than there are tasks.
 fn check(run: impl Fn(&Cpu, DType) -> Bits + Sync) {
     for dtype in [DType::F32, DType::Bf16] {
         let mut expected: Option<Bits> = None;
-        for threads in [1, 2, 3, 3] {
+        for threads in [1, 2, 3, 3, 8] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let got = pool.install(|| run(&Cpu::new(), dtype));
             let expected = expected.get_or_insert_with(|| got.clone());
@@ -40,8 +40,15 @@ fn linear() {
 #[test]
 fn attention() {
     let lens = [(300, 300), (1, 400), (50, 90)];
-    let case = attention::Case::new((6, 2, 16), &lens, Some(200), Some(5.0));
-    check(|cpu, dtype| results::of_attention(cpu, &case, dtype));
+    for (shape, window, softcap) in [
+        ((6, 2, 16), Some(200), Some(5.0)),
+        ((6, 2, 64), Some(200), Some(5.0)),
+        ((6, 2, 64), None, None),
+        ((2, 2, 128), Some(33), None),
+    ] {
+        let case = attention::Case::new(shape, &lens, window, softcap);
+        check(|cpu, dtype| results::of_attention(cpu, &case, dtype));
+    }
 }
 
 #[test]

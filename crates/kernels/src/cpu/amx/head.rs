@@ -11,13 +11,13 @@ use half::bf16;
 use super::dense::{Dense, Straight, Transposed};
 use super::product::{Area, COLS, Operands, even, run, supports};
 use super::rows::Rows;
+use super::softmax::{Running, weigh};
 use super::tile::BLOCK;
 use crate::Result;
 use crate::cpu::exp::exp;
 use crate::cpu::lines::Lines;
-use crate::cpu::reduce;
 use crate::cpu::simd::simd;
-use crate::cpu::view::{FloatMut, FloatRef, narrow};
+use crate::cpu::view::{FloatMut, FloatRef};
 use crate::cpu::weight::WeightRef;
 use crate::cpu::{Cpu, F32Scratch, team};
 
@@ -46,9 +46,7 @@ pub(in crate::cpu) struct Head<'a> {
 /// Softmax of one token over the part of the vocabulary seen so far.
 #[derive(Debug, Clone, Copy)]
 struct State {
-    max: f32,
-    /// Of the exponentials relative to `max`.
-    sum: f32,
+    running: Running,
     label_logit: Option<f32>,
     /// What the label's exponential lost when it was rounded to bf16. It is added again, because the
     /// label's share of the gradient is its probability less one, which may be far smaller than either.
@@ -58,31 +56,16 @@ struct State {
 }
 
 impl State {
-    const EMPTY: Self = Self {
-        max: f32::NEG_INFINITY,
-        sum: 0.0,
-        label_logit: None,
-        label_rest: 0.0,
-        correction: 1.0,
-    };
+    const EMPTY: Self =
+        Self { running: Running::EMPTY, label_logit: None, label_rest: 0.0, correction: 1.0 };
 
     /// Turns logits into exponentials relative to the maximum, rounded into `probs`. `label` is where
     /// the label lies among them.
-    #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
-    #[inline(always)]
     fn add(&mut self, logits: &mut [f32], label: Option<usize>, probs: &mut [bf16]) {
-        let largest = reduce::max(logits);
-        let max = if largest > self.max { largest } else { self.max };
-        self.correction = if max == self.max { 1.0 } else { exp(self.max - max) };
-        self.max = max;
         if let Some(label) = label {
             self.label_logit = Some(logits[label]);
         }
-        for (x, prob) in logits.iter_mut().zip(probs.iter_mut()) {
-            *x = exp(*x - max);
-            *prob = narrow(*x);
-        }
-        self.sum = self.sum * self.correction + reduce::sum(logits);
+        self.correction = weigh(logits, probs, &mut self.running);
         self.label_rest *= self.correction;
         if let Some(label) = label {
             self.label_rest += logits[label] - probs[label].to_f32();
@@ -91,12 +74,12 @@ impl State {
 
     /// Of all parts of the vocabulary.
     fn combine(parts: impl Iterator<Item = Self> + Clone) -> Self {
-        let larger = |a: f32, part: Self| if part.max > a { part.max } else { a };
+        let larger = |a: f32, part: Self| if part.running.max > a { part.running.max } else { a };
         let max = parts.clone().fold(f32::NEG_INFINITY, larger);
-        let relative = |part: Self| exp(part.max - max);
+        let relative = |part: Self| exp(part.running.max - max);
+        let sum = parts.clone().map(|part| part.running.sum * relative(part)).sum();
         Self {
-            max,
-            sum: parts.clone().map(|part| part.sum * relative(part)).sum(),
+            running: Running { max, sum },
             label_rest: parts.clone().map(|part| part.label_rest * relative(part)).sum(),
             label_logit: parts.into_iter().find_map(|part| part.label_logit),
             correction: 1.0,
@@ -106,7 +89,7 @@ impl State {
     /// NaN where no part of the vocabulary was looked at, as in a dry run.
     fn loss(&self) -> f32 {
         let label = self.label_logit.unwrap_or(f32::NAN);
-        self.sum.ln() + (self.max - label)
+        self.running.sum.ln() + (self.running.max - label)
     }
 }
 
@@ -168,10 +151,12 @@ impl<'a> Head<'a> {
                 let state = combined[i];
                 sum.clear();
                 let label = &self.values[labels[i] * self.hidden..][..self.hidden];
-                let of_label = (state.label_rest / state.sum - 1.0) * grad_scale;
+                let of_label = (state.label_rest / state.running.sum - 1.0) * grad_scale;
                 sum.extend(label.iter().map(|x| x.to_f32() * of_label));
                 for at in of(i) {
-                    let factor = exp(states[at].max - state.max) / state.sum * grad_scale;
+                    let factor = exp(states[at].running.max - state.running.max)
+                        / state.running.sum
+                        * grad_scale;
                     let grad = &grads[at * self.hidden..][..self.hidden];
                     simd!(for (sum, grad) in sum.iter_mut().zip(grad) {
                         *sum += grad * factor;
@@ -249,13 +234,12 @@ impl<'a> Head<'a> {
                 run(Operands { rows, source }, None, area, |block, logits| {
                     let rows = probs[block * BLOCK * width..].chunks_mut(width);
                     let states = states[block * BLOCK..].iter_mut().zip(&labels[block * BLOCK..]);
-                    simd!(for ((logits, probs), (state, label)) in
-                        logits.chunks_mut(n).zip(rows).zip(states)
-                    {
+                    let rows = logits.chunks_mut(n).zip(rows).zip(states);
+                    for ((logits, probs), (state, label)) in rows {
                         let label = label.checked_sub(first).filter(|&label| label < n);
                         state.add(logits, label, &mut probs[..n]);
                         probs[n..].fill(bf16::ZERO);
-                    });
+                    }
                 });
                 if !grad.is_empty() {
                     self.add_gradient(weight, &Rows::whole(probs, width), states, grad);

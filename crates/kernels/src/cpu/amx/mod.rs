@@ -32,6 +32,8 @@ mod rows;
 #[cfg(amx)]
 mod small;
 #[cfg(amx)]
+mod softmax;
+#[cfg(amx)]
 mod tile;
 #[cfg(amx)]
 mod vector;
@@ -42,8 +44,9 @@ pub(super) use self::{
     detect::available,
     head::Head,
     product::multiply,
-    small::{Panel, Values, product},
-    tile::BLOCK,
+    small::{Panel, Values, product, transpose, transpose_f32},
+    softmax::{Running, Scores, online_softmax, softmax_gradient},
+    tile::{BLOCK, Tiles},
     vector::multiply_few,
 };
 

@@ -10,6 +10,7 @@ use super::dense::{Dense, Straight, Transposed};
 use super::fill::Source;
 use super::tile::{self, BLOCK, Left, STEP, Segment, Sums, Tiles};
 use crate::cpu::lines::Lines;
+use crate::cpu::simd::simd;
 
 impl Lines {
     pub(super) fn registers(&mut self, len: usize) -> &mut [__m512i] {
@@ -67,6 +68,12 @@ impl Panel {
         source.fill(registers, 0..self.pairs * BLOCK, 0..self.steps);
     }
 
+    /// Words of the tiles: `[pair of 16 columns][step][2][depth / 2][16 columns][2]`.
+    fn words(&self) -> &[[bf16; STEP]] {
+        let words = bytemuck::cast_slice::<_, [bf16; STEP]>(self.registers.as_lines());
+        &words[..self.pairs * self.steps * STEP]
+    }
+
     fn pair(&self, pair: usize) -> *const u8 {
         self.registers.as_registers()[pair * self.steps * STEP..][..self.steps * STEP]
             .as_ptr()
@@ -76,22 +83,67 @@ impl Panel {
 
 /// `out [rows, cols] = [out +] left . right`, where `left` has as many columns as `right` is deep, and
 /// `rows` is a multiple of 32, as `cols` of the panel are.
-pub(in crate::cpu) fn product(left: &[bf16], right: &Panel, out: &mut [f32], accumulate: bool) {
+pub(in crate::cpu) fn product(
+    tiles: &Tiles,
+    left: Values<'_>,
+    right: &Panel,
+    out: &mut [f32],
+    accumulate: bool,
+) {
     let (steps, cols) = (right.steps, right.pairs * BLOCK);
-    let depth = steps * STEP;
-    let rows = left.len() / depth;
-    assert!(rows.is_multiple_of(BLOCK) && rows * depth == left.len(), "no whole tiles");
-    assert!(rows * cols == out.len(), "operands differ in shape");
-    let tiles = Tiles::configure();
-    for (left, out) in left.chunks_exact(BLOCK * depth).zip(out.chunks_exact_mut(BLOCK * cols)) {
-        let left = Left { first: left.as_ptr().cast(), row: 2 * depth, step: 2 * STEP };
+    let Values { data, rows, cols: depth, stride } = left;
+    assert!(depth == steps * STEP, "operands differ in depth");
+    assert!(rows.is_multiple_of(BLOCK) && rows * cols == out.len(), "no whole tiles");
+    assert!(rows == 0 || (rows - 1) * stride + depth <= data.len(), "rows end too early");
+    for (block, out) in out.chunks_exact_mut(BLOCK * cols).enumerate() {
+        let first = data[block * BLOCK * stride..].as_ptr().cast();
+        let left = Left { first, row: 2 * stride, step: 2 * STEP };
         for pair in 0..right.pairs {
             let segment = Segment { left, right: right.pair(pair), steps };
             let from = accumulate.then(|| Sums::within(out, cols, pair * BLOCK));
             let to = Sums::within(out, cols, pair * BLOCK);
             // SAFETY: `left` is 32 rows of `steps` steps, and the panel's pair 2048 bytes for each of
             // them; `out` stays borrowed.
-            unsafe { tile::multiply::<true>(&tiles, &[segment], from, to) }
+            unsafe { tile::multiply::<true>(tiles, &[segment], from, to) }
+        }
+    }
+}
+
+/// `out [cols, rows]` of `values`, its rows filled up with zeros to a multiple of 32.
+pub(in crate::cpu) fn transpose(values: Values<'_>, scratch: &mut Panel, out: &mut [bf16]) {
+    scratch.set_transposed(values);
+    let rows = values.rows.next_multiple_of(BLOCK);
+    let tiles = scratch.words().as_chunks::<16>().0.as_chunks::<2>().0;
+    simd!(for (i, [left, right]) in tiles.iter().enumerate() {
+        let (pair, step) = (i / scratch.steps, i % scratch.steps);
+        for (depth, (left, right)) in left.iter().zip(right).enumerate() {
+            for odd in 0..2 {
+                let start = (step * STEP + 2 * depth + odd) * rows + pair * BLOCK;
+                let out = out[start..].first_chunk_mut::<BLOCK>().expect("whole blocks");
+                for column in 0..16 {
+                    out[column] = left[2 * column + odd];
+                    out[16 + column] = right[2 * column + odd];
+                }
+            }
+        }
+    });
+}
+
+/// `out [cols, rows]` of `x [rows, cols]`, both multiples of 32.
+pub(in crate::cpu) fn transpose_f32(x: &[f32], cols: usize, scratch: &mut Panel, out: &mut [f32]) {
+    let rows = x.len() / cols;
+    // As far as the tiles go, an f32 is two neighbours in a row.
+    let data = bytemuck::cast_slice(x);
+    scratch.set_transposed(Values { data, rows, cols: 2 * cols, stride: 2 * cols });
+    let words: &[[f32; 16]] = bytemuck::cast_slice(scratch.words());
+    let tiles = words.as_chunks::<16>().0.as_chunks::<2>().0;
+    for (i, halves) in tiles.iter().enumerate() {
+        let (pair, step) = (i / scratch.steps, i % scratch.steps);
+        for (half, tile) in halves.iter().enumerate() {
+            for (column, values) in tile.iter().enumerate() {
+                let start = (step * 16 + column) * rows + pair * BLOCK + half * 16;
+                out[start..start + 16].copy_from_slice(values);
+            }
         }
     }
 }

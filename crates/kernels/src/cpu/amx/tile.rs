@@ -24,11 +24,11 @@ struct Config {
 
 /// The tiles of this thread, all eight of 16 rows of 64 bytes; given back on drop, which spares
 /// context switches their 8 KiB. Neither `Send` nor `Sync`: the configuration is the thread's.
-pub(super) struct Tiles(PhantomData<*const ()>);
+pub(in crate::cpu) struct Tiles(PhantomData<*const ()>);
 
 impl Tiles {
     /// Panics where the tiles are not available.
-    pub(super) fn configure() -> Self {
+    pub(in crate::cpu) fn configure() -> Self {
         assert!(super::available(), "the processor has no tiles");
         let mut config = Config {
             palette: 1,

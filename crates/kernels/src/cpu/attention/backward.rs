@@ -76,8 +76,7 @@ pub(in crate::cpu) fn backward(
     let dv = name.float_mut("dv", dv, k_len)?;
     #[cfg(amx)]
     if let Some(inputs) = tiled::Backward::new(&inputs) {
-        inputs.query_gradient(dq);
-        inputs.key_gradients(dk, dv);
+        inputs.run(dq, dk, dv);
         return Ok(());
     }
     query_gradient(inputs, dq);

@@ -81,6 +81,23 @@ impl Layout {
         blocks.collect()
     }
 
+    /// All queries in order, each sequence a block.
+    #[cfg(amx)]
+    pub(super) fn whole_sequences(&self) -> impl Iterator<Item = (Sequence, QueryBlock)> {
+        self.sequences.iter().map(|sequence| {
+            let block = QueryBlock { tokens: sequence.q.clone(), position: sequence.offset() };
+            (sequence.clone(), block)
+        })
+    }
+
+    /// Whether all sequences have queries, and their keys follow one another from the first on.
+    #[cfg(amx)]
+    pub(super) fn one_after_the_other(&self) -> bool {
+        let ends = std::iter::once(0).chain(self.sequences.iter().map(|sequence| sequence.k.end));
+        let follows = |(end, sequence): (usize, &Sequence)| sequence.k.start == end;
+        ends.zip(&self.sequences).all(follows) && self.sequences.iter().all(|x| !x.q.is_empty())
+    }
+
     /// An output `[q_tokens, width]` by block of queries, then by key head.
     pub(super) fn query_tiles<'a>(
         &self,

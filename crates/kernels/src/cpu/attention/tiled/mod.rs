@@ -68,26 +68,3 @@ fn key_values<'a>(
 fn head_values(data: &[bf16], rows: usize, d: usize) -> Values<'_> {
     Values { data, rows, cols: d, stride: d }
 }
-
-/// Lanes of the loops over scores.
-const LANES: usize = 16;
-
-/// The range widened to whole vectors: a loop over the odd elements at its ends would take longer than
-/// over all the others.
-#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
-#[inline(always)]
-fn whole_vectors(range: &Range<usize>) -> Range<usize> {
-    range.start / LANES * LANES..range.end.next_multiple_of(LANES)
-}
-
-#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
-#[inline(always)]
-fn vectors<T>(x: &[T]) -> impl Iterator<Item = &[T; LANES]> {
-    x.as_chunks().0.iter()
-}
-
-#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
-#[inline(always)]
-fn vectors_mut<T>(x: &mut [T]) -> impl Iterator<Item = &mut [T; LANES]> {
-    x.as_chunks_mut().0.iter_mut()
-}
