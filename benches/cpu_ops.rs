@@ -166,10 +166,17 @@ fn attention(c: &mut Criterion) {
     let (heads, kv_heads, head_dim) = (9, 3, 64);
     let op = Attention { heads, kv_heads, head_dim, scale: 0.125, window: None, softcap: None };
     let mut group = c.benchmark_group("attention");
-    // A training row, a packed one, and a step of generation for 8 sequences.
-    for (name, count, q_len, k_len) in
-        [("1 of 1024", 1, 1024, 1024), ("8 of 128", 8, 128, 128), ("decode 8 at 1024", 8, 1, 1024)]
+    // A training row, packed ones, and a step of generation for 8 sequences.
+    let shapes = [
+        ("1 of 1024", 1, 1024, 1024),
+        ("4 of 256", 4, 256, 256),
+        ("8 of 128", 8, 128, 128),
+        ("decode 8 at 1024", 8, 1, 1024),
+    ];
+    for (dtype, (name, count, q_len, k_len)) in
+        [DType::F32, DType::Bf16].into_iter().flat_map(|dtype| shapes.map(|shape| (dtype, shape)))
     {
+        let name = format!("{dtype} {name}");
         let starts = |len: usize| (0..=count).map(|i| (i * len) as u32).collect::<Vec<_>>();
         let sequences = Sequences {
             q_start: ids(cpu, &starts(q_len)),
@@ -182,20 +189,19 @@ fn attention(c: &mut Criterion) {
             max_k: k_len,
         };
         let (q_len, k_len) = (sequences.q_tokens, sequences.k_tokens);
-        let [q, d_o] = [(); 2].map(|()| upload(cpu, DType::F32, q_len * heads * head_dim));
-        let [k, v] = [(); 2].map(|()| upload(cpu, DType::F32, k_len * kv_heads * head_dim));
-        let [mut o, mut dq] = [(); 2].map(|()| empty(cpu, DType::F32, q_len * heads * head_dim));
-        let [mut dk, mut dv] =
-            [(); 2].map(|()| empty(cpu, DType::F32, k_len * kv_heads * head_dim));
+        let [q, d_o] = [(); 2].map(|()| upload(cpu, dtype, q_len * heads * head_dim));
+        let [k, v] = [(); 2].map(|()| upload(cpu, dtype, k_len * kv_heads * head_dim));
+        let [mut o, mut dq] = [(); 2].map(|()| empty(cpu, dtype, q_len * heads * head_dim));
+        let [mut dk, mut dv] = [(); 2].map(|()| empty(cpu, dtype, k_len * kv_heads * head_dim));
         let mut lse = empty(cpu, DType::F32, q_len * heads);
         group.throughput(Throughput::Elements(q_len as u64));
-        group.bench_function(BenchmarkId::new("forward", name), |b| {
+        group.bench_function(BenchmarkId::new("forward", &name), |b| {
             b.iter(|| cpu.attention(op, &sequences, &q, &k, &v, &mut o, &mut lse).unwrap());
         });
         if q_len < k_len {
             continue;
         }
-        group.bench_function(BenchmarkId::new("backward", name), |b| {
+        group.bench_function(BenchmarkId::new("backward", &name), |b| {
             b.iter(|| {
                 let grads = AttentionGrads {
                     q: &q,

@@ -3,8 +3,9 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512i, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_permutex2var_epi16,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512i, _mm_loadu_si128, _mm512_castsi128_si512, _mm512_inserti32x4,
+    _mm512_permutex2var_epi16, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
 use std::ops::Range;
@@ -93,35 +94,49 @@ impl Source for Straight<'_> {
 #[target_feature(enable = "avx512f")]
 fn fill_transposed(w: Dense<'_>, panel: &mut [__m512i], col: usize, steps: Range<usize>) {
     for (pair, panel) in panel.chunks_exact_mut(steps.len() * 2 * TILE).enumerate() {
-        for (tile, panel) in panel.chunks_exact_mut(TILE).enumerate() {
+        for (tile, panel) in panel.as_chunks_mut().0.iter_mut().enumerate() {
             let row = col + pair * 32 + tile % 2 * 16;
             let depth = (steps.start + tile / 2) * STEP;
-            for lane in 0..4 {
-                let rows = [0, 1, 2, 3].map(|i| {
-                    let part = |j| {
-                        let values = w.get::<8>(row + i + j, depth + 8 * lane);
-                        // SAFETY: both are 16 bytes of plain bits.
-                        unsafe { transmute::<[bf16; 8], std::arch::x86_64::__m128i>(values) }
-                    };
-                    let lanes = _mm512_castsi128_si512(part(0));
-                    let lanes = _mm512_inserti32x4::<1>(lanes, part(4));
-                    let lanes = _mm512_inserti32x4::<2>(lanes, part(8));
-                    _mm512_inserti32x4::<3>(lanes, part(12))
-                });
-                let (a, b) = (
-                    _mm512_unpacklo_epi32(rows[0], rows[1]),
-                    _mm512_unpacklo_epi32(rows[2], rows[3]),
-                );
-                let (c, d) = (
-                    _mm512_unpackhi_epi32(rows[0], rows[1]),
-                    _mm512_unpackhi_epi32(rows[2], rows[3]),
-                );
-                panel[4 * lane] = _mm512_unpacklo_epi64(a, b);
-                panel[4 * lane + 1] = _mm512_unpackhi_epi64(a, b);
-                panel[4 * lane + 2] = _mm512_unpacklo_epi64(c, d);
-                panel[4 * lane + 3] = _mm512_unpackhi_epi64(c, d);
+            if row + TILE <= w.n {
+                transpose_tile(&w.values[row * w.stride + depth..], w.stride, panel);
+            } else {
+                let mut rows = [bf16::ZERO; TILE * STEP];
+                for (row, out) in (row..w.n).zip(rows.as_chunks_mut().0) {
+                    *out = w.get::<STEP>(row, depth);
+                }
+                transpose_tile(&rows, STEP, panel);
             }
         }
+    }
+}
+
+/// 16 rows of 32 values, `stride` apart.
+#[target_feature(enable = "avx512f")]
+fn transpose_tile(rows: &[bf16], stride: usize, out: &mut [__m512i; TILE]) {
+    assert!((TILE - 1) * stride + STEP <= rows.len(), "rows end too early");
+    for (lane, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+        let rows = [0, 1, 2, 3].map(|i| {
+            let part = |j: usize| {
+                // SAFETY: within the last of 16 rows, as asserted, or before.
+                let values = unsafe { rows.as_ptr().add((i + j) * stride + 8 * lane) };
+                // SAFETY: 16 readable bytes.
+                unsafe { _mm_loadu_si128(values.cast()) }
+            };
+            let lanes = _mm512_castsi128_si512(part(0));
+            let lanes = _mm512_inserti32x4::<1>(lanes, part(4));
+            let lanes = _mm512_inserti32x4::<2>(lanes, part(8));
+            _mm512_inserti32x4::<3>(lanes, part(12))
+        });
+        let (a, b) =
+            (_mm512_unpacklo_epi32(rows[0], rows[1]), _mm512_unpacklo_epi32(rows[2], rows[3]));
+        let (c, d) =
+            (_mm512_unpackhi_epi32(rows[0], rows[1]), _mm512_unpackhi_epi32(rows[2], rows[3]));
+        *out = [
+            _mm512_unpacklo_epi64(a, b),
+            _mm512_unpackhi_epi64(a, b),
+            _mm512_unpacklo_epi64(c, d),
+            _mm512_unpackhi_epi64(c, d),
+        ];
     }
 }
 
