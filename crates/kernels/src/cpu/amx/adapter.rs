@@ -21,8 +21,8 @@ use crate::cpu::{Cpu, F32Scratch};
 
 /// Ranks that are multiplied together.
 const RANKS: usize = 16;
-/// Rows of a task that splits rows.
-const SPLIT_ROWS: usize = 128;
+/// Values of a task that splits them: fewer take less time than it takes to call a thread.
+const SPLIT: usize = 16_384;
 /// Rows of a task of [`shrink`].
 const SHRINK_ROWS: usize = 256;
 /// Columns of a task of [`gradient`].
@@ -86,8 +86,9 @@ fn split_in_rows<const N: usize>(
 ) -> Result<Parts> {
     let width = N * r.next_multiple_of(RANKS);
     let mut parts = Parts::alloc(cpu, x.len() / r * width)?;
-    let out = parts.values_mut().chunks_mut(SPLIT_ROWS * width);
-    team::for_each(x.chunks(SPLIT_ROWS * r).zip(out), |(x, out)| {
+    let rows = SPLIT.div_ceil(width);
+    let out = parts.values_mut().chunks_mut(rows * width);
+    team::for_each(x.chunks(rows * r).zip(out), |(x, out)| {
         simd!(for (x, out) in x.chunks(r).zip(out.chunks_mut(width)) {
             for (x, out) in x.chunks(RANKS).zip(out.as_chunks_mut::<RANKS>().0.chunks_mut(N)) {
                 let parts = split(&sixteen(x), scale);
@@ -108,24 +109,31 @@ fn split_in_cols<const N: usize>(
     which: [bool; N],
 ) -> Result<Parts> {
     let mut parts = Parts::alloc(cpu, N * r.next_multiple_of(RANKS) * cols)?;
-    let out = parts.values_mut().chunks_mut(cols).enumerate();
-    team::for_each(out, |(row, out)| {
-        let rank = row / (N * RANKS) * RANKS + row % RANKS;
-        let Some(x) = x.get(rank * cols..(rank + 1) * cols) else {
-            out.fill(bf16::ZERO);
-            return;
-        };
-        if which[row / RANKS % N] {
-            simd!(for (out, &x) in out.iter_mut().zip(x) {
-                *out = narrow(x - f32::from_bits(u32::from(narrow(x).to_bits()) << 16));
-            });
-        } else {
-            simd!(for (out, &x) in out.iter_mut().zip(x) {
-                *out = narrow(x);
-            });
+    let rows = SPLIT.div_ceil(cols);
+    let tasks = parts.values_mut().chunks_mut(rows * cols).enumerate();
+    team::for_each(tasks, |(task, out)| {
+        for (row, out) in (task * rows..).zip(out.chunks_mut(cols)) {
+            let rank = row / (N * RANKS) * RANKS + row % RANKS;
+            match x.get(rank * cols..(rank + 1) * cols) {
+                Some(x) => split_row(x, which[row / RANKS % N], out),
+                None => out.fill(bf16::ZERO),
+            }
         }
     });
     Ok(parts)
+}
+
+/// High or low parts of values.
+fn split_row(x: &[f32], low: bool, out: &mut [bf16]) {
+    if low {
+        simd!(for (out, &x) in out.iter_mut().zip(x) {
+            *out = narrow(x - f32::from_bits(u32::from(narrow(x).to_bits()) << 16));
+        });
+    } else {
+        simd!(for (out, &x) in out.iter_mut().zip(x) {
+            *out = narrow(x);
+        });
+    }
 }
 
 impl LowRank<'_> {

@@ -6,14 +6,16 @@
 //! Every output element is summed in the order of the depth, however the work is cut.
 //!
 //! Measured on two cores of a Xeon (2 MiB of L2 each, 29 GB/s a core from L3) that others share: a step of
-//! `SmolLM2-135M` with LoRA (4 x 256 tokens, bf16, NF4, rank 16) takes 0.66 s at best and mostly 0.69 to 0.74,
-//! of which linears take 330 to 370 ms (the tile loop about a third of that, the rest are panels, outputs and
-//! the adapter), attention 140 to 150, the head 92 to 105, all element-wise operations about 90. What moved
-//! most: huge pages, threads that stay awake, and the adapter, attention and head on tiles.
+//! `SmolLM2-135M` with LoRA (4 x 256 tokens, bf16, NF4, rank 16) takes 0.60 s at best and mostly 0.64 to 0.68,
+//! of which linears take 370 to 390 ms, attention 80, the head 50, all element-wise operations about 90. The
+//! products alone run at 2.1 to 2.6 TFLOP/s from warm caches; within a step they take half as long again, for
+//! most of what they read was written long before. Threads wait for each other for 6 % of a step. What moved
+//! most: huge pages, threads that stay awake, the adapter, attention and head on tiles, exponentials of base 2.
 //!
-//! Rejected: reading rows that start within a cache line (7 % of a step); odd elements of causal rows apart from
-//! whole vectors (twice the time of a row); panels of the head's gradient in two bf16 parts (only the label's
-//! share needs more than one).
+//! Rejected: storing each 32 x 32 block of sums while the next is multiplied (3 % less with 576 columns, 3 % more
+//! with 4096), in pieces (10 % more), fetching the next rows meanwhile (10 % more); wider panels; gradients of an
+//! adapter by blocks of tokens instead of columns (10 % more); reading rows that start within a cache line (7 % of
+//! a step); panels of the head's gradient in two bf16 parts (only the label's share needs more than one).
 
 #[cfg(amx)]
 mod adapter;
