@@ -82,7 +82,7 @@ class Bench:
                 raise Failed(err.read().strip().rpartition("\n")[2] or f"exit code {process.returncode}")
             # Libraries print dictionaries of their own, which are no JSON.
             lines = [json.loads(line) for line in out if line.startswith('{"')]
-        return lines, wall, usage.ru_maxrss / 1024
+        return lines, wall, usage.ru_maxrss * 1024 / 1e6
 
     def python(self, script, *arguments, tuned=True):
         return self.run([sys.executable, HERE / script, *arguments], TUNED if tuned else {})
