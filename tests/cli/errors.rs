@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::support::{Workspace, error, rows, run};
+use crate::support::{Workspace, error, rows, run, run_with};
 
 /// Trains with a change that must fail, and returns the error.
 fn fails(w: &Workspace, more: &[&str]) -> String {
@@ -39,6 +39,17 @@ fn missing_files() {
     let message = error(&run(&["train", &w.arg("nowhere.toml")]), 1);
     assert_mentions(&message, &["nowhere.toml", "No such file"]);
     assert_eq!(message.matches("No such file").count(), 1, "{message}");
+}
+
+#[test]
+fn a_level_of_instructions_that_there_is_none_of() {
+    let w = Workspace::new();
+    let (model, demo) = (w.arg("model"), w.arg("demo"));
+    for args in [&["device"][..], &["inspect", &model], &["demo-data", &demo]] {
+        let message = error(&run_with(args, &[("QLORA_CPU", "avx3")]), 1);
+        assert_mentions(&message, &["QLORA_CPU=avx3", "there is no such level"]);
+    }
+    assert!(!w.path("demo").exists());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use kernels::CpuLevel;
 
 use crate::commands::{
     autotune, data, demo_data, device, eval, generate, inspect, plan, quantize, report, train,
@@ -58,6 +59,8 @@ impl Cli {
     /// Does what was asked for.
     pub fn run(self) -> Result<()> {
         self.log.init()?;
+        // A level that there is none of is an error of commands that multiply nothing too.
+        CpuLevel::of_process()?;
         if let Some(threads) = self.threads {
             rayon::ThreadPoolBuilder::new()
                 .num_threads(threads.get())
