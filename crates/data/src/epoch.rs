@@ -4,8 +4,29 @@ use crate::batch::{Batch, Window};
 use crate::dataset::Dataset;
 use crate::encode::Example;
 use crate::error::Result;
+use crate::grouping::group_by_length;
 use crate::packing::best_fit_decreasing;
 use crate::rng::Rng;
+
+/// The order of the rows of each pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// That of the files.
+    Files,
+    /// Another in every pass.
+    Shuffled {
+        /// What it is drawn from, with the pass's number.
+        seed: u64,
+    },
+    /// Another in every pass, in micro-batches of rows of about equal length. The first one of the run has the longest
+    /// rows, and no other has more tokens. Bins, which are of about equal length as they are, are shuffled.
+    ByLength {
+        /// What it is drawn from, with the pass's number.
+        seed: u64,
+        /// Rows of a micro-batch; must be positive, and what [`Dataset::windows`] is asked for.
+        batch_size: usize,
+    },
+}
 
 /// The rows of one pass over a data set. A group is what a micro-batch counts: a bin of rows where they are packed,
 /// else one row.
@@ -54,27 +75,35 @@ impl Epoch {
 }
 
 impl Dataset {
-    /// Pass number `epoch`, counted from 0, each row as often as its source's weight says, in an order that
-    /// depends on the rows' number and lengths, `seed` and `epoch` alone; without a seed in the order of the examples. Every pass has as many groups.
-    pub fn epoch(&self, seed: Option<u64>, epoch: u64) -> Epoch {
-        let mut rng = seed.map(|seed| Rng::new(seed, epoch));
+    /// Pass number `epoch`, counted from 0, each row as often as its source's weight says. The rows' number and lengths,
+    /// `order` and `epoch` alone decide it. Every pass has as many groups.
+    pub fn epoch(&self, order: Order, epoch: u64) -> Epoch {
         let rows = self.entries.iter().enumerate();
-        let mut order: Vec<usize> =
+        let mut rows: Vec<usize> =
             rows.flat_map(|(row, entry)| std::iter::repeat_n(row, entry.copies as usize)).collect();
-        if let Some(rng) = &mut rng {
-            rng.shuffle(&mut order);
+        match order {
+            Order::Files => self.grouped(rows, None),
+            Order::ByLength { seed, batch_size } if self.packing.is_none() => {
+                let (length, rng) = (|row| self.length(row), Rng::new(seed, epoch));
+                Epoch::of_rows(group_by_length(rows, length, batch_size, epoch == 0, rng))
+            }
+            Order::Shuffled { seed } | Order::ByLength { seed, .. } => {
+                let mut rng = Rng::new(seed, epoch);
+                rng.shuffle(&mut rows);
+                self.grouped(rows, Some(rng))
+            }
         }
-        self.grouped(order, rng)
     }
 
-    fn grouped(&self, order: Vec<usize>, mut rng: Option<Rng>) -> Epoch {
+    /// Rows as groups, with bins in the order of the examples where there is no `rng`.
+    fn grouped(&self, rows: Vec<usize>, rng: Option<Rng>) -> Epoch {
         let Some(capacity) = self.packing else {
-            return Epoch::of_rows(order);
+            return Epoch::of_rows(rows);
         };
         let mut bins =
-            best_fit_decreasing(order.into_iter().map(|row| (row, self.length(row))), capacity);
+            best_fit_decreasing(rows.into_iter().map(|row| (row, self.length(row))), capacity);
         // Bins come with the longest rows first, which should not be learned first.
-        if let Some(rng) = &mut rng {
+        if let Some(mut rng) = rng {
             rng.shuffle(&mut bins);
         } else {
             for bin in &mut bins {
@@ -87,7 +116,7 @@ impl Dataset {
 
     /// Bins of a pass and the tokens that one holds, where rows are packed.
     pub fn bins(&self) -> Option<(usize, usize)> {
-        self.packing.map(|capacity| (self.epoch(None, 0).len(), capacity))
+        self.packing.map(|capacity| (self.epoch(Order::Files, 0).len(), capacity))
     }
 
     /// Windows of `accumulation` micro-batches of `batch_size` groups. The last window holds what is left. Both

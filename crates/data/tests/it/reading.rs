@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use data::preflight::Report;
 use data::rows::{Rows, Source};
-use data::{Dataset, EncodeOptions, Encoder, Example, HeldOut, Loaded, Overlength, Reading};
+use data::{Dataset, EncodeOptions, Encoder, Example, HeldOut, Loaded, Order, Overlength, Reading};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -27,7 +27,7 @@ impl Told {
     pub(crate) fn of(encoder: &Encoder, loaded: &Loaded) -> Self {
         let Loaded { train, eval, .. } = loaded;
         let sides: Vec<&Dataset> = std::iter::once(train).chain(eval).collect();
-        let windows = train.windows(train.epoch(Some(5), 1), 3, 2);
+        let windows = train.windows(train.epoch(Order::Shuffled { seed: 5 }, 1), 3, 2);
         let windows: Vec<_> = windows.collect::<Result<_, _>>().unwrap();
         let batches = windows.iter().flat_map(|window| &window.micro_batches);
         Self {

@@ -5,7 +5,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use data::rows::{Chat, Content, Format, Preference, Role, Row, Rows, Source};
+use data::Order;
+use data::rows::{Chat, Content, Format, Place, Preference, Role, Row, Rows, Source};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::json;
@@ -169,11 +170,17 @@ fn weights_repeat_rows_and_leave_rows_out() {
     assert!((30..70).contains(&rows.left_out), "{}", rows.left_out);
 
     let dataset = encoder("smollm2", "</s>").encode(&rows, &OPTIONS).unwrap();
-    let learned: usize = dataset
-        .windows(dataset.epoch(Some(3), 0), 7, 1)
-        .map(|window| window.unwrap().micro_batches[0].seq_lens.len())
-        .sum();
-    assert_eq!(learned, rows.rows.iter().map(|row| row.copies).sum::<usize>());
+    for order in [Order::Shuffled { seed: 3 }, Order::ByLength { seed: 3, batch_size: 7 }] {
+        let windows = dataset.windows(dataset.epoch(order, 0), 7, 1);
+        let mut learned: Vec<Place> =
+            windows.flat_map(|window| window.unwrap().micro_batches.remove(0).places).collect();
+        let times = rows.rows.iter().map(|row| std::iter::repeat_n(row.place.clone(), row.copies));
+        let mut given: Vec<Place> = times.flatten().collect();
+        for places in [&mut learned, &mut given] {
+            places.sort_by_key(ToString::to_string);
+        }
+        assert_eq!(learned, given, "each row as often as its weight says");
+    }
     let judged: usize = dataset.batches(9).map(|batch| batch.unwrap().tokens()).sum();
     assert_eq!(judged, dataset.stats().tokens, "each row once");
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 
 use data::rows::{Rows, Source};
-use data::{Dataset, HeldOut, Loaded, Reading, Result};
+use data::{Dataset, HeldOut, Loaded, Order, Reading, Result};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -93,24 +93,35 @@ fn a_split_leaves_rows_to_train_on() {
     assert!(of(HeldOut::Fraction(f64::NAN)).starts_with("eval_fraction"));
 }
 
+/// First ids of the rows of a pass over `rows`, in their order.
+fn ids(rows: &[String], order: Order, epoch: u64) -> Vec<u32> {
+    let dataset = encode(&encoder("smollm2", "</s>"), &rows.join("\n"), &OPTIONS).unwrap();
+    let windows = dataset.windows(dataset.epoch(order, epoch), 1, 1);
+    windows.map(|window| window.unwrap().micro_batches[0].input_ids[0]).collect()
+}
+
 #[test]
 fn epoch_orders_are_fixed_for_ever() {
     let rows: Vec<String> = (0..10).map(|id| format!("{{\"input_ids\": [{id}, 2]}}")).collect();
-    let text = rows.join("\n");
-    let dataset = encode(&encoder("smollm2", "</s>"), &text, &OPTIONS).unwrap();
-    let order = |seed, epoch| -> Vec<usize> {
-        let epoch = dataset.epoch(Some(seed), epoch);
-        let lines = dataset.windows(epoch, 1, 1);
-        let lines = lines.map(|window| window.unwrap().micro_batches[0].input_ids[0]);
-        lines.map(|id| id as usize).collect()
-    };
+    let order = |seed, epoch| ids(&rows, Order::Shuffled { seed }, epoch);
     assert_eq!(order(42, 0), ORDER);
     assert_ne!(order(42, 1), ORDER);
     assert_ne!(order(43, 0), ORDER);
+    assert_eq!(ids(&rows, Order::Files, 1), (0..10).collect::<Vec<_>>());
+
+    // Row 0 has 2 tokens, row 18 has 20.
+    let longer = |id: usize| format!("{{\"input_ids\": [{id}, 2{}]}}", ", 2".repeat(id));
+    let rows: Vec<String> = (0..19).map(longer).collect();
+    let order = |epoch| ids(&rows, Order::ByLength { seed: 42, batch_size: 2 }, epoch);
+    assert_eq!([order(0), order(1)], BY_LENGTH);
 }
 
 /// Printed once; a change here changes every run.
-const ORDER: [usize; 10] = [8, 2, 6, 3, 4, 0, 9, 5, 1, 7];
+const ORDER: [u32; 10] = [8, 2, 6, 3, 4, 0, 9, 5, 1, 7];
+const BY_LENGTH: [[u32; 19]; 2] = [
+    [18, 17, 6, 14, 2, 8, 5, 7, 15, 16, 9, 12, 0, 4, 1, 10, 11, 13, 3],
+    [4, 9, 3, 6, 11, 18, 2, 5, 14, 17, 0, 10, 12, 16, 1, 13, 8, 15, 7],
+];
 
 proptest! {
     #[test]

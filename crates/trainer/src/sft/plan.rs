@@ -1,6 +1,6 @@
 //! Which rows each optimizer step takes, and when evaluations come.
 
-use data::{Dataset, Result, Window};
+use data::{Dataset, Order, Result, Window};
 
 use crate::recipe::{DataSection, TrainSection};
 
@@ -12,15 +12,14 @@ pub struct Plan {
     steps_per_epoch: usize,
     total_steps: usize,
     checkpoint_every: usize,
-    /// Seed of the order of rows; `None` is the file's order.
-    order_seed: Option<u64>,
+    order: Order,
 }
 
 impl Plan {
     /// Plans a run over `dataset`.
     pub fn new(train: &TrainSection, data: &DataSection, dataset: &Dataset) -> Self {
         let (batch_size, accumulation) = (train.batch_size, train.gradient_accumulation_steps);
-        let groups = dataset.epoch(None, 0).len();
+        let groups = dataset.epoch(Order::Files, 0).len();
         let steps_per_epoch = groups.div_ceil(batch_size.saturating_mul(accumulation)).max(1);
         let by_epochs = (train.epochs * steps_per_epoch as f64).ceil() as usize;
         Self {
@@ -29,7 +28,7 @@ impl Plan {
             steps_per_epoch,
             total_steps: train.max_steps.unwrap_or(by_epochs),
             checkpoint_every: train.eval_steps.unwrap_or(steps_per_epoch),
-            order_seed: data.shuffle.then_some(train.seed),
+            order: if data.shuffle { Order::Shuffled { seed: train.seed } } else { Order::Files },
         }
     }
 
@@ -53,9 +52,9 @@ impl Plan {
         &self,
         dataset: &'a Dataset,
     ) -> impl Iterator<Item = Result<Window>> + use<'a> {
-        let Self { batch_size, accumulation, order_seed, .. } = *self;
+        let Self { batch_size, accumulation, order, .. } = *self;
         let epoch = move |epoch: u64| {
-            dataset.windows(dataset.epoch(order_seed, epoch), batch_size, accumulation)
+            dataset.windows(dataset.epoch(order, epoch), batch_size, accumulation)
         };
         (0..).flat_map(epoch).take(self.total_steps)
     }
