@@ -69,12 +69,15 @@ const ENDLESS: [&str; 2] = ["--set", "train.max_steps=1000000"];
 
 #[test]
 fn a_resumed_run_is_the_same_run() {
-    for (precision, optim, r) in [("f32", "adamw", 4), ("bf16", "adamw_8bit", 64)] {
+    for (precision, optim, r, by_length) in
+        [("f32", "adamw", 4, true), ("bf16", "adamw_8bit", 64, false)]
+    {
         let w = Workspace::new();
         let sets = [
             format!("train.precision={precision}"),
             format!("train.optim={optim}"),
             format!("lora.r={r}"),
+            format!("data.group_by_length={by_length}"),
         ];
         let mut more: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
         more.extend(["--set", "output.checkpoint_steps=3", "--set", "output.keep_checkpoints=99"]);
@@ -171,6 +174,7 @@ fn another_run_is_refused_by_field_unless_allowed() {
     };
     refused("train.learning_rate", &["--set", "train.learning_rate=1e-3"]);
     refused("lora.r", &["--set", "lora.r=8"]);
+    refused("data.group_by_length", &["--set", "data.group_by_length=true"]);
     let change = |name: &str, from: &str, to: &str| {
         let text = fs::read_to_string(w.path(name)).unwrap();
         assert!(text.contains(from));

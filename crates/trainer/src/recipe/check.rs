@@ -70,6 +70,13 @@ fn data(data: &DataSection) -> Result<(), Fault> {
     ensure(!data.packing || data.max_seq_len.is_some(), "data.packing", || {
         "packs rows into bins of data.max_seq_len tokens; give it too, e.g. 2048".to_owned()
     })?;
+    ensure(!(data.group_by_length && data.packing), "data.group_by_length", || {
+        "groups rows that data.packing puts into bins of one size; turn one of them off".to_owned()
+    })?;
+    ensure(!data.group_by_length || data.shuffle, "data.group_by_length", || {
+        "changes the order of rows, which data.shuffle = false keeps; turn one of them off"
+            .to_owned()
+    })?;
     let limit = data.max_seq_len.unwrap_or(2);
     ensure(limit >= 2, "data.max_seq_len", || {
         format!("is {limit}; a row needs at least 2 tokens to learn one from the other")
@@ -143,13 +150,13 @@ mod tests {
     use super::super::Override;
     use super::*;
 
-    fn fault(set: &str) -> String {
+    fn fault(sets: &[&str]) -> String {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("r.toml");
         let text = "[model]\npath = 'm'\n[data]\npath = 'd'\n[output]\ndir = 'o'\n[train]\nwarmup_steps = 1\n";
         std::fs::write(&path, text).unwrap();
-        let set: Override = set.parse().unwrap();
-        Recipe::read(&path, &[set]).map_or_else(|error| error.to_string(), |_| String::new())
+        let sets: Vec<Override> = sets.iter().map(|set| set.parse().unwrap()).collect();
+        Recipe::read(&path, &sets).map_or_else(|error| error.to_string(), |_| String::new())
     }
 
     #[test]
@@ -175,10 +182,25 @@ mod tests {
             "output.checkpoint_steps=0",
         ] {
             let (field, _) = set.split_once('=').unwrap();
-            let message = fault(set);
+            let message = fault(&[set]);
             assert!(message.starts_with(&format!("--set {set}: `{field}`: ")), "{set}: {message}");
         }
-        assert_eq!(fault("train.max_grad_norm=0"), "");
-        assert_eq!(fault("model.blocksize=4096"), "");
+        assert_eq!(fault(&["train.max_grad_norm=0"]), "");
+        assert_eq!(fault(&["model.blocksize=4096"]), "");
+    }
+
+    #[test]
+    fn grouping_by_length_has_no_place_beside_another_order() {
+        let set = "data.group_by_length=true";
+        assert_eq!(fault(&[set]), "");
+        for other in ["data.packing", "data.shuffle"] {
+            let value = format!("{other}={}", other == "data.packing");
+            let message = fault(&[set, &value, "data.max_seq_len=64"]);
+            assert!(
+                message.starts_with(&format!("--set {set}: `data.group_by_length`: ")),
+                "{message}"
+            );
+            assert!(message.contains(other), "{message}");
+        }
     }
 }

@@ -37,6 +37,10 @@ pub struct DataSection {
     /// Pack rows into bins of `max_seq_len` tokens; then `train.batch_size` counts bins. Rows of a bin do not see
     /// each other.
     pub packing: bool,
+    /// Take rows of about equal length into a micro-batch. Micro-batches come in random order, but for the first of the
+    /// run, which has the longest rows of all and most tokens. It takes more memory than rows in random order do, and
+    /// saves no work, because batches are never padded. Excludes `packing` and needs `shuffle`.
+    pub group_by_length: bool,
     /// Whether every epoch has its own order, drawn from `train.seed`; otherwise the file's.
     pub shuffle: bool,
     /// Findings of `qlora-train data check` that do not stop a run, by their names. With `bad-rows` waived, rows that
@@ -64,6 +68,7 @@ impl Default for DataSection {
             max_seq_len: None,
             overlength: Overlength::Error,
             packing: false,
+            group_by_length: false,
             shuffle: true,
             waive: Vec::new(),
             cache: true,

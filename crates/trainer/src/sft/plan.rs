@@ -28,7 +28,11 @@ impl Plan {
             steps_per_epoch,
             total_steps: train.max_steps.unwrap_or(by_epochs),
             checkpoint_every: train.eval_steps.unwrap_or(steps_per_epoch),
-            order: if data.shuffle { Order::Shuffled { seed: train.seed } } else { Order::Files },
+            order: match (data.shuffle, data.group_by_length) {
+                (false, _) => Order::Files,
+                (true, false) => Order::Shuffled { seed: train.seed },
+                (true, true) => Order::ByLength { seed: train.seed, batch_size },
+            },
         }
     }
 
@@ -114,5 +118,27 @@ mod tests {
         assert_eq!(steps, [[0, 1], [2, 3], [0, 1]]);
         let half = TrainSection { epochs: 0.5, batch_size: 1, ..TrainSection::default() };
         assert_eq!(plan(&half, false, 5).total_steps(), 3);
+    }
+
+    #[test]
+    fn a_run_grouped_by_length_begins_with_the_longest_rows() {
+        let place = data::rows::Place::default;
+        let row = |id| Example {
+            input_ids: vec![id; 2 + id as usize],
+            labels: vec![id; 2 + id as usize],
+            place: place(),
+        };
+        let rows: Dataset = (0..40).map(row).collect();
+        let train = TrainSection { epochs: 2.0, batch_size: 4, ..TrainSection::default() };
+        let section = DataSection { group_by_length: true, ..DataSection::default() };
+        let windows = Plan::new(&train, &section, &rows).windows(&rows);
+        let lengths: Vec<_> =
+            windows.map(|w| w.unwrap().micro_batches.remove(0).seq_lens).collect();
+        assert_eq!((lengths.len(), &lengths[0]), (20, &vec![41, 40, 39, 38]));
+        for epoch in lengths.chunks(10) {
+            let mut epoch = epoch.concat();
+            epoch.sort_unstable();
+            assert_eq!(epoch, (2..42).collect::<Vec<_>>());
+        }
     }
 }
