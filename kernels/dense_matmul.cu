@@ -22,7 +22,7 @@ struct DenseWeight {
     uint32_t stage = 0, fill = kLastTile;
 
     // Past the end, rows repeat the last and columns the first: they give results that are not stored.
-    __device__ __forceinline__ DenseWeight(const TileMatmulParams& p, const Place<T>& place) {
+    __device__ __forceinline__ DenseWeight(const TileMatmulProduct& p, const Place<T>& place) {
         const uint32_t row = threadIdx.x / kChunks, col = threadIdx.x % kChunks * 8;
         const uint32_t weight_col = kBackward ? (place.col + col < p.k ? place.col + col : 0) : col;
         const uint32_t first = kBackward ? 0 : place.col;

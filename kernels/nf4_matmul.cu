@@ -47,7 +47,7 @@ struct PackedWeight {
     // Offsets of the packed stage and of the weight tile in use.
     uint32_t stage = 0, at = 0;
 
-    __device__ __forceinline__ PackedWeight(const TileMatmulParams& p, const Place<T>& place) {
+    __device__ __forceinline__ PackedWeight(const TileMatmulProduct& p, const Place<T>& place) {
         // Eight threads have four rows of one run, so that their stores are in different banks.
         constexpr int kRuns = kBackward ? kCols / 64 : 1;
         const uint32_t thread = threadIdx.x;

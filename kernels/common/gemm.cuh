@@ -13,7 +13,9 @@
 // the loop's first step.
 //
 // Tiles of 128 rows fill the device in waves. Where the last wave would fill half of it at most, its tiles are done
-// as halves of 64 rows: at 82 multiprocessors, M = 2048 and N = 4096, 6.5 waves instead of 7 for work of 6.24.
+// as halves of 64 rows: at 82 multiprocessors, M = 2048 and N = 4096, 6.5 waves instead of 7 for work of 6.24. A launch
+// has one grid over the tiles of several products, of which a block does one tile: two more with N = 1024, 2 waves each
+// on their own, take it to 9.5 waves for work of 9.37.
 #pragma once
 
 #include "async_copy.cuh"
@@ -47,17 +49,18 @@ __device__ __forceinline__ T& shared_at(uint32_t offset) {
 
 __device__ __forceinline__ uint32_t shared_address(uint32_t offset) { return shared_address(shared) + offset; }
 
-// What a launch computes, and which tile of it this block does: number `index` of the tiles of `tile_rows` rows,
-// from row `below` of it on.
+// What a product computes, and which tile of it this block does: number `index` of the launch's tiles of `tile_rows`
+// rows, from row `below` of it on.
 template <typename T>
 struct Place {
     uint32_t rows, cols, depth; // of the whole product
     uint32_t row, col;
 
-    __device__ __forceinline__ Place(const TileMatmulParams& p, uint32_t tile_rows, uint32_t index, uint32_t below)
+    __device__ __forceinline__ Place(const TileMatmulProduct& p, uint32_t tile_rows, uint32_t index, uint32_t below)
         : rows(p.m), cols(T::kBackward ? p.k : p.n), depth(T::kBackward ? p.n : p.k) {
         const uint32_t tiles_m = (rows + tile_rows - 1) / tile_rows, tiles_n = (cols + kCols - 1) / kCols;
-        const uint32_t group = index / (kGroup * tiles_n), within = index % (kGroup * tiles_n);
+        const uint32_t tile = index - p.first_tile;
+        const uint32_t group = tile / (kGroup * tiles_n), within = tile % (kGroup * tiles_n);
         const uint32_t high = min(uint32_t(kGroup), tiles_m - group * kGroup);
         row = (group * kGroup + within % high) * tile_rows + below;
         col = within / high * kCols;
@@ -73,7 +76,7 @@ struct Activations {
     uint32_t to, offsets[kCopies];
     int left; // elements from this thread's chunk to the end
 
-    __device__ __forceinline__ Activations(const TileMatmulParams& p, const Place<T>& place) {
+    __device__ __forceinline__ Activations(const TileMatmulProduct& p, const Place<T>& place) {
         const int row = threadIdx.x / kChunks, chunk = threadIdx.x % kChunks;
         from = pointer<const uint8_t>(p.x) + 2 * (uint64_t(place.row) * p.x_stride + chunk * 8);
 #pragma unroll
@@ -154,7 +157,7 @@ struct Fragments {
 
 // Copies the extra product's factors from column `begin` of its width.
 template <typename T>
-__device__ __forceinline__ void copy_extra(const TileMatmulParams& p, const Place<T>& place, uint32_t begin,
+__device__ __forceinline__ void copy_extra(const TileMatmulProduct& p, const Place<T>& place, uint32_t begin,
                                            uint32_t weights) {
     const uint8_t *a = pointer<const uint8_t>(p.extra_a), *b = pointer<const uint8_t>(p.extra_b);
 #pragma unroll 1
@@ -177,8 +180,8 @@ __device__ __forceinline__ void copy_extra(const TileMatmulParams& p, const Plac
 
 // sums = extra_a . extra_b, with their mask.
 template <typename T>
-__device__ __forceinline__ void multiply_extra(const TileMatmulParams& p, const Place<T>& place, Fragments<T>& fragments,
-                                               uint32_t weights) {
+__device__ __forceinline__ void multiply_extra(const TileMatmulProduct& p, const Place<T>& place,
+                                               Fragments<T>& fragments, uint32_t weights) {
 #pragma unroll 1
     for (uint32_t begin = 0; begin < p.extra_k; begin += kDepth) {
         if (begin == 0) {
@@ -208,7 +211,7 @@ __device__ __forceinline__ void multiply_extra(const TileMatmulParams& p, const 
 }
 
 template <typename T>
-__device__ __forceinline__ void store_f32(const TileMatmulParams& p, const Place<T>& place, Fragments<T>& fragments) {
+__device__ __forceinline__ void store_f32(const TileMatmulProduct& p, const Place<T>& place, Fragments<T>& fragments) {
     float* out = pointer<float>(p.out.data);
     const bool whole = p.out_stride % 2 == 0; // then pairs begin at multiples of 8 bytes
     fragments.each_pair([&](uint32_t row, uint32_t col, float* sum) {
@@ -233,7 +236,7 @@ __device__ __forceinline__ void store_f32(const TileMatmulParams& p, const Place
 
 // Rounds the sums, by way of shared memory so that rows are stored whole.
 template <typename T>
-__device__ __forceinline__ void store_bf16(const TileMatmulParams& p, const Place<T>& place, Fragments<T>& fragments) {
+__device__ __forceinline__ void store_bf16(const TileMatmulProduct& p, const Place<T>& place, Fragments<T>& fragments) {
     constexpr int kPitch = 2 * kCols, kChunks = kCols / 8;
     const bool whole = place.cols % 8 == 0 && p.out_stride % 8 == 0; // then rows begin at multiples of 16 bytes
     __nv_bfloat16* out = pointer<__nv_bfloat16>(p.out.data);
@@ -285,7 +288,7 @@ __device__ __forceinline__ void store_bf16(const TileMatmulParams& p, const Plac
 
 // One tile of the product.
 template <template <typename> class WeightOf, typename T>
-__device__ __forceinline__ void multiply_tile(const TileMatmulParams& p, const Place<T>& place) {
+__device__ __forceinline__ void multiply_tile(const TileMatmulProduct& p, const Place<T>& place) {
     using Weight = WeightOf<T>;
     static_assert(T::kRows * kCols * 2 <= Weight::kShared, "the result passes through shared memory");
     constexpr int kProducts = T::kM * T::kN;
@@ -352,24 +355,34 @@ __device__ __forceinline__ void multiply_tile(const TileMatmulParams& p, const P
     }
 }
 
+// The product that has tile `index` of the launch.
+__device__ __forceinline__ const TileMatmulProduct& product_of(const TileMatmulParams& p, uint32_t index) {
+    static_assert(TILE_MATMUL_PRODUCTS == 3);
+    return p.products[(index >= p.products[1].first_tile) + (index >= p.products[2].first_tile)];
+}
+
 // Tiles of 128 rows, those from `p.halved` on as halves.
 template <template <typename> class WeightOf, bool kBackward>
 __device__ __forceinline__ void multiply_128(const TileMatmulParams& p) {
     using Whole = Tile<kBackward, 128>;
     using Half = Tile<kBackward, 64>;
-    if (blockIdx.x < p.halved) {
-        multiply_tile<WeightOf>(p, Place<Whole>(p, Whole::kRows, blockIdx.x, 0));
+    const bool whole = blockIdx.x < p.halved;
+    const uint32_t half = blockIdx.x - p.halved;
+    const uint32_t index = whole ? blockIdx.x : p.halved + half / 2;
+    const TileMatmulProduct& product = product_of(p, index);
+    if (whole) {
+        multiply_tile<WeightOf>(product, Place<Whole>(product, Whole::kRows, index, 0));
         return;
     }
-    const uint32_t half = blockIdx.x - p.halved;
-    const Place<Half> place(p, Whole::kRows, p.halved + half / 2, half % 2 * Half::kRows);
-    if (place.row < place.rows) multiply_tile<WeightOf>(p, place);
+    const Place<Half> place(product, Whole::kRows, index, half % 2 * Half::kRows);
+    if (place.row < place.rows) multiply_tile<WeightOf>(product, place);
 }
 
 template <template <typename> class WeightOf, bool kBackward>
 __device__ __forceinline__ void multiply_64(const TileMatmulParams& p) {
     using T = Tile<kBackward, 64>;
-    multiply_tile<WeightOf>(p, Place<T>(p, T::kRows, blockIdx.x, 0));
+    const TileMatmulProduct& product = product_of(p, blockIdx.x);
+    multiply_tile<WeightOf>(product, Place<T>(product, T::kRows, blockIdx.x, 0));
 }
 
 #define TILE_MATMUL_KERNEL(NAME, WEIGHT, ROWS, BACKWARD)                                                     \

@@ -137,11 +137,15 @@ typedef struct {
     uint32_t accumulate;
 } MatmulParams;
 
+/* Most products of one launch. */
+enum { TILE_MATMUL_PRODUCTS = 3 };
+
 /* The tensor-core product of bf16 `x` [m, reduction] with a weight [n, k], 4-bit or bf16: x . W^T [m, n] forward,
  * x . W [m, k] backward. Rows of x lie `x_stride` elements apart, a multiple of 8; elements between the reduction
- * and its next multiple of 8 are zeros. Rows of `out` lie `out_stride` elements apart. k is a multiple of 64 for 4-bit weights, whose blocks have at least 64
- * elements, else of 8. The extra product is that of SplitParams, `extra_k` wide; `mask` 0 leaves its `dropout`
- * out. Tiles of 128 rows from number `halved` on are two blocks each. */
+ * and its next multiple of 8 are zeros. Rows of `out` lie `out_stride` elements apart. k is a multiple of 64 for
+ * 4-bit weights, whose blocks have at least 64 elements, else of 8. The extra product is that of SplitParams,
+ * `extra_k` wide; `mask` 0 leaves its `dropout` out. Tiles are numbered over all products of the launch, this one's
+ * from `first_tile` on. */
 typedef struct {
     uint64_t x, weight;
     uint64_t extra_a, extra_b;
@@ -149,9 +153,17 @@ typedef struct {
     BlockScales scales;
     DropoutMask dropout;
     uint32_t m, n, k, x_stride, out_stride, extra_k;
-    uint32_t halved;
+    uint32_t first_tile;
     uint32_t mask;
     uint32_t accumulate;
+    uint32_t reserved;
+} TileMatmulProduct;
+
+/* Products that have no tiles in this launch begin behind its last. Tiles of 128 rows from number `halved` on are
+ * two blocks each. */
+typedef struct {
+    TileMatmulProduct products[TILE_MATMUL_PRODUCTS];
+    uint32_t halved;
     uint32_t reserved;
 } TileMatmulParams;
 

@@ -2,7 +2,7 @@
 
 use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
-    LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
+    LinearCrossEntropy, LinearGrads, LinearInto, RmsNorm, Rope, RopeTable, Sequences,
 };
 use crate::{Buffer, DType, Error, HostSlice, LayerMemory, MemoryKind, MemoryUsage, Result};
 
@@ -152,6 +152,12 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
         y: &mut Self::Buffer,
         xa: Option<&mut Self::Buffer>,
     ) -> Result<()>;
+    /// Several linears of one input: the bits of the one after the other.
+    fn linears(&self, x: &Self::Buffer, linears: &mut [LinearInto<'_, Self>]) -> Result<()> {
+        linears
+            .iter_mut()
+            .try_for_each(|linear| self.linear(&linear.op, x, linear.y, linear.xa.as_deref_mut()))
+    }
     /// Gradients of [`linear`](Self::linear): `dX = dY.W + scale * mask((dY.B).A)`,
     /// `dA += scale * (dY.B)^T . dropout(X)`, `dB += scale * dY^T . xa`. Without the forward's `xa` it is
     /// computed again.

@@ -130,6 +130,17 @@ fn product(rows: usize, [inner, outer]: [usize; 2]) -> u64 {
     2 * rows as u64 * inner as u64 * outer as u64
 }
 
+/// A linear and what it writes.
+#[derive(Debug)]
+pub struct LinearInto<'a, K: Backend> {
+    /// The linear.
+    pub op: Linear<'a, K>,
+    /// `[m, n]`.
+    pub y: &'a mut K::Buffer,
+    /// f32 `[m, r]`, with an adapter and only then: `dropout(x) . A^T`, which the backward reads.
+    pub xa: Option<&'a mut K::Buffer>,
+}
+
 /// Gradients that [`Backend::linear_backward`] writes; `None` where not needed.
 #[derive(Debug)]
 pub struct LinearGrads<'a, K: Backend> {

@@ -109,7 +109,7 @@ impl Checked<'_> {
             out_stride: stride as u64,
             ..size(count, vocab, hidden)
         };
-        frozen(cuda, &product)?;
+        frozen(cuda, &[product])?;
         let gradient = match (self.dx, dtype) {
             (None, _) => GRADIENT_NONE,
             (_, DType::Bf16) => GRADIENT_BF16,
@@ -141,7 +141,7 @@ impl Checked<'_> {
             out: picked.tensor(),
             ..size(count, hidden, vocab)
         };
-        frozen(cuda, &product)?;
+        frozen(cuda, &[product])?;
         let scatter = ScatterParams {
             x: picked.tensor(),
             out: dx,

@@ -5,7 +5,7 @@
 
 use super::card::blas::{Operands, Shape, WORKSPACE};
 use super::params::{
-    MASK_NONE, MatmulParams, ROUND_ROWS, RoundRowsParams, Tensor, TileMatmulParams,
+    MASK_NONE, MatmulParams, ROUND_ROWS, RoundRowsParams, Tensor, TileMatmulProduct,
 };
 use super::{Cuda, CudaBuffer, tile_matmul};
 use crate::{Backend, DType, MemoryKind, Result};
@@ -35,7 +35,7 @@ pub(super) fn run(cuda: &Cuda, product: &MatmulParams, weight: &CudaBuffer) -> R
     let forward = tile_matmul::forward(product);
     let [m, n, k] = [product.m, product.n, product.k].map(|size| size as usize);
     // Held until the product is submitted.
-    let mut factors = TileMatmulParams::default();
+    let mut factors = TileMatmulProduct::default();
     let _extra = tile_matmul::split(cuda, product, &mut factors)?;
     let slice = (SUMS / (4 * n)).max(1).next_multiple_of(ROWS).min(m);
     let sums = cuda.alloc(DType::F32, slice * n, MemoryKind::Workspace)?;

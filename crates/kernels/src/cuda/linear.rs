@@ -6,7 +6,7 @@ use super::params::{BlockScales, DropoutMask, MASK_EXTRA, MASK_NONE, MatmulParam
 use super::{Cuda, CudaBuffer};
 use crate::Result;
 use crate::check::Op;
-use crate::ops::{Dropout, Linear, LinearGrads, Lora};
+use crate::ops::{Dropout, Linear, LinearGrads, LinearInto, Lora};
 
 /// Checked shape and weights.
 struct Checked {
@@ -56,14 +56,21 @@ fn mask(name: Op, dropout: Dropout) -> Result<DropoutMask> {
     Ok(DropoutMask { key, stream, threshold: dropout.threshold(), keep: 1.0 / (1.0 - p) })
 }
 
+/// Linears of one input.
 pub(super) fn forward(
     cuda: &Cuda,
-    op: &Linear<'_, Cuda>,
     x: &CudaBuffer,
-    y: &mut CudaBuffer,
-    xa: Option<&mut CudaBuffer>,
+    linears: &mut [LinearInto<'_, Cuda>],
 ) -> Result<()> {
+    let products =
+        linears.iter_mut().map(|linear| product(cuda, x, linear)).collect::<Result<Vec<_>>>()?;
+    frozen(cuda, &products)
+}
+
+/// The product with the weight that is left to do once `xa` is submitted.
+fn product(cuda: &Cuda, x: &CudaBuffer, linear: &mut LinearInto<'_, Cuda>) -> Result<MatmulParams> {
     let name = Op("linear");
+    let LinearInto { op, y, xa } = linear;
     let checked = Checked::new(name, op)?;
     let Checked { m, n, k, .. } = checked;
     let x = name.tensor("x", x, m * k)?;
@@ -91,7 +98,7 @@ pub(super) fn forward(
         product.extra_k = r as u64;
         product.extra_alpha = adapter.scale;
     }
-    frozen(cuda, &product)
+    Ok(product)
 }
 
 pub(super) fn backward(
@@ -120,7 +127,7 @@ pub(super) fn backward(
         name.require(grads.da.is_none() && grads.db.is_none(), || {
             "there is no adapter whose gradients could be written to `da` and `db`".into()
         })?;
-        return dx.map_or(Ok(()), |dx| frozen(cuda, &input_gradient(dx)));
+        return dx.map_or(Ok(()), |dx| frozen(cuda, &[input_gradient(dx)]));
     };
     let (r, alpha) = (adapter.r, adapter.scale);
     let da = grads.da.map(|da| name.tensor("da", da, r * k)).transpose()?;
@@ -161,7 +168,7 @@ pub(super) fn backward(
             mask,
             ..input_gradient(out)
         };
-        frozen(cuda, &delta)?;
+        frozen(cuda, &[delta])?;
     }
     Ok(())
 }

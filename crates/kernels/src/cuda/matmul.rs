@@ -24,12 +24,18 @@ pub(super) fn size(m: usize, n: usize, k: usize) -> MatmulParams {
     MatmulParams { m, n, k, out_stride: n, alpha: 1.0, ..MatmulParams::default() }
 }
 
-/// Runs the product of activations with a frozen weight that `params` describes.
-pub(super) fn frozen(cuda: &Cuda, params: &MatmulParams) -> Result<()> {
-    if matvec::run(cuda, params)? || tile_matmul::run(cuda, params)? {
+/// Runs products of activations with frozen weights, none of which reads what another writes.
+pub(super) fn frozen(cuda: &Cuda, products: &[MatmulParams]) -> Result<()> {
+    let few_rows = products.iter().any(matvec::takes);
+    if !few_rows && tile_matmul::run_together(cuda, products)? {
         return Ok(());
     }
-    matmul(cuda, params)
+    products.iter().try_for_each(|product| {
+        if matvec::run(cuda, product)? || tile_matmul::run(cuda, product)? {
+            return Ok(());
+        }
+        matmul(cuda, product)
+    })
 }
 
 /// Runs any product that `params` describes.

@@ -17,7 +17,7 @@ const NF4_DEEPEST: usize = 1 << 16;
 
 /// Few rows by the transpose of a weight, without dropout or accumulation, whose rows begin at
 /// multiples of 16 bytes.
-fn takes(product: &MatmulParams) -> bool {
+pub(super) fn takes(product: &MatmulParams) -> bool {
     let &MatmulParams { a, b, extra_a, extra_b, m, n, k, extra_k, .. } = product;
     let transposed = (b.row, b.col) == (1, k) && (a.row, a.col) == (k, 1);
     let extra = extra_k == 0
@@ -31,15 +31,16 @@ fn takes(product: &MatmulParams) -> bool {
         && product.masked == MASK_NONE
         && product.accumulate == 0
         && product.out_stride == n
+        && (k <= NF4_DEEPEST as u64 || !tile_matmul::rounds_weight(product))
 }
 
 /// Runs `product` if it is one of few rows; says whether it was.
 pub(super) fn run(cuda: &Cuda, product: &MatmulParams) -> Result<bool> {
-    // As with more rows.
-    let rounds = tile_matmul::rounds_weight(product);
-    if !takes(product) || rounds && product.k > NF4_DEEPEST as u64 {
+    if !takes(product) {
         return Ok(false);
     }
+    // As with more rows.
+    let rounds = tile_matmul::rounds_weight(product);
     let params = MatvecParams {
         x: product.a.tensor,
         weight: product.b.tensor,

@@ -34,7 +34,7 @@ use self::driver::Driver;
 use self::memory::Memory;
 use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
-    LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
+    LinearCrossEntropy, LinearGrads, LinearInto, RmsNorm, Rope, RopeTable, Sequences,
 };
 use crate::{Backend, DType, Error, HostSlice, LayerMemory, MemoryKind, MemoryUsage, Result};
 
@@ -285,9 +285,13 @@ impl Backend for Cuda {
         y: &mut CudaBuffer,
         xa: Option<&mut CudaBuffer>,
     ) -> Result<()> {
+        self.linears(x, &mut [LinearInto { op: *op, y, xa }])
+    }
+
+    fn linears(&self, x: &CudaBuffer, linears: &mut [LinearInto<'_, Self>]) -> Result<()> {
         let _run = self.memory.ledger.begin("linear");
-        self.count_flops("linear", op.flops());
-        linear::forward(self, op, x, y, xa)
+        self.count_flops("linear", linears.iter().map(|linear| linear.op.flops()).sum());
+        linear::forward(self, x, linears)
     }
 
     fn linear_backward(

@@ -1,11 +1,14 @@
 //! Products of bf16 activations with frozen weights, 4-bit or bf16, on tensor cores.
 
+use std::slice;
+
 use super::params::{
     DENSE_MATMUL_64, DENSE_MATMUL_128, DENSE_MATMUL_BACKWARD_64, DENSE_MATMUL_BACKWARD_128,
     DENSE_MATMUL_SHARED_64, DENSE_MATMUL_SHARED_128, DEQUANTIZE, DTYPE_4BIT, DTYPE_BF16,
     DequantizeParams, Factor, Kernel, MASK_EXTRA, MASK_NONE, MatmulParams, NF4_MATMUL_64,
     NF4_MATMUL_128, NF4_MATMUL_BACKWARD_64, NF4_MATMUL_BACKWARD_128, NF4_MATMUL_SHARED_64,
-    NF4_MATMUL_SHARED_128, SPLIT, SplitFactor, SplitParams, TILE_MATMUL_COLS, TileMatmulParams,
+    NF4_MATMUL_SHARED_128, SPLIT, SplitFactor, SplitParams, TILE_MATMUL_COLS, TILE_MATMUL_PRODUCTS,
+    TileMatmulParams, TileMatmulProduct,
 };
 use super::{Cuda, CudaBuffer, Route, cublas, elementwise};
 use crate::{Backend, DType, MemoryKind, Result};
@@ -90,9 +93,13 @@ fn weight_shape(product: &MatmulParams) -> (u64, u64) {
 ///
 /// Where rows of `a` are longer than the reduction, the elements up to its next multiple of 8 are zeros.
 pub(super) fn run(cuda: &Cuda, product: &MatmulParams) -> Result<bool> {
+    run_by(cuda, product, route(cuda, product))
+}
+
+/// The route that was measured for products like `product`.
+fn route(cuda: &Cuda, product: &MatmulParams) -> Route {
     let (n, k) = weight_shape(product);
-    let m = product.m as usize;
-    run_by(cuda, product, cuda.routes.route(n as usize, k as usize, !forward(product), m))
+    cuda.routes.route(n as usize, k as usize, !forward(product), product.m as usize)
 }
 
 /// Whether there is memory for the weight in bf16.
@@ -100,12 +107,16 @@ pub(super) fn can_dequantize(product: &MatmulParams) -> bool {
     2 * product.n * product.k <= DEQUANTIZED
 }
 
+/// Whether `route` has the weight of `product` multiplied as it is stored.
+fn as_stored(product: &MatmulParams, route: Route) -> bool {
+    product.b.tensor.dtype != DTYPE_4BIT || route == Route::Fused || !can_dequantize(product)
+}
+
 /// [`run`], a 4-bit weight on `route` if it can be.
 pub(super) fn run_by(cuda: &Cuda, product: &MatmulParams, route: Route) -> Result<bool> {
     let Some(family) = family(product) else { return Ok(false) };
-    let packed = product.b.tensor.dtype == DTYPE_4BIT;
-    if !packed || route == Route::Fused || !can_dequantize(product) {
-        launch(cuda, family, product)?;
+    if as_stored(product, route) {
+        launch(cuda, family, slice::from_ref(product))?;
         return Ok(true);
     }
     // Held until the product is submitted.
@@ -115,8 +126,25 @@ pub(super) fn run_by(cuda: &Cuda, product: &MatmulParams, route: Route) -> Resul
         return Ok(true);
     }
     let b = Factor { tensor: weight.tensor(), ..product.b };
-    launch(cuda, &DENSE, &MatmulParams { b, ..*product })?;
+    launch(cuda, &DENSE, &[MatmulParams { b, ..*product }])?;
     Ok(true)
+}
+
+/// Runs several products in one launch if one kernel takes them all as they are stored; says whether it did.
+pub(super) fn run_together(cuda: &Cuda, products: &[MatmulParams]) -> Result<bool> {
+    let [first, _, ..] = products else { return Ok(false) };
+    let Some(family) = family(first) else { return Ok(false) };
+    let alike = |p: &MatmulParams| (p.b.tensor.dtype, forward(p), p.m);
+    let together = products.len() <= TILE_MATMUL_PRODUCTS as usize
+        && products.iter().all(|product| {
+            alike(product) == alike(first)
+                && self::family(product).is_some()
+                && as_stored(product, route(cuda, product))
+        });
+    if together {
+        launch(cuda, family, products)?;
+    }
+    Ok(together)
 }
 
 /// The 4-bit weight of `product` in bf16.
@@ -133,10 +161,39 @@ fn dequantize(cuda: &Cuda, product: &MatmulParams) -> Result<CudaBuffer> {
     Ok(weight)
 }
 
-fn launch(cuda: &Cuda, family: &Family, product: &MatmulParams) -> Result<()> {
-    let (forward, columns) = (forward(product), product.n);
+/// Runs products by one kernel, which takes them all.
+fn launch(cuda: &Cuda, family: &Family, products: &[MatmulParams]) -> Result<()> {
+    let direction = usize::from(!forward(&products[0]));
+    // Few rows in the smaller tile: less of it is empty.
+    let small = products[0].m <= 64;
+    let (kernels, shared, rows) = if small {
+        (&family.half, family.shared_half, 64)
+    } else {
+        (&family.whole, family.shared_whole, 128)
+    };
+    let mut params = TileMatmulParams::default();
+    let mut tiles = 0;
+    // Held until the products are submitted.
+    let mut extra = Vec::new();
+    for (place, product) in params.products.iter_mut().zip(products) {
+        *place = TileMatmulProduct { first_tile: tiles as u32, ..described(product) };
+        extra.push(split(cuda, product, place)?);
+        let columns = (product.n as usize).div_ceil(TILE_MATMUL_COLS as usize);
+        tiles += (product.m as usize).div_ceil(rows) * columns;
+    }
+    for absent in &mut params.products[products.len()..] {
+        absent.first_tile = u32::MAX;
+    }
+    let driver = cuda.driver();
+    let halved = if small { 0 } else { halved(tiles, driver.multiprocessors()) };
+    params.halved = (tiles - halved) as u32;
+    driver.launch(&kernels[direction], &params, [tiles + halved, 1, 1], THREADS, shared as usize)
+}
+
+/// `product` without its extra product, of which [`split`] makes factors.
+fn described(product: &MatmulParams) -> TileMatmulProduct {
     let (n, k) = weight_shape(product);
-    let mut params = TileMatmulParams {
+    TileMatmulProduct {
         x: product.a.tensor.data,
         weight: product.b.tensor.data,
         out: product.out,
@@ -150,27 +207,8 @@ fn launch(cuda: &Cuda, family: &Family, product: &MatmulParams) -> Result<()> {
         out_stride: product.out_stride as u32,
         mask: (product.masked == MASK_EXTRA).into(),
         accumulate: product.accumulate,
-        ..TileMatmulParams::default()
-    };
-    // Held until the product is submitted.
-    let _extra = split(cuda, product, &mut params)?;
-    let direction = usize::from(!forward);
-    let tiles = |rows| {
-        (product.m as usize).div_ceil(rows) * (columns as usize).div_ceil(TILE_MATMUL_COLS as usize)
-    };
-    let driver = cuda.driver();
-    // Few rows in the smaller tile: less of it is empty.
-    if product.m <= 64 {
-        let shared = family.shared_half as usize;
-        driver.launch(&family.half[direction], &params, [tiles(64), 1, 1], THREADS, shared)?;
-    } else {
-        let tiles = tiles(128);
-        let halved = halved(tiles, driver.multiprocessors());
-        params.halved = (tiles - halved) as u32;
-        let (grid, shared) = ([tiles + halved, 1, 1], family.shared_whole as usize);
-        driver.launch(&family.whole[direction], &params, grid, THREADS, shared)?;
+        ..TileMatmulProduct::default()
     }
-    Ok(())
 }
 
 /// How many of the last tiles are done as two halves each: those of a last wave that leaves half of
@@ -179,11 +217,12 @@ fn halved(tiles: usize, multiprocessors: usize) -> usize {
     let last = tiles % multiprocessors;
     if 2 * last <= multiprocessors { last } else { 0 }
 }
+
 /// Writes the factors of the extra product as bf16 factors that keep f32 precision.
 pub(super) fn split(
     cuda: &Cuda,
     product: &MatmulParams,
-    params: &mut TileMatmulParams,
+    params: &mut TileMatmulProduct,
 ) -> Result<Option<[CudaBuffer; 2]>> {
     let &MatmulParams { extra_a, extra_b, m, n, extra_k: rank, .. } = product;
     if rank == 0 {
@@ -213,4 +252,15 @@ pub(super) fn split(
     cuda.driver().launch(&SPLIT, &split, [blocks, 2, 1], THREADS, 0)?;
     (params.extra_a, params.extra_b, params.extra_k) = (a.address(), b.address(), width as u32);
     Ok(Some([a, b]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_wave_of_half_the_multiprocessors_is_halved() {
+        assert_eq!([768, 3584, 128, 82].map(|tiles| halved(tiles, 82)), [30, 0, 0, 0]);
+        assert_eq!([41, 42].map(|tiles| halved(tiles, 82)), [41, 0]);
+    }
 }

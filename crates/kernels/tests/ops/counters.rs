@@ -85,6 +85,26 @@ fn products_with_adapters_have_no_conflicts_and_little_traffic() {
     }
 }
 
+/// Queries, keys and values: more tiles than the device does at a time, the last of which are done in halves.
+#[test]
+fn linears_of_one_input_are_one_launch() {
+    let (m, depth, dtype) = (4 * TILE, 128, DType::Bf16);
+    let columns = [16, 4, 4].map(|tiles| tiles * TILE);
+    let work = || {
+        let k = &crate::cuda();
+        let case = |n| {
+            let shape = (m, n, depth);
+            linear::Case { shape, stored: nf4(64, true), bias: false, lora: Some((16, 0.0)) }
+        };
+        let linears = linear::upload_group(k, &columns.map(case), dtype);
+        linear::forward_together(k, &linears, dtype);
+    };
+    let Some(kernels) = counted("linears_of_one_input_are_one_launch", work) else { return };
+    let kernel = &kernels["nf4_matmul_128"];
+    assert_eq!(kernel["launches"], 1);
+    assert_eq!(kernel["global_store_bytes"], 2 * m * columns.iter().sum::<usize>());
+}
+
 #[test]
 fn attention_reads_tiles_without_conflicts() {
     let work = || {

@@ -3,7 +3,7 @@
 use kernels::ops::LinearGrads;
 use kernels::{Backend, Cuda, DType, Route, RouteEntry, Routes};
 
-use crate::linear::{Case, Operands, check_case, fp4, nf4};
+use crate::linear::{Case, Operands, check_case, forward_together, fp4, nf4, upload_group};
 use crate::support::{Host, output};
 
 fn always(n: usize, k: usize, route: Route) -> Cuda {
@@ -46,6 +46,20 @@ fn cuda_routes_give_the_same_bits() {
         assert!(fused == dequantized, "{case:?}");
         assert!(most > least, "{case:?}: the weight was dequantised");
     }
+}
+
+/// Of linears of one input, one whose weight is dequantised.
+#[test]
+fn cuda_linears_of_several_routes_give_the_same_bits() {
+    let case = |n| Case { shape: (130, n, 128), stored: nf4(64, true), bias: true, lora: None };
+    let of = |cuda: &Cuda| -> Vec<Vec<f32>> {
+        let linears = upload_group(cuda, &[136, 72].map(case), DType::Bf16);
+        let outputs = forward_together(cuda, &linears, DType::Bf16);
+        outputs.iter().map(|(y, _)| cuda.download(y).unwrap()).collect()
+    };
+    let (fused, one) = (crate::cuda(), always(72, 128, Route::Dequantized));
+    assert!(of(&fused) == of(&one));
+    assert!(one.memory().peak > fused.memory().peak, "the weight was dequantised");
 }
 
 /// The library, which the emulated driver stands in for; a machine with a real card may lack it.
