@@ -18,7 +18,7 @@ mod tape;
 mod tensor;
 
 pub use error::{Error, Result};
-pub use linear::{FrozenLinear, FrozenWeight, LoraLinear};
+pub use linear::{AdaptedLinear, FrozenLinear, FrozenWeight, LoraLinear};
 pub use ops::TokenLosses;
 pub use optim::{AdamW, AdamWConfig, AdamWState, MomentsState, clip_factor};
 pub use params::{Param, ParamGrads, ParamId, Params};

@@ -50,6 +50,25 @@ pub struct LoraLinear {
     pub scale: f32,
 }
 
+/// A linear with its adapter and the dropout on what that reads.
+#[derive(Debug)]
+pub struct AdaptedLinear<'m, K: Backend> {
+    /// The frozen part.
+    pub linear: &'m FrozenLinear<K>,
+    /// The adapter, and where its values are.
+    pub adapter: Option<(LoraLinear, &'m Params<K>)>,
+    /// Drawn on training tapes only.
+    pub dropout: Option<Dropout>,
+}
+
+#[expect(clippy::expl_impl_clone_on_copy, reason = "a derive would ask for `K: Copy`")]
+impl<K: Backend> Clone for AdaptedLinear<'_, K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K: Backend> Copy for AdaptedLinear<'_, K> {}
+
 impl LoraLinear {
     /// As an operand, with the values in `params`.
     pub(crate) fn operand<'m, K: Backend>(

@@ -26,7 +26,7 @@ pub(crate) struct Remake<'m, K: Backend> {
 struct Remade<K: Backend> {
     /// Made again, for readers that are still to come.
     tensor: RefCell<Option<Tensor<K>>>,
-    /// Steps of the backward pass that will read it.
+    /// Who will read it: steps of the backward pass, and operations that others are made again by.
     readers: Cell<usize>,
 }
 
@@ -75,7 +75,7 @@ impl<K: Backend> Clone for Source<'_, K> {
 
 impl<K: Backend> Source<'_, K> {
     /// The value; whatever it takes to make it is not kept for itself.
-    pub(crate) fn get(&self, backend: &K) -> Result<Tensor<K>> {
+    fn get(&self, backend: &K) -> Result<Tensor<K>> {
         match self {
             Self::Kept(tensor) => Ok(tensor.clone()),
             Self::Remade(remake, which) => remake.get(backend, *which),
@@ -121,5 +121,24 @@ impl<K: Backend> Drop for Saved<'_, K> {
         if result.readers.get() == 0 {
             result.tensor.replace(None);
         }
+    }
+}
+
+/// A value that another is made again of: an operation may make it along with others, and it stays until then.
+pub(crate) struct Operand<'m, K: Backend> {
+    source: Source<'m, K>,
+    waiting: Cell<Option<Saved<'m, K>>>,
+}
+
+impl<'m, K: Backend> Operand<'m, K> {
+    pub(crate) fn new(source: Source<'m, K>) -> Self {
+        Self { waiting: Cell::new(Some(Saved::new(source.clone()))), source }
+    }
+
+    /// The value, for which nobody waits here afterwards.
+    pub(crate) fn get(&self, backend: &K) -> Result<Tensor<K>> {
+        let value = self.source.get(backend)?;
+        self.waiting.take();
+        Ok(value)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kernels::{Backend, Buffer, DType, MemoryKind};
 
-use crate::remake::{Made, Remake, Saved, Source};
+use crate::remake::{Made, Operand, Remake, Saved, Source};
 use crate::tensor::{NodeId, ValueId};
 use crate::{ParamGrads, Result, Tensor, Var};
 
@@ -98,11 +98,11 @@ impl<'m, K: Backend> Tape<'m, K> {
         }
         let Some(copy) = self.backend.put_away(var.tensor.buffer())? else { return Ok(var) };
         let shape = var.tensor.shape().to_vec();
-        self.remakes.push(Rc::new(Remake::new(1, move |backend: &K| {
+        let value = self.push_remake(1, move |backend| {
             let buffer = backend.bring_back(&copy, MemoryKind::Recomputed)?;
             Ok(vec![Tensor::new(buffer, &shape)])
-        })));
-        Ok(Var { value: Some(ValueId(self.remakes.len() - 1)), ..var })
+        });
+        Ok(Var { value: Some(value), ..var })
     }
 
     /// Runs the tape backwards from the losses recorded on it, adding to `grads`.
@@ -126,27 +126,28 @@ impl<'m, K: Backend> Tape<'m, K> {
         Ok(self.backend.alloc(dtype, len, MemoryKind::Activations)?)
     }
 
-    /// How to make the `count` results of an operation again, where the backward will need that.
+    /// How to make the `count` results of an operation again, where the backward will need that: the first of them.
     pub(crate) fn remake(
         &mut self,
         count: usize,
         run: impl Fn(&K) -> Result<Made<K>> + 'm,
     ) -> Option<ValueId> {
-        if !self.recording || self.keeps {
-            return None;
-        }
-        self.remakes.push(Rc::new(Remake::new(count, run)));
-        Some(ValueId(self.remakes.len() - 1))
+        (self.recording && !self.keeps).then(|| self.push_remake(count, run))
     }
 
-    /// Where the backward gets `var` from to make something else of it.
-    pub(crate) fn source(&self, var: &Var<K>) -> Source<'m, K> {
-        self.result(var.value, 0, &var.tensor)
+    fn push_remake(&mut self, count: usize, run: impl Fn(&K) -> Result<Made<K>> + 'm) -> ValueId {
+        self.remakes.push(Rc::new(Remake::new(count, run)));
+        ValueId { remake: self.remakes.len() - 1, which: 0 }
+    }
+
+    /// `var`, for the backward to make something else of.
+    pub(crate) fn operand(&self, var: &Var<K>) -> Operand<'m, K> {
+        Operand::new(self.source(var.value, &var.tensor))
     }
 
     /// `var`, for the backward to read.
     pub(crate) fn save(&self, var: &Var<K>) -> Saved<'m, K> {
-        Saved::new(self.source(var))
+        Saved::new(self.source(var.value, &var.tensor))
     }
 
     /// Result `which` of an operation, for its backward to read.
@@ -156,13 +157,15 @@ impl<'m, K: Backend> Tape<'m, K> {
         which: usize,
         tensor: &Tensor<K>,
     ) -> Saved<'m, K> {
-        Saved::new(self.result(value, which, tensor))
+        Saved::new(self.source(value.map(|value| value.result(which)), tensor))
     }
 
-    fn result(&self, value: Option<ValueId>, which: usize, tensor: &Tensor<K>) -> Source<'m, K> {
+    fn source(&self, value: Option<ValueId>, tensor: &Tensor<K>) -> Source<'m, K> {
         match value {
             None => Source::Kept(tensor.clone()),
-            Some(value) => Source::Remade(Rc::clone(&self.remakes[value.0]), which),
+            Some(ValueId { remake, which }) => {
+                Source::Remade(Rc::clone(&self.remakes[remake]), which)
+            }
         }
     }
 

@@ -69,9 +69,21 @@ impl<K: Backend> Tensor<K> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NodeId(pub(crate) usize);
 
-/// Index of an operation of a tape whose results are made again.
+/// A result of an operation of a tape whose results are made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ValueId(pub(crate) usize);
+pub(crate) struct ValueId {
+    /// Index of the operation.
+    pub(crate) remake: usize,
+    /// Which of its results.
+    pub(crate) which: usize,
+}
+
+impl ValueId {
+    /// Another result of the same operation.
+    pub(crate) fn result(self, which: usize) -> Self {
+        Self { which, ..self }
+    }
+}
 
 /// A tensor, and the node that made it if a gradient must flow there.
 #[derive(Debug)]

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use autograd::{
-    AdamW, AdamWConfig, Error, FrozenLinear, FrozenWeight, LoraLinear, Param, ParamGrads, Params,
-    Precision, Tape, Tensor, Var, clip_factor,
+    AdamW, AdamWConfig, AdaptedLinear, Error, FrozenLinear, FrozenWeight, LoraLinear, Param,
+    ParamGrads, Params, Precision, Tape, Tensor, Var, clip_factor,
 };
 use kernels::ops::{Activation, Attention, Dropout, IGNORE, RopeTable, Sequences};
 use kernels::{Backend, Cpu, DType, HostSlice, MemoryKind, Philox};
@@ -22,6 +22,8 @@ const LABELS: [u32; 7] = [1, IGNORE, 1, IGNORE, 9, 2, IGNORE];
 /// Bits of what is kept: every operation of a block, and the blocks alone.
 const ALL: u32 = (1 << 13) - 1;
 const BLOCKS: u32 = 1 << 12;
+/// Linears of one input as one operation, of which the first one's bit counts.
+const TOGETHER: u32 = 1 << 13;
 
 struct Network {
     cpu: Cpu,
@@ -102,6 +104,17 @@ fn network() -> (Network, Params<Cpu>) {
     (network, params)
 }
 
+fn linear<'m>(
+    tape: &mut Tape<'m, Cpu>,
+    x: &Var<Cpu>,
+    adapted: AdaptedLinear<'m, Cpu>,
+    keep: bool,
+) -> Var<Cpu> {
+    let AdaptedLinear { linear, adapter, dropout } = adapted;
+    tape.keep(keep);
+    tape.linear(x, linear, adapter, dropout).unwrap()
+}
+
 impl Network {
     /// Sum of losses; on a recording tape its gradient is seeded.
     fn run<'m>(&'m self, tape: &mut Tape<'m, Cpu>, params: &'m Params<Cpu>, kept: u32) -> f64 {
@@ -124,12 +137,17 @@ impl Network {
         let set = |tape: &mut Tape<'m, Cpu>, bit: u32| tape.keep(kept >> bit & 1 == 1);
         set(tape, 0);
         let h = tape.rms_norm(x, &self.norm, 1e-5)?;
-        let linear = |tape: &mut Tape<'m, Cpu>, x: &Var<Cpu>, i: usize| {
-            let dropout = Dropout { p: 0.25, key: 5, stream: pass * 16 + i as u64 };
-            set(tape, 1 + i as u32);
-            tape.linear(x, &self.linears[i], Some((self.loras[i], params)), Some(dropout))
+        let adapted = |i: usize| AdaptedLinear {
+            linear: &self.linears[i],
+            adapter: Some((self.loras[i], params)),
+            dropout: Some(Dropout { p: 0.25, key: 5, stream: pass * 16 + i as u64 }),
         };
-        let (q, k, v) = (linear(tape, &h, 0)?, linear(tape, &h, 1)?, linear(tape, &h, 2)?);
+        let [q, k, v] = if kept & TOGETHER != 0 {
+            set(tape, 1);
+            tape.linears(&h, [0, 1, 2].map(adapted))?
+        } else {
+            [0, 1, 2].map(|i| linear(tape, &h, adapted(i), kept >> (1 + i) & 1 == 1))
+        };
         set(tape, 6);
         let q = tape.rope(&q, HEAD_DIM, &self.rope, &self.positions)?;
         set(tape, 7);
@@ -146,7 +164,12 @@ impl Network {
         let o = tape.attention(op, &self.sequences, &q, &k, &v)?;
         let keeps = [9, 10].map(|bit| kept >> bit & 1 == 1);
         let (x, h) = tape.add_rms_norm(x, &o, &self.norm, 1e-5, keeps)?;
-        let (gate, up) = (linear(tape, &h, 3)?, linear(tape, &h, 4)?);
+        let [gate, up] = if kept & TOGETHER != 0 {
+            set(tape, 4);
+            tape.linears(&h, [3, 4].map(adapted))?
+        } else {
+            [3, 4].map(|i| linear(tape, &h, adapted(i), kept >> (1 + i) & 1 == 1))
+        };
         set(tape, 11);
         let y = tape.gated(Activation::Silu, &gate, &up)?;
         set(tape, 12);
@@ -239,6 +262,25 @@ fn what_is_kept_changes_no_bit() {
         for kept in single.chain([0, BLOCKS, 0b0_1010_1010_1010, 0b1_0101_0101_0101]) {
             assert!(whole == network.gradients(&params, kept, precision), "{kept:#b}");
         }
+    }
+}
+
+#[test]
+fn linears_of_one_input_are_those_of_one_each() {
+    // Queries and keys with what is made of them.
+    let (q_k_v, gate_up) = (0b1100_1110, 0b0011_0000);
+    let of = |kept| {
+        let (network, params) = network();
+        let results = network.gradients(&params, kept, Precision::BF16);
+        let usage = network.cpu.memory();
+        (results, usage.flops, usage.peak)
+    };
+    for apart in [ALL, BLOCKS, ALL ^ q_k_v, ALL ^ gate_up, BLOCKS | q_k_v, BLOCKS | gate_up] {
+        let (expected, flops, peak) = of(apart);
+        let (results, flops_together, peak_together) = of(apart | TOGETHER);
+        assert!(expected == results, "{apart:#b}");
+        assert_eq!(flops, flops_together, "{apart:#b}: each is made again once");
+        assert!(peak_together <= peak, "{apart:#b}: {peak_together} of {peak}");
     }
 }
 

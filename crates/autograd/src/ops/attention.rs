@@ -21,7 +21,7 @@ impl<K: Backend> Tape<'_, K> {
         let kind = MemoryKind::Activations;
         let [qt, kt, vt] = [q, k, v].map(Var::tensor);
         let (o, lse) = attend(self.backend(), op, sequences, [qt, kt, vt], kind)?;
-        let operands = [q, k, v].map(|x| self.source(x));
+        let operands = [q, k, v].map(|x| self.operand(x));
         let value = {
             let sequences = Arc::clone(sequences);
             self.remake(2, move |backend| {

@@ -24,7 +24,7 @@ impl<K: Backend> Tape<'_, K> {
 
     /// The sum of `x` and `y`.
     pub(crate) fn push_sum(&mut self, x: &Var<K>, y: &Var<K>, out: Tensor<K>) -> Var<K> {
-        let (left, right) = (self.source(x), self.source(y));
+        let (left, right) = (self.operand(x), self.operand(y));
         let value = self.remake(1, move |backend| {
             let (x, y) = (left.get(backend)?, right.get(backend)?);
             Ok(vec![sum(backend, &x, &y, MemoryKind::Recomputed)?])
@@ -42,9 +42,9 @@ impl<K: Backend> Tape<'_, K> {
         same_shape("gated", "up", gate, up)?;
         let kind = MemoryKind::Activations;
         let out = multiply(self.backend(), act, &gate.tensor, &up.tensor, kind)?;
-        let sources = [gate, up].map(|x| self.source(x));
+        let operands = [gate, up].map(|x| self.operand(x));
         let value = self.remake(1, move |backend| {
-            let [gate, up] = sources.each_ref().map(|x| x.get(backend));
+            let [gate, up] = operands.each_ref().map(|x| x.get(backend));
             Ok(vec![multiply(backend, act, &gate?, &up?, MemoryKind::Recomputed)?])
         });
         let needs_grad = gate.requires_grad() || up.requires_grad();

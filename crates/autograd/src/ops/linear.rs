@@ -1,11 +1,12 @@
 //! Frozen linear with its adapter.
 
-use kernels::ops::{Dropout, Linear, LinearGrads};
+use kernels::ops::{Dropout, Linear, LinearGrads, LinearInto};
 use kernels::{Backend, DType, MemoryKind};
 
 use crate::remake::{Made, Saved};
 use crate::tape::Slot;
-use crate::{Error, FrozenLinear, LoraLinear, Params, Result, Tape, Tensor, Var};
+use crate::tensor::ValueId;
+use crate::{AdaptedLinear, Error, FrozenLinear, LoraLinear, Params, Result, Tape, Tensor, Var};
 
 impl<'m, K: Backend> Tape<'m, K> {
     /// `x . W^T + bias`, plus the adapter's delta where there is one. Gradients flow to `x` and to
@@ -29,40 +30,83 @@ impl<'m, K: Backend> Tape<'m, K> {
         adapter: Option<(LoraLinear, &'m Params<K>)>,
         dropout: Option<Dropout>,
     ) -> Result<Var<K>> {
-        let (m, n, k) = (x.tensor.rows(), linear.out_features, linear.in_features);
-        if x.tensor.cols() != k {
+        let [y] = self.linears_as(dtype, x, [AdaptedLinear { linear, adapter, dropout }])?;
+        Ok(y)
+    }
+
+    /// [`linear`](Self::linear) for several of one input, which a backend may do as one. They are kept, or made again,
+    /// together.
+    pub fn linears<const N: usize>(
+        &mut self,
+        x: &Var<K>,
+        linears: [AdaptedLinear<'m, K>; N],
+    ) -> Result<[Var<K>; N]> {
+        self.linears_as(self.precision().activations, x, linears)
+    }
+
+    fn linears_as<const N: usize>(
+        &mut self,
+        dtype: DType,
+        x: &Var<K>,
+        linears: [AdaptedLinear<'m, K>; N],
+    ) -> Result<[Var<K>; N]> {
+        let ops = linears.map(|linear| self.op(x, linear));
+        if let Some(linear) =
+            linears.iter().find(|linear| linear.linear.in_features != x.tensor.cols())
+        {
             return Err(Error::Shape {
                 op: "linear",
                 operand: "x",
                 actual: x.tensor.shape().to_vec(),
-                expected: vec![m, k],
+                expected: vec![x.tensor.rows(), linear.linear.in_features],
             });
         }
+        let made = multiply(self.backend(), &ops, &x.tensor, dtype, MemoryKind::Activations)?;
+        let operand = self.operand(x);
+        let value = self.remake(made.len(), move |backend| {
+            multiply(backend, &ops, &operand.get(backend)?, dtype, MemoryKind::Recomputed)
+        });
+        let mut made = made.into_iter().enumerate();
+        Ok(std::array::from_fn(|i| {
+            let mut next = || made.next().expect("results of each");
+            let (which, y) = next();
+            let xa =
+                ops[i].lora.map(|_| next()).map(|(which, xa)| self.save_result(value, which, &xa));
+            let value = value.map(|value| value.result(which));
+            self.push_linear((y, value), (x, xa), ops[i], linears[i].adapter.map(|(lora, _)| lora))
+        }))
+    }
+
+    fn op(&self, x: &Var<K>, linear: AdaptedLinear<'m, K>) -> Linear<'m, K> {
+        let AdaptedLinear { linear, adapter, dropout } = linear;
         let dropout = dropout.filter(|_| self.is_recording());
-        let op = Linear {
-            m,
-            n,
-            k,
+        Linear {
+            m: x.tensor.rows(),
+            n: linear.out_features,
+            k: linear.in_features,
             weight: linear.weight.operand(),
             bias: linear.bias.as_ref(),
             lora: adapter.map(|(lora, params)| lora.operand(params, dropout)),
-        };
-        let mut made = multiply(self.backend(), &op, &x.tensor, dtype, MemoryKind::Activations)?;
-        let operand = self.source(x);
-        let value = self.remake(made.len(), move |backend| {
-            multiply(backend, &op, &operand.get(backend)?, dtype, MemoryKind::Recomputed)
-        });
-        let input = self.save(x);
-        let xa = made.get(1).map(|xa| self.save_result(value, 1, xa));
-        let slot = Slot::of(x);
+        }
+    }
+
+    /// Result `y` of a linear, and its backward.
+    fn push_linear(
+        &mut self,
+        (y, value): (Tensor<K>, Option<ValueId>),
+        (x, xa): (&Var<K>, Option<Saved<'m, K>>),
+        op: Linear<'m, K>,
+        adapter: Option<LoraLinear>,
+    ) -> Var<K> {
+        let (input, slot) = (self.save(x), Slot::of(x));
         let needs_grad = slot.wanted() || adapter.is_some();
-        Ok(self.push(made.swap_remove(0), value, needs_grad, move |pass, dy| {
+        self.push(y, value, needs_grad, move |pass, dy| {
             let x = input.get(&pass.backend)?;
             // Where it is not at hand the backward makes it: a small part of making `y` too.
             let xa = xa.as_ref().and_then(Saved::at_hand);
             let mut dx = pass.take(&slot)?;
             let [da, db] = match adapter {
-                Some((lora, _)) => pass.params.pair_mut(lora.a, lora.b).map(Some),
+                Some(lora) => pass.params.pair_mut(lora.a, lora.b).map(Some),
                 None => [None, None],
             };
             let accumulate_dx = dx.as_ref().is_some_and(|(_, partial)| *partial);
@@ -74,25 +118,33 @@ impl<'m, K: Backend> Tape<'m, K> {
                 pass.put(&slot, dx);
             }
             Ok(())
-        }))
+        })
     }
 }
 
-/// The product, and with an adapter `dropout(x) . A^T`.
+/// Of each linear the product, and with an adapter `dropout(x) . A^T`.
 fn multiply<K: Backend>(
     backend: &K,
-    op: &Linear<'_, K>,
+    ops: &[Linear<'_, K>],
     x: &Tensor<K>,
     dtype: DType,
     kind: MemoryKind,
 ) -> Result<Made<K>> {
-    let (m, n) = (op.m, op.n);
-    let mut y = backend.alloc(dtype, m * n, kind)?;
-    let mut xa = op.lora.map(|lora| backend.alloc(DType::F32, m * lora.r, kind)).transpose()?;
-    backend.linear(op, x.buffer(), &mut y, xa.as_mut())?;
-    let mut shape = x.shape().to_vec();
-    *shape.last_mut().expect("x has columns") = n;
-    let mut made = vec![Tensor::new(y, &shape)];
-    made.extend(op.lora.zip(xa).map(|(lora, xa)| Tensor::new(xa, &[m, lora.r])));
+    let mut buffers = Vec::new();
+    for &op in ops {
+        let y = backend.alloc(dtype, op.m * op.n, kind)?;
+        let xa = op.lora.map(|lora| backend.alloc(DType::F32, op.m * lora.r, kind)).transpose()?;
+        buffers.push((op, y, xa));
+    }
+    let mut linears: Vec<_> =
+        buffers.iter_mut().map(|(op, y, xa)| LinearInto { op: *op, y, xa: xa.as_mut() }).collect();
+    backend.linears(x.buffer(), &mut linears)?;
+    let mut made = Vec::new();
+    for (op, y, xa) in buffers {
+        let mut shape = x.shape().to_vec();
+        *shape.last_mut().expect("x has columns") = op.n;
+        made.push(Tensor::new(y, &shape));
+        made.extend(op.lora.zip(xa).map(|(lora, xa)| Tensor::new(xa, &[op.m, lora.r])));
+    }
     Ok(made)
 }

@@ -55,7 +55,7 @@ impl<'m, K: Backend> Tape<'m, K> {
         inv_rms: K::Buffer,
     ) -> Var<K> {
         let Norm { op, weight, .. } = norm;
-        let operand = self.source(x);
+        let operand = self.operand(x);
         let value = self.remake(1, move |backend| {
             let (y, _) = norm.run(backend, &operand.get(backend)?, MemoryKind::Recomputed)?;
             Ok(vec![y])

@@ -28,7 +28,7 @@ impl<K: Backend> Tape<'_, K> {
         let kind = MemoryKind::Activations;
         let out = rotate(self.backend(), false, x.tensor.buffer(), kind)?;
         let out = Tensor::new(out, &shape);
-        let (operand, again) = (self.source(x), rotate.clone());
+        let (operand, again) = (self.operand(x), rotate.clone());
         let value = self.remake(1, move |backend| {
             let x = operand.get(backend)?;
             let out = again(backend, false, x.buffer(), MemoryKind::Recomputed)?;
