@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use autograd::{Params, Tape, Tensor, TokenLosses, Var};
+use autograd::{AdaptedLinear, Params, Tape, Tensor, TokenLosses, Var};
 use kernels::ops::{Activation, Attention, Dropout};
 use kernels::trace::span;
 use kernels::{Backend, DType, MemoryKind};
@@ -128,17 +128,16 @@ impl<K: Backend> Decoder<K> {
     ) -> autograd::Result<Var<K>> {
         let _span = span(|| format!("layer {index}"));
         let (layer, eps) = (&self.layers[index], self.config.rms_norm_eps);
-        let project = |tape: &mut Tape<'m, K>, x: &Var<K>, p| {
+        let adapted = |p| {
             let (adapter, dropout) = pass.adapter_of(index, p);
-            tape.linear(x, layer.projection(p), adapter, dropout)
+            AdaptedLinear { linear: layer.projection(p), adapter, dropout }
         };
         let keep = pass.keep(index);
         tape.keep(keep.norms);
         let h = tape.rms_norm(x, &layer.attention_norm, eps)?;
         tape.keep(keep.qkv);
-        let q = project(tape, &h, Projection::Q)?;
-        let k = project(tape, &h, Projection::K)?;
-        let v = project(tape, &h, Projection::V)?;
+        let qkv = [Projection::Q, Projection::K, Projection::V].map(adapted);
+        let [q, k, v] = tape.linears(&h, qkv)?;
         drop(h);
         let (q, k) = self.position(tape, layer, q, k, pass.inputs)?;
         tape.keep(keep.attention);
@@ -149,20 +148,19 @@ impl<K: Backend> Decoder<K> {
         };
         drop((q, k, v));
         tape.keep(keep.residual);
-        let o = project(tape, &o, Projection::O)?;
+        let [o] = tape.linears(&o, [adapted(Projection::O)])?;
         let kept = [keep.residual, keep.norms];
         let (x, h) = tape.add_rms_norm(x, &o, &layer.mlp_norm, eps, kept)?;
         drop(o);
 
         tape.keep(keep.gate_up);
-        let gate = project(tape, &h, Projection::Gate)?;
-        let up = project(tape, &h, Projection::Up)?;
+        let [gate, up] = tape.linears(&h, [Projection::Gate, Projection::Up].map(adapted))?;
         drop(h);
         tape.keep(keep.gated);
         let act = tape.gated(Activation::Silu, &gate, &up)?;
         drop((gate, up));
         tape.keep(keep.gate_up);
-        let down = project(tape, &act, Projection::Down)?;
+        let [down] = tape.linears(&act, [adapted(Projection::Down)])?;
         drop(act);
         // The next layer's input.
         tape.keep(true);
