@@ -4,8 +4,9 @@
     CUDA_HOME=$(scripts/setup-cuda.sh) scripts/tile-model.py [--rows M...]
 
 First the main loop: its machine code is replayed on a model of one multiprocessor, and the share of the time in
-which the tensor cores work is taken. Then whole products: tiles are dealt to the multiprocessors in waves, the last
-of which may be partly empty.
+which the tensor cores work is taken. Then whole launches: tiles are dealt to the multiprocessors in waves, the last
+of which may be partly empty. Forward products that read one input are one launch; what each would be alone is shown
+in brackets.
 
 What the model takes as given, and from where:
 
@@ -24,8 +25,8 @@ What the model takes as given, and from where:
  7. Which of several ready warps issues is not known: three rules are tried and the worst result is used.
  8. A tile costs, besides its loop, two accesses to global memory that nothing hides, the adapter's product of
     3 x 16 columns, and the way of its results through shared to global memory.
- 9. Tiles are dealt one wave after the other; a last wave that leaves half of the multiprocessors idle is done in
-    halves of tiles, as crates/kernels/src/cuda/tile_matmul.rs has it.
+ 9. The tiles of a launch are dealt one wave after the other; a last wave that leaves half of the multiprocessors idle
+    is done in halves of tiles, as crates/kernels/src/cuda/tile_matmul.rs has it.
 10. Clocks are the whitepapers', L2 and memory keep up, nothing else runs.
 
 Small changes of instruction order move the first figure by about three in a hundred; nothing here was calibrated on
@@ -59,6 +60,8 @@ CARDS = [("RTX 3090", "86", 82), ("RTX 4090", "89", 128)]
 ADAPTER_COLUMNS = 48
 # Linears of a layer of Llama 3 8B: out features, in features.
 LINEARS = {"q": (4096, 4096), "k": (1024, 4096), "v": (1024, 4096), "o": (4096, 4096), "gate": (14336, 4096), "up": (14336, 4096), "down": (4096, 14336)}
+# Products of a layer, by launch: those that read one input go together.
+LAUNCHES = [("forward", group) for group in (["q", "k", "v"], ["o"], ["gate", "up"], ["down"])] + [("backward", [linear]) for linear in LINEARS]
 
 
 class Instruction:
@@ -157,15 +160,20 @@ def tile_cycles(rows, depth, use):
     return cycles(math.ceil(depth / DEPTH) * DEPTH) / use + 2 * GLOBAL_LATENCY + cycles(ADAPTER_COLUMNS) + stored
 
 
-def share_of_peak(m, columns, depth, multiprocessors, use, small_tail):
-    """Useful products at the peak rate over the modelled time, for `columns` outputs of `depth`."""
-    tiles = math.ceil(m / 128) * math.ceil(columns / COLUMNS)
+def tiles_of(m, widths):
+    """Tiles of a launch of products with so many columns each."""
+    return math.ceil(m / 128) * sum(math.ceil(columns / COLUMNS) for columns in widths)
+
+
+def share_of_peak(m, widths, depth, multiprocessors, use, small_tail):
+    """Useful products at the peak rate over the modelled time, for products of `depth` with `widths` columns."""
+    tiles = tiles_of(m, widths)
     whole, rest = divmod(tiles, multiprocessors)
     large, small = tile_cycles(128, depth, use[128]), tile_cycles(64, depth, use[64])
     tail = large if rest else 0
     if small_tail and 0 < 2 * rest <= multiprocessors:
         tail = small
-    ideal = m * columns * depth / MMA_PRODUCTS / SUBCORES * MMA_CYCLES / multiprocessors
+    ideal = m * sum(widths) * depth / MMA_PRODUCTS / SUBCORES * MMA_CYCLES / multiprocessors
     return ideal / (whole * large + tail)
 
 
@@ -178,32 +186,40 @@ def main():
     uses = {}
     for name, arch, _ in CARDS:
         loops = disassemble(options.source, arch)
-        for direction in ("", "_backward"):
+        for direction, kernel in (("forward", "nf4_matmul_128"), ("backward", "nf4_matmul_backward_128")):
             for rows in (128, 64):
                 # Halves of tiles are done by the same kernel.
-                loop = loops[f"nf4_matmul{direction}_128"][rows * COLUMNS * DEPTH // MMA_PRODUCTS // WARPS]
+                loop = loops[kernel][rows * COLUMNS * DEPTH // MMA_PRODUCTS // WARPS]
                 by_rule = {rule: tensor_use(loop, rule) for rule in RULES}
                 uses[name, direction, rows] = min(by_rule.values())
                 shares = ", ".join(f"{rule} {100 * use:.1f}" for rule, use in by_rule.items())
-                print(f"  {name}  nf4_matmul{direction}_128, tile of {rows:>3} rows: {shares} %")
+                print(f"  {name}  {kernel}, tile of {rows:>3} rows: {shares} %")
     for m in options.rows:
         for name, _, multiprocessors in CARDS:
-            print(f"\nShare of peak at M = {m}, {name}: tiles of 128 rows; half tiles in a last wave that is at most half full")
+            print(f"\nShare of peak at M = {m}, {name}: whole tiles; half tiles in a last wave that is at most half full")
             table(m, name, multiprocessors, uses)
 
 
 def table(m, card, multiprocessors, uses):
     work, times = 0, [0, 0]
-    for linear, (n, k) in LINEARS.items():
-        for direction, columns, depth in (("", n, k), ("_backward", k, n)):
-            use = {rows: uses[card, direction, rows] for rows in (128, 64)}
-            shares = [share_of_peak(m, columns, depth, multiprocessors, use, small) for small in (False, True)]
-            work += n * k
-            times = [time + n * k / share for time, share in zip(times, shares)]
-            tiles = math.ceil(m / 128) * math.ceil(columns / COLUMNS)
-            what = f"{linear} {'backward' if direction else 'forward'}"
-            print(f"  {what:<14} N={n:<6} K={k:<6} {tiles:5} tiles, {tiles / multiprocessors:6.2f} waves {100 * shares[0]:7.1f} %{100 * shares[1]:7.1f} %")
-    print(f"  {'all, by FLOPs':<53}{100 * work / times[0]:7.1f} %{100 * work / times[1]:7.1f} %")
+
+    def row(what, direction, linears):
+        sizes = [LINEARS[linear] for linear in linears]
+        widths, depths = zip(*sizes) if direction == "forward" else zip(*(size[::-1] for size in sizes))
+        use = {rows: uses[card, direction, rows] for rows in (128, 64)}
+        shares = [share_of_peak(m, widths, depths[0], multiprocessors, use, small) for small in (False, True)]
+        tiles = tiles_of(m, widths)
+        print(f"  {what:<21} N={sum(widths):<6} K={depths[0]:<6} {tiles:5} tiles, {tiles / multiprocessors:6.2f} waves {100 * shares[0]:7.1f} %{100 * shares[1]:7.1f} %")
+        return sum(n * k for n, k in sizes), shares
+
+    for direction, linears in LAUNCHES:
+        products, shares = row(f"{', '.join(linears)} {direction}", direction, linears)
+        work += products
+        times = [time + products / share for time, share in zip(times, shares)]
+        if len(linears) > 1:
+            for linear in linears:
+                row(f"  ({linear} {direction})", direction, [linear])
+    print(f"  {'all, by FLOPs':<60}{100 * work / times[0]:7.1f} %{100 * work / times[1]:7.1f} %")
 
 
 main()
