@@ -3,7 +3,8 @@
     reason = "only inlined code is compiled for the vector width that is picked at run time"
 )]
 
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use pulp::{Arch, Simd, WithSimd};
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,11 @@ pub trait Element: Copy + Send + Sync + 'static {
         for (to, from) in out.iter_mut().zip(data) {
             *to = Self::from_f32(*from);
         }
+    }
+
+    /// The bits of elements of 16 bits.
+    fn as_words(_: &mut [Self]) -> Option<&mut [u16]> {
+        None
     }
 
     /// Fills `out` with rounded f32 values: `produce(start, values)` is to write those from `start` on.
@@ -154,6 +160,11 @@ impl Element for bf16 {
         Self::from_bits(if x.is_nan() { quiet_nan } else { rounded })
     }
 
+    #[inline(always)]
+    fn as_words(out: &mut [Self]) -> Option<&mut [u16]> {
+        Some(out.reinterpret_cast_mut())
+    }
+
     fn write_f32(data: &[f32], out: &mut [Self]) {
         Arch::new().dispatch(RoundToBf16 { data, out });
     }
@@ -192,6 +203,11 @@ impl Element for f16 {
         let buffer = &mut buffer[..data.len()];
         data.convert_to_f32_slice(buffer);
         buffer
+    }
+
+    #[inline(always)]
+    fn as_words(out: &mut [Self]) -> Option<&mut [u16]> {
+        Some(out.reinterpret_cast_mut())
     }
 
     fn write_f32(data: &[f32], out: &mut [Self]) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use half::bf16;
+use half::{bf16, f16};
 use nf4::dynamic8::{self, Rounding};
 use nf4::moment8::{self, MomentMap};
 use nf4::{Absmax, BLOCKSIZES, Element, Error, QuantConfig, QuantType, QuantizedTensor, state};
@@ -118,6 +118,18 @@ proptest! {
         let first = quantize(&data, QuantType::Nf4, blocksize, false);
         let second = quantize(&first.dequantize::<bf16>(), QuantType::Nf4, blocksize, false);
         prop_assert_eq!(second, first);
+    }
+
+    /// Whatever way the processor looks codes up, a restored element is the f32 product, rounded once.
+    #[test]
+    fn narrow_elements_are_rounded_products(data in weights(), quant_type in quant_types(), blocksize in blocksizes(), double_quant: bool) {
+        let tensor = quantize(&data, quant_type, blocksize, double_quant);
+        let wide: Vec<f32> = tensor.dequantize();
+        let words = |x: &f32| (bf16::from_f32(*x).to_bits(), f16::from_f32(*x).to_bits());
+        let expected: Vec<_> = wide.iter().map(words).collect();
+        let narrow = tensor.dequantize::<bf16>().into_iter().zip(tensor.dequantize::<f16>());
+        let found: Vec<_> = narrow.map(|(a, b)| (a.to_bits(), b.to_bits())).collect();
+        prop_assert_eq!(found, expected);
     }
 
     #[test]
