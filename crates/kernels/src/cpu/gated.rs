@@ -5,17 +5,27 @@
     reason = "a loop is compiled for the instruction set of the function it is inlined into"
 )]
 
+#[cfg(amx)]
+use super::amx;
+#[cfg(amx)]
+use super::blocks::CHUNK;
 use super::blocks::{self, Operands};
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::exp::sigmoid;
+#[cfg(amx)]
+use super::level::has_amx;
+#[cfg(amx)]
+use super::team;
+#[cfg(amx)]
+use super::view::{FloatMut, FloatRef};
 use crate::ops::Activation;
 use crate::{Buffer, Result};
 
 /// `sqrt(2 / pi)` of the tanh form of gelu (Hendrycks and Gimpel 2016).
-const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+pub(super) const SQRT_2_OVER_PI: f32 = 0.797_884_6;
 /// Cubic coefficient of the same.
-const CUBIC: f32 = 0.044_715;
+pub(super) const CUBIC: f32 = 0.044_715;
 
 #[inline(always)]
 fn silu(x: f32) -> (f32, f32) {
@@ -41,6 +51,16 @@ pub(super) fn forward(
     let len = out.len();
     let inputs = [name.float("gate", gate, len)?, name.float("up", up, len)?];
     let outputs = [name.float_mut("out", out, len)?];
+    #[cfg(amx)]
+    if has_amx()
+        && let [FloatRef::Bf16(gate), FloatRef::Bf16(up)] = inputs
+        && let [FloatMut::Bf16(out)] = outputs
+    {
+        let inputs = gate.chunks(CHUNK).zip(up.chunks(CHUNK));
+        let tasks = inputs.zip(out.chunks_mut(CHUNK));
+        team::for_each(tasks, |((gate, up), out)| amx::gate(act, gate, up, out));
+        return Ok(());
+    }
     match act {
         Activation::Silu => blocks::map(inputs, outputs, |x| gate_by(silu, x)),
         Activation::GeluTanh => blocks::map(inputs, outputs, |x| gate_by(gelu_tanh, x)),
@@ -63,6 +83,16 @@ pub(super) fn backward(
     let len = d_out.len();
     let inputs = [name.float("d_out", d_out, len)?];
     let outputs = [name.float_mut("gate", gate, len)?, name.float_mut("up", up, len)?];
+    #[cfg(amx)]
+    if has_amx()
+        && let [FloatRef::Bf16(d_out)] = inputs
+        && let [FloatMut::Bf16(gate), FloatMut::Bf16(up)] = outputs
+    {
+        let outputs = gate.chunks_mut(CHUNK).zip(up.chunks_mut(CHUNK));
+        let tasks = d_out.chunks(CHUNK).zip(outputs);
+        team::for_each(tasks, |(d_out, (gate, up))| amx::gate_gradients(act, d_out, gate, up));
+        return Ok(());
+    }
     let tasks = Operands { inputs, outputs }.tasks().collect();
     match act {
         Activation::Silu => blocks::update(tasks, |x, old| gradients(silu, x, old)),

@@ -27,7 +27,11 @@ mod detect;
 #[cfg(amx)]
 mod fill;
 #[cfg(amx)]
+mod gated;
+#[cfg(amx)]
 mod head;
+#[cfg(amx)]
+mod lanes;
 #[cfg(amx)]
 mod product;
 #[cfg(amx)]
@@ -45,6 +49,7 @@ mod vector;
 pub(super) use self::{
     adapter::{gradient, shrink},
     detect::available,
+    gated::{gate, gate_gradients},
     head::Head,
     product::multiply,
     small::{Panel, Values, product, transpose, transpose_f32},

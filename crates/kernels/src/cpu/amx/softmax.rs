@@ -6,22 +6,17 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m256bh, __m512, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _mm512_add_ps,
-    _mm512_cmp_ps_mask, _mm512_cvtneps_pbh, _mm512_div_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps,
-    _mm512_mask_mov_ps, _mm512_maskz_mov_ps, _mm512_maskz_scalef_ps, _mm512_max_ps, _mm512_mul_ps,
-    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_sub_ps,
+    __m512, _mm512_add_ps, _mm512_div_ps, _mm512_fnmadd_ps, _mm512_mask_mov_ps,
+    _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
+    _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 use std::f32::consts::{LN_2, LOG2_E};
-use std::mem::transmute;
 use std::ops::Range;
 
 use half::bf16;
 
+use super::lanes::{LANES, exp2, from, narrow, to};
 use crate::ops::Attention;
-
-/// Elements of a register.
-const LANES: usize = 16;
 
 /// Softmax of a row over the columns seen so far.
 #[derive(Debug, Clone, Copy)]
@@ -229,88 +224,9 @@ fn to_score(op: Attention, product: __m512) -> (__m512, __m512) {
     (_mm512_mul_ps(tanh, _mm512_set1_ps(cap * LOG2_E)), slope)
 }
 
-/// `2^x` to 1.7e-7 of it, infinities included; NaN stays NaN. Results below the smallest normal number are 0.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn exp2(x: __m512) -> __m512 {
-    /// The polynomial of degree 5 that is 1 at 0 with the least relative error over half an octave either
-    /// side, 9e-8.
-    #[expect(clippy::approx_constant, reason = "fitted, not the logarithm")]
-    const P: [f32; 5] = [1.326_472_7e-3, 9.671_513e-3, 5.550_733_6e-2, 0.240_222_42, 0.693_147];
-    let normal = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(-126.0));
-    let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
-    let r = _mm512_sub_ps(x, n);
-    let mut p = _mm512_set1_ps(P[0]);
-    for c in &P[1..] {
-        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
-    }
-    let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0));
-    _mm512_maskz_scalef_ps(normal, p, n)
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn from(x: &[f32; LANES]) -> __m512 {
-    // SAFETY: both are 64 bytes of plain bits.
-    unsafe { transmute::<[f32; LANES], __m512>(*x) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn to(x: __m512) -> [f32; LANES] {
-    // SAFETY: as above.
-    unsafe { transmute::<__m512, [f32; LANES]>(x) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn narrow(x: __m512) -> [bf16; LANES] {
-    // SAFETY: both are 32 bytes of plain bits.
-    unsafe { transmute::<__m256bh, [bf16; LANES]>(_mm512_cvtneps_pbh(x)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// `2^x` of a lane each.
-    fn powers(x: [f32; LANES]) -> [f32; LANES] {
-        #[target_feature(enable = "avx512f")]
-        fn powers(x: [f32; LANES]) -> [f32; LANES] {
-            to(exp2(from(&x)))
-        }
-        // SAFETY: only called where the tiles are available.
-        unsafe { powers(x) }
-    }
-
-    #[test]
-    fn powers_of_two_are_close() {
-        if !super::super::available() {
-            return;
-        }
-        // Every 97th f32 of either sign up to 2^7, and beyond.
-        let bits = (0..f32::to_bits(130.0)).step_by(97);
-        let values: Vec<f32> =
-            bits.flat_map(|bits| [f32::from_bits(bits), -f32::from_bits(bits)]).collect();
-        let mut worst = 0.0_f64;
-        for x in values.as_chunks::<LANES>().0 {
-            for (x, got) in x.iter().zip(powers(*x)) {
-                let truth = f64::from(*x).exp2();
-                if *x < -126.0 {
-                    assert!(got == 0.0 || f64::from(got) <= 2.0 * truth, "2^{x} is {got}");
-                } else if *x >= 128.0 {
-                    assert!(got == f32::INFINITY, "2^{x} is {got}");
-                } else {
-                    worst = worst.max((f64::from(got) / truth - 1.0).abs());
-                }
-            }
-        }
-        assert!(worst < 1.7e-7, "{worst:e}");
-        let special =
-            powers([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0].repeat(4).try_into().unwrap());
-        assert!(special[0].is_nan());
-        assert_eq!(special[1..4], [f32::INFINITY, 0.0, 1.0]);
-    }
 
     #[test]
     fn lanes_are_those_in_the_range() {
