@@ -7,8 +7,8 @@
 
 use std::arch::x86_64::{
     __m512, _mm512_add_ps, _mm512_div_ps, _mm512_fnmadd_ps, _mm512_mask_mov_ps,
-    _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_reduce_add_ps,
-    _mm512_reduce_max_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
+    _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
 };
 use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
@@ -121,7 +121,8 @@ fn online_softmax_rows(
     }
 }
 
-/// As [`weigh`], with `2^(x * factor)` of those columns that are visible, and 0 elsewhere.
+/// As [`weigh`], with `2^(x * factor)` of those columns that are visible. Hidden ones get a weight of 0 in
+/// `probs`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn weigh_row(
@@ -130,17 +131,20 @@ fn weigh_row(
     visible: &Range<usize>,
     running: &mut Running,
 ) -> f32 {
-    let hidden = _mm512_set1_ps(f32::NEG_INFINITY);
     let (row, rest) = row.as_chunks_mut();
     let (probs, last_probs) = probs.as_chunks_mut();
     let mut last = [f32::NEG_INFINITY; LANES];
     last[..rest.len()].copy_from_slice(rest);
-    let mut largest = hidden;
-    for (i, x) in row.iter().chain([&last]).enumerate() {
-        // The second operand if either is NaN.
-        let x = _mm512_mask_mov_ps(hidden, lanes(visible, i), from(x));
-        largest = _mm512_max_ps(largest, x);
+    // Masks take as long as the exponentials: most registers are visible as a whole.
+    let whole = visible.start.div_ceil(LANES).min(row.len())..(visible.end / LANES).min(row.len());
+    let whole = whole.start..whole.end.max(whole.start);
+    let partly = (0..whole.start).chain(whole.end..row.len());
+
+    let mut largest = largest_of(&row[whole.clone()]);
+    for i in partly.clone() {
+        largest = larger(largest, from(&row[i]), lanes(visible, i));
     }
+    largest = larger(largest, from(&last), lanes(visible, row.len()));
     let largest = _mm512_reduce_max_ps(largest);
     let mut correction = 1.0;
     if largest > running.max {
@@ -151,20 +155,72 @@ fn weigh_row(
     }
     // Nothing visible so far, or nothing but negative infinity: 2^(-inf + inf) has no value.
     let max = if running.max == f32::NEG_INFINITY { 0.0 } else { running.max };
+
     let mut sums = _mm512_setzero_ps();
-    let mut last_prob = [bf16::ZERO; LANES];
-    let all = row.iter_mut().chain([&mut last]).zip(probs.iter_mut().chain([&mut last_prob]));
-    for (i, (x, prob)) in all.enumerate() {
-        let power =
-            _mm512_mul_ps(_mm512_sub_ps(from(x), _mm512_set1_ps(max)), _mm512_set1_ps(factor));
-        let weight = _mm512_maskz_mov_ps(lanes(visible, i), exp2(power));
-        sums = _mm512_add_ps(sums, weight);
-        (*x, *prob) = (to(weight), narrow(weight));
+    for (x, prob) in row[whole.clone()].iter_mut().zip(&mut probs[whole]) {
+        sums = _mm512_add_ps(sums, weigh_register(x, prob, (max, factor), u16::MAX));
     }
-    rest.copy_from_slice(&last[..rest.len()]);
-    last_probs.copy_from_slice(&last_prob[..last_probs.len()]);
+    for i in partly {
+        let lanes = lanes(visible, i);
+        if lanes == 0 {
+            probs[i] = [bf16::ZERO; LANES];
+        } else {
+            let weights = weigh_register(&mut row[i], &mut probs[i], (max, factor), lanes);
+            sums = _mm512_add_ps(sums, weights);
+        }
+    }
+    if !rest.is_empty() {
+        let (lanes, mut prob) = (lanes(visible, row.len()), [bf16::ZERO; LANES]);
+        let weights = weigh_register(&mut last, &mut prob, (max, factor), lanes);
+        sums = _mm512_add_ps(sums, weights);
+        rest.copy_from_slice(&last[..rest.len()]);
+        last_probs.copy_from_slice(&prob[..last_probs.len()]);
+    }
     running.sum = running.sum * correction + _mm512_reduce_add_ps(sums);
     correction
+}
+
+/// The largest values by lane; any where there is NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn largest_of(row: &[[f32; LANES]]) -> __m512 {
+    let hidden = _mm512_set1_ps(f32::NEG_INFINITY);
+    // Several, for each waits for the one before.
+    let mut largest = [hidden; 4];
+    let (fours, few) = row.as_chunks::<4>();
+    for four in fours {
+        for (largest, x) in largest.iter_mut().zip(four) {
+            *largest = _mm512_max_ps(*largest, from(x));
+        }
+    }
+    for (largest, x) in largest.iter_mut().zip(few) {
+        *largest = _mm512_max_ps(*largest, from(x));
+    }
+    let [a, b, c, d] = largest;
+    _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn larger(largest: __m512, x: __m512, lanes: u16) -> __m512 {
+    // The second operand if either is NaN.
+    _mm512_max_ps(largest, _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), lanes, x))
+}
+
+/// Turns values into weights relative to `max`, and gives them: 0 but for the lanes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn weigh_register(
+    x: &mut [f32; LANES],
+    prob: &mut [bf16; LANES],
+    (max, factor): (f32, f32),
+    lanes: u16,
+) -> __m512 {
+    let above = _mm512_sub_ps(from(x), _mm512_set1_ps(max));
+    let power = exp2(_mm512_mul_ps(above, _mm512_set1_ps(factor)));
+    let weights = _mm512_maskz_mov_ps(lanes, power);
+    (*x, *prob) = (to(weights), narrow(weights));
+    weights
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
@@ -205,6 +261,9 @@ fn softmax_gradient_rows(
 /// Which elements of register `i` of a row are in `visible`.
 #[inline]
 fn lanes(visible: &Range<usize>, i: usize) -> u16 {
+    if visible.start <= i * LANES && (i + 1) * LANES <= visible.end {
+        return u16::MAX;
+    }
     let below = |end: usize| (1_u32 << end.saturating_sub(i * LANES).min(LANES)) - 1;
     (below(visible.end) & !below(visible.start)) as u16
 }
