@@ -239,6 +239,20 @@ impl Backend for Cpu {
         rms_norm::forward(op, x, weight, y, inv_rms)
     }
 
+    fn add_rms_norm(
+        &self,
+        op: RmsNorm,
+        x: &CpuBuffer,
+        added: &CpuBuffer,
+        weight: &CpuBuffer,
+        sum: &mut CpuBuffer,
+        y: &mut CpuBuffer,
+        inv_rms: &mut CpuBuffer,
+    ) -> Result<()> {
+        let _run = self.begin("add_rms_norm");
+        rms_norm::add_forward(op, [x, added, weight], sum, y, inv_rms)
+    }
+
     fn rms_norm_backward(
         &self,
         op: RmsNorm,

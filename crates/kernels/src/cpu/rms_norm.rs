@@ -43,6 +43,44 @@ pub(super) fn forward(
     Ok(())
 }
 
+/// `sum = x + added`, and the norm of the sum as it is stored.
+pub(super) fn add_forward(
+    op: RmsNorm,
+    [x, added, weight]: [&CpuBuffer; 3],
+    sum: &mut CpuBuffer,
+    y: &mut CpuBuffer,
+    inv_rms: &mut CpuBuffer,
+) -> Result<()> {
+    let name = Op("add_rms_norm");
+    let RmsNorm { rows, cols, .. } = op;
+    name.require(cols > 0, || "rows of no columns".into())?;
+    let x = name.float("x", x, rows * cols)?;
+    let added = name.float("added", added, rows * cols)?;
+    let weight = to_f32(name.float("weight", weight, cols)?);
+    let sum = name.float_mut("sum", sum, rows * cols)?;
+    let y = name.float_mut("y", y, rows * cols)?;
+    let inv_rms = name.f32_mut("inv_rms", inv_rms, rows)?;
+    let per_task = (CHUNK / cols).max(1);
+    let outputs = sum.chunks(per_task * cols).into_iter().zip(y.chunks(per_task * cols));
+    let tasks = outputs.zip(inv_rms.chunks_mut(per_task)).enumerate();
+    team::for_each(tasks, |(task, ((mut sum, mut y), inv_rms))| {
+        let [x, added] = [x, added].map(|x| x.chunk(task, per_task * cols));
+        let mut wide = vec![0.0; 3 * cols];
+        let (wide_x, wide) = wide.split_at_mut(cols);
+        let (wide_added, wide_out) = wide.split_at_mut(cols);
+        simd!(for (row, inv_rms) in inv_rms.iter_mut().enumerate() {
+            let mut sum = sum.next_row(cols);
+            let terms = x.row(row, cols, wide_x).iter().zip(added.row(row, cols, wide_added));
+            sum.reborrow().write_row(wide_out, |sum| {
+                sum.iter_mut().zip(terms).for_each(|(sum, (x, added))| *sum = x + added);
+            });
+            let sum = sum.as_ref().row(0, cols, wide_x);
+            *inv_rms = normalize_row(op, sum, &weight, y.next_row(cols), wide_out);
+        });
+    });
+    Ok(())
+}
+
 #[inline(always)]
 fn normalize(
     op: RmsNorm,
@@ -52,18 +90,22 @@ fn normalize(
     inv_rms: &mut [f32],
     (wide_x, wide_y): (&mut [f32], &mut [f32]),
 ) {
-    let RmsNorm { cols, eps, .. } = op;
     for (row, inv_rms) in inv_rms.iter_mut().enumerate() {
-        let y = y.next_row(cols);
-        let x = x.row(row, cols, wide_x);
-        let inv = 1.0 / (dot(x, x) / cols as f32 + eps).sqrt();
-        y.write_row(wide_y, |y| {
-            for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
-                *y = x * inv * w;
-            }
-        });
-        *inv_rms = inv;
+        let x = x.row(row, op.cols, wide_x);
+        *inv_rms = normalize_row(op, x, weight, y.next_row(op.cols), wide_y);
     }
+}
+
+/// Gives what the row was multiplied by before the weight.
+#[inline(always)]
+fn normalize_row(op: RmsNorm, x: &[f32], weight: &[f32], y: FloatMut<'_>, wide: &mut [f32]) -> f32 {
+    let inv = 1.0 / (dot(x, x) / op.cols as f32 + op.eps).sqrt();
+    y.write_row(wide, |y| {
+        for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+            *y = x * inv * w;
+        }
+    });
+    inv
 }
 
 /// `dx = inv * (w * dy - xhat * mean(w * dy * xhat))` with `xhat = x * inv`.

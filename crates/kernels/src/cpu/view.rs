@@ -196,7 +196,7 @@ impl<'a> FloatMut<'a> {
         }
     }
 
-    #[cfg(amx)]
+    #[inline(always)]
     pub(super) fn reborrow(&mut self) -> FloatMut<'_> {
         match self {
             Self::F32(x) => FloatMut::F32(x),
@@ -244,6 +244,7 @@ impl<'a> FloatMut<'a> {
         }
     }
 
+    #[inline(always)]
     pub(super) fn as_ref(&self) -> FloatRef<'_> {
         match self {
             Self::F32(x) => FloatRef::F32(x),
