@@ -24,7 +24,7 @@ use crate::cpu::{Cpu, F32Scratch, team};
 /// Rows of the head in a panel.
 const PANEL: usize = 512;
 /// Most tokens of a task.
-const TOKENS: usize = 256;
+const TOKENS: usize = 512;
 /// Tasks that are enough for the threads: the vocabulary is cut in parts until there are as many.
 const ENOUGH: usize = 8;
 /// Elements of the gradient, for one part of the vocabulary, that are held at a time (8 MiB).
