@@ -47,6 +47,14 @@ pub(super) fn for_each<T: Send>(tasks: impl IntoIterator<Item = T>, work: impl F
     for_each_init(tasks, || (), |(), task| work(task));
 }
 
+/// One of several kinds of tasks.
+pub(super) type Task<'a> = Box<dyn FnOnce() + Send + 'a>;
+
+/// Runs tasks as [`for_each`] does.
+pub(super) fn run_all<'a>(tasks: impl IntoIterator<Item = Task<'a>>) {
+    for_each(tasks, |task| task());
+}
+
 /// As [`for_each`], with a value that `init` makes for each thread.
 pub(super) fn for_each_init<T: Send, S: Send>(
     tasks: impl IntoIterator<Item = T>,

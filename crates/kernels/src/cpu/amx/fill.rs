@@ -34,10 +34,10 @@ pub(super) trait Source: Sync {
 }
 
 /// `W^T`: depth runs along the rows of the weight.
-pub(super) struct Transposed<'a>(pub(super) &'a FourBit<'a>);
+pub(super) struct Transposed<'a>(pub(super) FourBit<'a>);
 
 /// `W`: depth runs over the rows of the weight.
-pub(super) struct Straight<'a>(pub(super) &'a FourBit<'a>);
+pub(super) struct Straight<'a>(pub(super) FourBit<'a>);
 
 impl Source for Transposed<'_> {
     fn depth(&self) -> usize {
@@ -49,7 +49,7 @@ impl Source for Transposed<'_> {
             super::available() && steps.start.is_multiple_of(2) && steps.len().is_multiple_of(2)
         );
         // SAFETY: a processor with the tiles that were asked for has all features that are enabled.
-        unsafe { fill_transposed(self.0, panel, cols.start, steps) }
+        unsafe { fill_transposed(&self.0, panel, cols.start, steps) }
     }
 }
 
@@ -63,7 +63,7 @@ impl Source for Straight<'_> {
             super::available() && cols.start.is_multiple_of(RUN) && cols.len().is_multiple_of(RUN)
         );
         // SAFETY: as above.
-        unsafe { fill_straight(self.0, panel, cols, steps) }
+        unsafe { fill_straight(&self.0, panel, cols, steps) }
     }
 }
 

@@ -41,13 +41,15 @@ mod small;
 #[cfg(amx)]
 mod softmax;
 #[cfg(amx)]
+mod split;
+#[cfg(amx)]
 mod tile;
 #[cfg(amx)]
 mod vector;
 
 #[cfg(amx)]
 pub(super) use self::{
-    adapter::{gradient, shrink},
+    adapter::shrink,
     detect::available,
     gated::{gate, gate_gradients},
     head::Head,
@@ -58,7 +60,15 @@ pub(super) use self::{
     vector::multiply_few,
 };
 
+/// Rows that [`multiply_few`] multiplies.
+#[cfg(amx)]
+pub(super) const FEW_ROWS: usize = vector::ROWS;
+#[cfg(not(amx))]
+pub(super) const FEW_ROWS: usize = 0;
+
 use super::dropout::Mask;
+use super::view::{FloatMut, FloatRef};
+use super::weight::WeightRef;
 
 /// How a weight `[n, k]` is multiplied by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,26 +79,47 @@ pub(super) enum Side {
     Straight,
 }
 
-/// `scale * left [m, r] . F` to be added to a product, where F is a factor `[n, r]` transposed or a
-/// factor `[r, k]`, as the weight of the product is.
+/// A linear with an adapter, of a weight `[n, k]`.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(amx), expect(dead_code, reason = "nothing multiplies by it there"))]
-pub(super) struct LowRank<'a> {
-    pub(super) left: &'a [f32],
-    pub(super) factor: &'a [f32],
+#[cfg_attr(not(amx), expect(dead_code, reason = "nothing is multiplied there"))]
+pub(super) struct Adapted<'a> {
+    /// `[m, k]`
+    pub(super) x: FloatRef<'a>,
+    /// `x` with zeros where it is dropped; what is kept is `keep` times as much.
+    pub(super) dropped: FloatRef<'a>,
+    pub(super) keep: f32,
+    /// Of what is dropped.
+    pub(super) mask: Option<Mask>,
+    pub(super) weight: WeightRef<'a>,
+    /// `[r, k]`
+    pub(super) a: &'a [f32],
+    /// `[n, r]`
+    pub(super) b: &'a [f32],
     pub(super) r: usize,
     pub(super) scale: f32,
-    /// What is dropped of the result, before it is added.
-    pub(super) mask: Option<Mask>,
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+}
+
+/// Gradients that are wanted.
+#[derive(Debug)]
+pub(super) struct Gradients<'a> {
+    /// `[m, k]`
+    pub(super) dx: Option<FloatMut<'a>>,
+    /// `[r, k]`
+    pub(super) da: Option<FloatMut<'a>>,
+    /// `[n, r]`
+    pub(super) db: Option<FloatMut<'a>>,
 }
 
 #[cfg(not(amx))]
-pub(super) use self::missing::{gradient, multiply, shrink};
+pub(super) use self::missing::{multiply, shrink};
 
 #[cfg(not(amx))]
 #[expect(clippy::unnecessary_wraps, reason = "the same signatures as where there is a matrix unit")]
 mod missing {
-    use super::{LowRank, Side};
+    use super::{Adapted, Gradients, Side};
     use crate::Result;
     use crate::cpu::Cpu;
     use crate::cpu::tiles::Tile;
@@ -99,7 +130,6 @@ mod missing {
         _: &Cpu,
         _: FloatRef<'_>,
         _: (WeightRef<'_>, Side),
-        _: Option<LowRank<'_>>,
         _: &mut FloatMut<'_>,
         _: (usize, usize, usize),
         _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
@@ -110,7 +140,7 @@ mod missing {
     pub(in crate::cpu) fn shrink(
         _: &Cpu,
         _: FloatRef<'_>,
-        _: (&[f32], Side),
+        _: &[f32],
         _: (usize, usize),
         _: f32,
         _: &mut [f32],
@@ -118,14 +148,26 @@ mod missing {
         Ok(false)
     }
 
-    pub(in crate::cpu) fn gradient(
-        _: &Cpu,
-        _: (&[f32], usize),
-        _: FloatRef<'_>,
-        _: (usize, usize),
-        _: f32,
-        _: (&mut FloatMut<'_>, Side),
-    ) -> Result<bool> {
-        Ok(false)
+    impl Adapted<'_> {
+        pub(in crate::cpu) fn forward(
+            &self,
+            _: &Cpu,
+            _: &mut [f32],
+            _: &mut FloatMut<'_>,
+            _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
+        ) -> Result<bool> {
+            Ok(false)
+        }
+
+        pub(in crate::cpu) fn backward(
+            &self,
+            _: &Cpu,
+            _: FloatRef<'_>,
+            _: &[f32],
+            _: &mut Gradients<'_>,
+            _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
+        ) -> Result<()> {
+            Ok(())
+        }
     }
 }

@@ -6,11 +6,11 @@ use std::cell::RefCell;
 
 use half::bf16;
 
+use super::Side;
 use super::dense::{self, Dense};
 use super::fill::{Source, Straight, Transposed};
 use super::rows::Rows;
 use super::tile::{self, BLOCK, STEP, Segment, Sums, Tiles};
-use super::{LowRank, Side};
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::dropout::Mask;
@@ -18,7 +18,7 @@ use crate::cpu::four_bit::{FourBit, RUN};
 use crate::cpu::level::has_amx;
 use crate::cpu::lines::Lines;
 use crate::cpu::simd::simd;
-use crate::cpu::team;
+use crate::cpu::team::{self, Task};
 use crate::cpu::tiles::{Tile, tiles};
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::cpu::weight::WeightRef;
@@ -58,56 +58,55 @@ pub(super) fn supports(x: FloatRef<'_>, k: usize) -> Option<&[bf16]> {
     }
 }
 
-/// `out = finish(x . W^T + low)` or `finish(x . W + low)` for a weight `[n, k]`, where `finish` is given
-/// scratch, the f32 sums of some rows and columns and the tile to store them to. False, and nothing
-/// done, unless the activations are bf16, `k` is a multiple of 64 and the weight is bf16, or of 4 bits
-/// in blocks of at least 64 with a bf16 output: in an f32 output its rounding to bf16 would show.
+/// `out = finish(x . W^T)` or `finish(x . W)` for a weight `[n, k]`, where `finish` is given scratch, the f32
+/// sums of some rows and columns and the tile to store them to. False, and nothing done, unless the activations
+/// are bf16, `k` is a multiple of 64 and the weight is one for [`weight_source`].
 pub(in crate::cpu) fn multiply(
     cpu: &Cpu,
     x: FloatRef<'_>,
     (weight, side): (WeightRef<'_>, Side),
-    low: Option<LowRank<'_>>,
     out: &mut FloatMut<'_>,
     (m, n, k): (usize, usize, usize),
     finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
 ) -> Result<bool> {
-    let Some(x) = supports(x, k).filter(|_| m * n * k > 0) else {
+    let x = supports(x, k).filter(|_| m * n * k > 0);
+    let source = weight_source((weight, side), (n, k), out);
+    let (Some(x), Some(source)) = (x, source) else {
         return Ok(false);
     };
     let cols = match side {
         Side::Transposed => n,
         Side::Straight => k,
     };
-    let product = |source: &dyn Source, out: &mut FloatMut<'_>| -> Result<bool> {
-        let rows = Rows::new(cpu, x, m, source.depth())?;
-        let base = Operands { rows: &rows, source };
-        let (out, dims) = (out.reborrow(), (m, cols));
-        match low {
-            None => parallel(base, None, out, dims, &finish),
-            Some(low) => low.with(cpu, dims, side, |operands| {
-                parallel(base, Some((operands, low.mask)), out, dims, &finish);
-            })?,
-        }
-        Ok(true)
-    };
-    match (weight, &*out) {
-        (WeightRef::Dense(FloatRef::Bf16(values)), _) => {
+    let rows = &Rows::new(cpu, x, m, source.depth())?;
+    let base = Operands { rows, source: &*source };
+    team::run_all(product_tasks(base, None, out.reborrow(), (m, cols), &finish));
+    Ok(true)
+}
+
+/// What panels of a weight `[n, k]` are filled from: bf16, or 4 bits in blocks of at least 64 with a bf16 output: in
+/// an f32 output its rounding to bf16 would show.
+pub(super) fn weight_source<'a>(
+    (weight, side): (WeightRef<'a>, Side),
+    (n, k): (usize, usize),
+    out: &FloatMut<'_>,
+) -> Option<Box<dyn Source + 'a>> {
+    match (weight, out) {
+        (WeightRef::Dense(FloatRef::Bf16(values)), _) if k.is_multiple_of(RUN) => {
             let weight = Dense::new(values, n, k);
-            match side {
-                Side::Transposed => product(&dense::Transposed(weight), out),
-                Side::Straight => product(&dense::Straight(weight), out),
-            }
+            Some(match side {
+                Side::Transposed => Box::new(dense::Transposed(weight)),
+                Side::Straight => Box::new(dense::Straight(weight)),
+            })
         }
         (WeightRef::Quantized(weight), FloatMut::Bf16(_)) => {
-            let Some(weight) = FourBit::new(weight, n, k) else {
-                return Ok(false);
-            };
-            match side {
-                Side::Transposed => product(&Transposed(&weight), out),
-                Side::Straight => product(&Straight(&weight), out),
-            }
+            let weight = FourBit::new(weight, n, k)?;
+            Some(match side {
+                Side::Transposed => Box::new(Transposed(weight)),
+                Side::Straight => Box::new(Straight(weight)),
+            })
         }
-        _ => Ok(false),
+        _ => None,
     }
 }
 
@@ -127,21 +126,23 @@ pub(super) struct Area {
     pub(super) cols: usize,
 }
 
-fn parallel(
-    base: Operands<'_>,
-    low: Option<(Operands<'_>, Option<Mask>)>,
-    out: FloatMut<'_>,
+/// The tasks of a product, plus a low-rank one, of which something may be dropped.
+pub(super) fn product_tasks<'a>(
+    base: Operands<'a>,
+    low: Option<(Operands<'a>, Option<Mask>)>,
+    out: FloatMut<'a>,
     (m, cols): (usize, usize),
-    finish: &(impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync),
-) {
+    finish: &'a (impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync),
+) -> impl Iterator<Item = Task<'a>> {
     let width = even(cols, COLS, 64);
     let most = if cols.div_ceil(width) < ENOUGH { ROWS_OF_FEW_COLS } else { ROWS };
-    let tasks = tiles(out, cols, 0..cols, even(m, most, BLOCK), width);
-    team::for_each(tasks, |tile| match low {
-        Some((low, Some(mask))) => fill_masked(base, (low, mask), cols, tile, finish),
-        Some((low, None)) => fill_tile(base, Some(low), tile, finish),
-        None => fill_tile(base, None, tile, finish),
-    });
+    tiles(out, cols, 0..cols, even(m, most, BLOCK), width).into_iter().map(move |tile| {
+        Box::new(move || match low {
+            Some((low, Some(mask))) => fill_masked(base, (low, mask), cols, tile, finish),
+            Some((low, None)) => fill_tile(base, Some(low), tile, finish),
+            None => fill_tile(base, None, tile, finish),
+        }) as Task<'a>
+    })
 }
 
 fn fill_tile(

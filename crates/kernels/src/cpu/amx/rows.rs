@@ -10,7 +10,7 @@ use crate::cpu::{Cpu, F32Scratch, team};
 /// pair of columns.
 const COPY_ROWS: usize = 256;
 /// Elements of a block for one step.
-const PIECE: usize = BLOCK * STEP;
+pub(super) const PIECE: usize = BLOCK * STEP;
 /// Pieces that a task puts in order.
 const PIECES: usize = 16;
 
@@ -35,37 +35,27 @@ impl<'a> Rows<'a> {
         let first = if collide || !depth.is_multiple_of(STEP) { 0 } else { m / BLOCK };
         let steps = depth.div_ceil(STEP);
         let copies = m.div_ceil(BLOCK) - first;
-        let rows = Self::gathered(cpu, copies, steps, |block, step, out| {
-            let rows = &x[(first + block) * BLOCK * depth..];
-            let width = STEP.min(depth - step * STEP);
-            let mut rows = rows.chunks(depth);
-            for out in out.chunks_mut(STEP) {
-                let row = rows.next().map_or(&[][..], |row| &row[step * STEP..][..width]);
-                out[..row.len()].copy_from_slice(row);
-                out[row.len()..].fill(bf16::ZERO);
-            }
-        })?;
-        Ok(Self { x, depth, first, ..rows })
-    }
-
-    /// `blocks` blocks of 32 rows of whole steps: `fill` is given block, step and where to put what they
-    /// have in common, `[32, 32]`.
-    pub(super) fn gathered(
-        cpu: &Cpu,
-        blocks: usize,
-        steps: usize,
-        fill: impl Fn(usize, usize, &mut [bf16; PIECE]) + Sync,
-    ) -> Result<Self> {
-        let mut copy = cpu.scratch(blocks * steps * PIECE / 2)?;
-        let values: &mut [bf16] = bytemuck::cast_slice_mut(&mut copy);
-        let pieces = values.as_chunks_mut::<PIECE>().0;
-        team::for_each(pieces.chunks_mut(PIECES).enumerate(), |(task, out)| {
-            for (i, out) in out.iter_mut().enumerate() {
-                let piece = task * PIECES + i;
-                fill(piece / steps, piece % steps, out);
+        let mut copy = cpu.scratch(copies * steps * PIECE / 2)?;
+        let pieces = bytemuck::cast_slice_mut::<_, bf16>(&mut copy).as_chunks_mut::<PIECE>().0;
+        team::for_each(pieces.chunks_mut(PIECES).enumerate(), |(task, pieces)| {
+            for (i, piece) in pieces.iter_mut().enumerate() {
+                let (block, step) = ((task * PIECES + i) / steps, (task * PIECES + i) % steps);
+                let rows = &x[(first + block) * BLOCK * depth..];
+                let width = STEP.min(depth - step * STEP);
+                let mut rows = rows.chunks(depth);
+                for out in piece.chunks_mut(STEP) {
+                    let row = rows.next().map_or(&[][..], |row| &row[step * STEP..][..width]);
+                    out[..row.len()].copy_from_slice(row);
+                    out[row.len()..].fill(bf16::ZERO);
+                }
             }
         });
-        Ok(Self { x: &[], depth: steps * STEP, steps, first: 0, copy: Some(copy) })
+        Ok(Self { x, depth, steps, first, copy: Some(copy) })
+    }
+
+    /// Blocks of 32 rows of `steps` whole steps that are in the order of the tiles.
+    pub(super) fn ordered(pieces: F32Scratch, steps: usize) -> Self {
+        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: Some(pieces) }
     }
 
     /// Whole blocks of rows of whole steps, in place.

@@ -25,7 +25,7 @@ use crate::cpu::view::{FloatMut, FloatRef};
 use crate::cpu::weight::WeightRef;
 
 /// Most rows: more are faster on tiles.
-const ROWS: usize = 4;
+pub(super) const ROWS: usize = 4;
 /// Outputs of a task.
 const OUTPUTS: usize = 64;
 

@@ -3,7 +3,7 @@
 use super::{Adapter, Checked, Scratch, down_projection};
 use crate::Result;
 use crate::cpu::Cpu;
-use crate::cpu::amx::{self, LowRank, Side};
+use crate::cpu::amx::{self, Gradients, Side};
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
 use crate::cpu::fma::{self, Left, Mat, Source, Stored, gemm};
@@ -33,12 +33,23 @@ pub(in crate::cpu) fn backward(
     let x = name.float("x", x, m * k)?;
     let dy = name.float("dy", dy, m * n)?;
     let dx = grads.dx.map(|dx| name.float_mut("dx", dx, m * k)).transpose()?;
+    let add_before = |scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>| {
+        if grads.accumulate_dx {
+            let before = sized(scratch, out.len());
+            tile.load(before);
+            add_assign(out, before);
+        }
+        tile.store(out);
+    };
     let Some(adapter) = &checked.lora else {
         name.require(grads.da.is_none() && grads.db.is_none(), || {
             "there is no adapter whose gradients could be written to `da` and `db`".into()
         })?;
-        if let Some(dx) = dx {
-            input_gradient(cpu, &checked, dy, None, dx, grads.accumulate_dx)?;
+        if let Some(mut dx) = dx {
+            let weight = (checked.weight, Side::Straight);
+            if !amx::multiply(cpu, dy, weight, &mut dx, (m, n, k), add_before)? {
+                input_gradient(&checked, dy, None, dx, add_before);
+            }
         }
         return Ok(());
     };
@@ -46,63 +57,54 @@ pub(in crate::cpu) fn backward(
     let da = grads.da.map(|da| name.float_mut("da", da, r * k)).transpose()?;
     let db = grads.db.map(|db| name.float_mut("db", db, n * r)).transpose()?;
     let xa = xa.map(|xa| name.f32("xa", xa, m * r)).transpose()?;
+    let dropped = adapter.dropped(cpu, x, k)?;
+    let mut own = cpu.scratch(if xa.is_none() && db.is_some() { m * r } else { 0 })?;
+    let xa = if let Some(xa) = xa {
+        xa
+    } else {
+        if db.is_some() {
+            down_projection(cpu, adapter, x, dropped.as_ref(), &mut own)?;
+        }
+        &own
+    };
+    let mut grads = Gradients { dx, da, db };
+    let adapted = adapter.on_tiles(&checked, x, dropped.as_ref());
+    adapted.backward(cpu, dy, xa, &mut grads, add_before)?;
+    let Gradients { dx, da, db } = grads;
     if let Some(db) = db {
-        let mut own = cpu.scratch(if xa.is_none() { m * r } else { 0 })?;
-        let xa = if let Some(xa) = xa {
-            xa
-        } else {
-            down_projection(cpu, adapter, x, k, &mut own)?;
-            &own
-        };
-        b_gradient(cpu, adapter, dy, xa, (m, n), db)?;
+        b_gradient(adapter, dy, xa, (m, n), db);
     }
     if dx.is_none() && da.is_none() {
         return Ok(());
     }
     let mut dyb = cpu.scratch(m * r)?;
-    up_projection(cpu, adapter, dy, n, &mut dyb)?;
+    up_projection(adapter, dy, n, &mut dyb);
     if let Some(da) = da {
-        a_gradient(cpu, adapter, &dyb, x, (m, k), da)?;
+        a_gradient(adapter, &dyb, x, (m, k), da);
     }
     if let Some(dx) = dx {
-        let lora = Some((adapter, &dyb[..]));
-        input_gradient(cpu, &checked, dy, lora, dx, grads.accumulate_dx)?;
+        input_gradient(&checked, dy, Some((adapter, &dyb)), dx, add_before);
     }
     Ok(())
 }
 
 /// `dyb = dY . B`.
-fn up_projection(
-    cpu: &Cpu,
-    adapter: &Adapter<'_>,
-    dy: FloatRef<'_>,
-    n: usize,
-    dyb: &mut [f32],
-) -> Result<()> {
+fn up_projection(adapter: &Adapter<'_>, dy: FloatRef<'_>, n: usize, dyb: &mut [f32]) {
     let r = adapter.r;
-    if amx::shrink(cpu, dy, (&*adapter.b, Side::Straight), (n, r), 1.0, dyb)? {
-        return Ok(());
-    }
     let b = Mat::new(&adapter.b, n, r);
     let out = FloatMut::F32(dyb);
     fma::multiply(Left::new(dy), Source::of(&b), None, out, r, |_, out, tile| tile.store(out));
-    Ok(())
 }
 
 /// `dB += scale * dY^T . xa`.
 fn b_gradient(
-    cpu: &Cpu,
     adapter: &Adapter<'_>,
     dy: FloatRef<'_>,
     xa: &[f32],
     (m, n): (usize, usize),
-    mut db: FloatMut<'_>,
-) -> Result<()> {
+    db: FloatMut<'_>,
+) {
     let r = adapter.r;
-    let out = (&mut db, Side::Transposed);
-    if amx::gradient(cpu, (xa, r), dy, (m, n), adapter.scale, out)? {
-        return Ok(());
-    }
     let dy = Matrix { data: dy, width: n };
     let tasks = db.chunks(GRAD_COLS * r).into_iter().enumerate();
     team::for_each_init(tasks, Scratch::default, |scratch, (task, db)| {
@@ -118,25 +120,17 @@ fn b_gradient(
             }
         });
     });
-    Ok(())
 }
 
 /// `dA += scale * dyb^T . dropout(X)`.
 fn a_gradient(
-    cpu: &Cpu,
     adapter: &Adapter<'_>,
     dyb: &[f32],
     x: FloatRef<'_>,
     (m, k): (usize, usize),
-    mut da: FloatMut<'_>,
-) -> Result<()> {
+    da: FloatMut<'_>,
+) {
     let r = adapter.r;
-    let dropped = adapter.dropped(cpu, x, k)?;
-    let (rows, keep) = dropped.as_ref().map_or((x, 1.0), |x| (x.values(), x.keep));
-    let out = (&mut da, Side::Straight);
-    if amx::gradient(cpu, (dyb, r), rows, (m, k), adapter.scale * keep, out)? {
-        return Ok(());
-    }
     let x = Matrix { data: x, width: k };
     let tiles = tiles(da, k, 0..k, r, GRAD_COLS);
     team::for_each_init(tiles, Scratch::default, |scratch, mut tile| {
@@ -152,33 +146,17 @@ fn a_gradient(
         }
         tile.store(out);
     });
-    Ok(())
 }
 
-/// `dX = [dX +] dY . W + scale * mask(dyb . A)`.
+/// `dX = finish(dY . W + scale * mask(dyb . A))`.
 fn input_gradient(
-    cpu: &Cpu,
     checked: &Checked<'_>,
     dy: FloatRef<'_>,
     lora: Option<(&Adapter<'_>, &[f32])>,
-    mut dx: FloatMut<'_>,
-    accumulate: bool,
-) -> Result<()> {
-    let &Checked { m, n, k, .. } = checked;
-    let finish = |scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>| {
-        if accumulate {
-            let before = sized(scratch, out.len());
-            tile.load(before);
-            add_assign(out, before);
-        }
-        tile.store(out);
-    };
-    let weight = (checked.weight, Side::Straight);
-    let low = lora
-        .map(|(adapter, dyb)| LowRank { mask: adapter.mask, ..adapter.low_rank(dyb, &adapter.a) });
-    if amx::multiply(cpu, dy, weight, low, &mut dx, (m, n, k), finish)? {
-        return Ok(());
-    }
+    dx: FloatMut<'_>,
+    finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
+) {
+    let &Checked { n, k, .. } = checked;
     let weight = Stored::new(checked.weight, n, k);
     let right = Source { rows: &weight, transposed: false, depth: n };
     let low = lora.map(|(adapter, dyb)| fma::LowRank {
@@ -186,7 +164,6 @@ fn input_gradient(
         ..adapter.low(dyb, Mat::new(&adapter.a, adapter.r, k))
     });
     fma::multiply(Left::new(dy), right, low, dx, k, finish);
-    Ok(())
 }
 
 fn add_assign(out: &mut [f32], x: &[f32]) {

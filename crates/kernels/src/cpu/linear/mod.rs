@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use half::bf16;
 
-use super::amx::{self, LowRank, Side};
+use super::amx::{self, Adapted, Side};
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::dropout::Mask;
@@ -123,9 +123,18 @@ impl<'a> Adapter<'a> {
         fma::LowRank { left, factor, scale: self.scale, mask: None }
     }
 
-    /// The same on the matrix unit.
-    const fn low_rank<'s>(&self, left: &'s [f32], factor: &'s [f32]) -> LowRank<'s> {
-        LowRank { left, factor, r: self.r, scale: self.scale, mask: None }
+    /// The linear `of` it on the matrix unit.
+    fn on_tiles<'s>(
+        &'s self,
+        of: &Checked<'s>,
+        x: FloatRef<'s>,
+        dropped: Option<&'s Dropped>,
+    ) -> Adapted<'s> {
+        let &Checked { m, n, k, weight, .. } = of;
+        let (dropped, keep) = dropped.map_or((x, 1.0), |x| (x.values(), x.keep));
+        let Self { a, b, r, scale, mask } = self;
+        let (r, scale, mask) = (*r, *scale, *mask);
+        Adapted { x, dropped, keep, mask, weight, a, b, r, scale, m, n, k }
     }
 }
 
@@ -146,19 +155,26 @@ pub(super) fn forward(
     name.require(checked.lora.is_some() == xa.is_some(), || {
         "`xa` is needed with an adapter, and only then".into()
     })?;
-    let lora = match (&checked.lora, xa) {
-        (Some(adapter), Some(xa)) => {
-            let xa = name.f32_mut("xa", xa, m * adapter.r)?;
-            down_projection(cpu, adapter, x, k, xa)?;
-            Some((adapter, &*xa))
-        }
-        _ => None,
-    };
     let finish = |out: &mut [f32], tile: &mut Tile<'_>| {
         if let Some(bias) = &bias {
             add_to_rows(out, &bias[tile.col..tile.col + tile.cols]);
         }
         tile.store(out);
+    };
+    let lora = match (&checked.lora, xa) {
+        (Some(adapter), Some(xa)) => {
+            let xa = name.f32_mut("xa", xa, m * adapter.r)?;
+            let dropped = adapter.dropped(cpu, x, k)?;
+            if m > amx::FEW_ROWS {
+                let adapted = adapter.on_tiles(&checked, x, dropped.as_ref());
+                if adapted.forward(cpu, xa, &mut y, |_, out, tile| finish(out, tile))? {
+                    return Ok(());
+                }
+            }
+            down_projection(cpu, adapter, x, dropped.as_ref(), xa)?;
+            Some((adapter, &*xa))
+        }
+        _ => None,
     };
     #[cfg(amx)]
     if amx::multiply_few(x, checked.weight, &mut y, (m, n, k), |out, tile| {
@@ -169,10 +185,11 @@ pub(super) fn forward(
     }) {
         return Ok(());
     }
-    let weight = (checked.weight, Side::Transposed);
-    let low = lora.map(|(adapter, xa)| adapter.low_rank(xa, &adapter.b));
-    if amx::multiply(cpu, x, weight, low, &mut y, (m, n, k), |_, out, tile| finish(out, tile))? {
-        return Ok(());
+    if lora.is_none() {
+        let weight = (checked.weight, Side::Transposed);
+        if amx::multiply(cpu, x, weight, &mut y, (m, n, k), |_, out, tile| finish(out, tile))? {
+            return Ok(());
+        }
     }
     let weight = Stored::new(checked.weight, n, k);
     let right = Source { rows: &weight, transposed: true, depth: k };
@@ -194,14 +211,13 @@ fn down_projection(
     cpu: &Cpu,
     adapter: &Adapter<'_>,
     x: FloatRef<'_>,
-    k: usize,
+    dropped: Option<&Dropped>,
     xa: &mut [f32],
 ) -> Result<()> {
     let r = adapter.r;
-    let dropped = adapter.dropped(cpu, x, k)?;
-    let (rows, scale) = dropped.as_ref().map_or((x, 1.0), |x| (x.values(), x.keep));
-    let a = (&*adapter.a, Side::Transposed);
-    if amx::shrink(cpu, rows, a, (k, r), scale, xa)? {
+    let k = adapter.a.len() / r;
+    let (rows, scale) = dropped.map_or((x, 1.0), |x| (x.values(), x.keep));
+    if amx::shrink(cpu, rows, &adapter.a, (k, r), scale, xa)? {
         return Ok(());
     }
     let a = Mat::new(&adapter.a, r, k).t();
