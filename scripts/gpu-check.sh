@@ -26,13 +26,13 @@ make_binaries() {
     mkdir -p "$1"
     CUDA_HOME=$(scripts/setup-cuda.sh)
     export CUDA_HOME
-    cargo build --release --features cuda --bin qlora-train
-    cargo build --release --features cuda -p trainer --example step
-    cp "${CARGO_TARGET_DIR:-target}"/release/{qlora-train,examples/step} "$1/"
-    local ops
-    ops=$(cargo test --release -p kernels --features cuda --test ops --no-run --message-format=json |
-        sed -n 's/.*"executable":"\([^"]*\/ops-[^"]*\)".*/\1/p')
-    cp "$ops" "$1/ops"
+    # At once: apart, each would have the kernels built for its own set of features.
+    cargo build --release --features cuda -p qlora-train -p trainer -p kernels --bin qlora-train --example step \
+        --test ops --message-format=json-render-diagnostics |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' |
+        while read -r built; do
+            cp "$built" "$1/$(basename "$built" | sed 's/-[0-9a-f]\{16\}$//')"
+        done
 }
 
 if [ -n "$build" ]; then
