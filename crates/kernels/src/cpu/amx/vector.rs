@@ -1,9 +1,12 @@
 //! Products of few rows, as in generation: each weight is read once and meets all rows in registers.
 //!
 //! `vpermps` looks 16 weights up at a time, straight from the bytes of their codes: 32 weights take six
-//! operations and the multiplications, so that memory sets the pace. Sums are
-//! f32; 4-bit weights are rounded to bf16 where those of the tiles are, so that a token weighs the same in a
-//! prompt and after it.
+//! operations and the multiplications. Sums are f32; 4-bit weights are rounded to bf16 where those of the tiles are,
+//! so that a token weighs the same in a prompt and after it.
+//!
+//! One row and 4096 x 4096 take 0.6 ms on two threads, 15 GB/s of codes where memory gives 28: the processor sets the
+//! pace. Rejected: rounded weights looked up 32 at a time with `vpermw` and multiplied by `vdpbf16ps` (10 % less in one
+//! form, 20 % more with two runs at a time).
 
 #![allow(unsafe_code)]
 
