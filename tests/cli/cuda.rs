@@ -15,13 +15,23 @@ fn curve(w: &Workspace, output: &str, more: &[&str]) -> Vec<(f64, f64)> {
     steps.map(|row| (number(&row["loss"]), number(&row["grad_norm"]))).collect()
 }
 
-/// Largest deviation of two curves, relative to the second.
-fn deviation(found: &[(f64, f64)], expected: &[(f64, f64)]) -> [f64; 2] {
+/// Deviations of losses and of gradient norms, step by step, relative to those expected.
+fn deviations(found: &[(f64, f64)], expected: &[(f64, f64)]) -> [Vec<f64>; 2] {
     assert_eq!(found.len(), expected.len());
-    let relative = |a: f64, b: f64| ((a - b) / b).abs();
-    found.iter().zip(expected).fold([0.0, 0.0], |[loss, norm], (a, b)| {
-        [f64::max(loss, relative(a.0, b.0)), f64::max(norm, relative(a.1, b.1))]
-    })
+    let relative = |(a, b): (f64, f64)| ((a - b) / b).abs();
+    let steps = || found.iter().zip(expected);
+    [
+        steps().map(|(a, b)| relative((a.0, b.0))).collect(),
+        steps().map(|(a, b)| relative((a.1, b.1))).collect(),
+    ]
+}
+
+fn largest(deviations: &[f64]) -> f64 {
+    deviations.iter().copied().fold(0.0, f64::max)
+}
+
+fn mean(deviations: &[f64]) -> f64 {
+    deviations.iter().sum::<f64>() / deviations.len() as f64
 }
 
 /// Rows of tokens, which need no tokenizer: some of the models know only 128.
@@ -43,12 +53,15 @@ fn twenty_steps_of_every_architecture_follow_the_processor() {
         let on =
             |device, precision: [&'static str; 2]| [&precision[..], &["--device", device]].concat();
         let exact = curve(&w, "cpu-f32", &on("cpu", f32));
-        let same = deviation(&curve(&w, "cuda-f32", &on("cuda", f32)), &exact);
+        let same = deviations(&curve(&w, "cuda-f32", &on("cuda", f32)), &exact);
+        let same = same.map(|of| largest(&of));
         assert!(same[0] < 1e-4 && same[1] < 1e-3, "{architecture}, f32: {same:?}");
-        // How far bf16 takes the processor's own curve is how far it may take the card's.
-        let processor = deviation(&curve(&w, "cpu-bf16", &on("cpu", bf16)), &exact);
-        let card = deviation(&curve(&w, "cuda-bf16", &on("cuda", bf16)), &exact);
-        for (card, processor) in card.into_iter().zip(processor) {
+        // How far bf16 takes the processor's own curve is how far it may take the card's: in the mean, for the
+        // farthest step is a matter of luck.
+        let processor = deviations(&curve(&w, "cpu-bf16", &on("cpu", bf16)), &exact);
+        let card = deviations(&curve(&w, "cuda-bf16", &on("cuda", bf16)), &exact);
+        for (card, processor) in card.iter().zip(&processor) {
+            let (card, processor) = (mean(card), mean(processor));
             assert!(card <= 3.0 * processor, "{architecture}, bf16: {card} against {processor}");
         }
     }
