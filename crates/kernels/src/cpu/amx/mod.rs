@@ -60,14 +60,8 @@ pub(super) use self::{
     small::{Panel, Values, product, transpose, transpose_f32},
     softmax::{Running, Scores, online_softmax, softmax_gradient},
     tile::{BLOCK, Tiles},
-    vector::multiply_few,
+    vector::{few_rows, multiply_few},
 };
-
-/// Rows that [`multiply_few`] multiplies.
-#[cfg(amx)]
-pub(super) const FEW_ROWS: usize = vector::ROWS;
-#[cfg(not(amx))]
-pub(super) const FEW_ROWS: usize = 0;
 
 use super::dropout::Mask;
 use super::view::{FloatMut, FloatRef};
@@ -117,7 +111,7 @@ pub(super) struct Gradients<'a> {
 }
 
 #[cfg(not(amx))]
-pub(super) use self::missing::{multiply, shrink};
+pub(super) use self::missing::{few_rows, multiply, shrink};
 
 #[cfg(not(amx))]
 #[expect(clippy::unnecessary_wraps, reason = "the same signatures as where there is a matrix unit")]
@@ -128,6 +122,10 @@ mod missing {
     use crate::cpu::tiles::Tile;
     use crate::cpu::view::{FloatMut, FloatRef};
     use crate::cpu::weight::WeightRef;
+
+    pub(in crate::cpu) const fn few_rows(_: FloatRef<'_>) -> usize {
+        0
+    }
 
     pub(in crate::cpu) fn multiply(
         _: &Cpu,

@@ -165,7 +165,7 @@ pub(super) fn forward(
         (Some(adapter), Some(xa)) => {
             let xa = name.f32_mut("xa", xa, m * adapter.r)?;
             let dropped = adapter.dropped(cpu, x, k)?;
-            if m > amx::FEW_ROWS {
+            if m > amx::few_rows(x) {
                 let adapted = adapter.on_tiles(&checked, x, dropped.as_ref());
                 if adapted.forward(cpu, xa, &mut y, |_, out, tile| finish(out, tile))? {
                     return Ok(());
