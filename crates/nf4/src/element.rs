@@ -67,7 +67,7 @@ pub trait Element: Copy + Send + Sync + 'static {
         }
     }
 
-    /// The bits of elements of 16 bits.
+    /// The bits of elements of 16 bits; nothing for others.
     fn as_words(_: &mut [Self]) -> Option<&mut [u16]> {
         None
     }

@@ -23,6 +23,8 @@ mod dequantize;
 pub mod dynamic8;
 mod element;
 mod error;
+#[cfg(target_arch = "x86_64")]
+mod look_up;
 pub mod moment8;
 mod nested;
 mod quantize;

@@ -48,9 +48,11 @@ pub(super) fn for_each<T: Send>(tasks: impl IntoIterator<Item = T>, work: impl F
 }
 
 /// One of several kinds of tasks.
+#[cfg(amx)]
 pub(super) type Task<'a> = Box<dyn FnOnce() + Send + 'a>;
 
 /// Runs tasks as [`for_each`] does.
+#[cfg(amx)]
 pub(super) fn run_all<'a>(tasks: impl IntoIterator<Item = Task<'a>>) {
     for_each(tasks, |task| task());
 }

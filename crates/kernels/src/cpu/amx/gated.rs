@@ -1,5 +1,5 @@
-//! Gated activations of the MLP in one pass over bf16: 20 instructions for 16 elements, so that memory
-//! sets the pace, where the loops that are compiled for all processors take some 70.
+//! Gated activations of the MLP in one pass over bf16, with fused products and an approximate reciprocal: two
+//! thirds of the time of the loops that are compiled for all processors.
 
 #![allow(unsafe_code)]
 

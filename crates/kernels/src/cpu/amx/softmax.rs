@@ -135,7 +135,7 @@ fn weigh_row(
     let (probs, last_probs) = probs.as_chunks_mut();
     let mut last = [f32::NEG_INFINITY; LANES];
     last[..rest.len()].copy_from_slice(rest);
-    // Masks take as long as the exponentials: most registers are visible as a whole.
+    // Most registers are visible as a whole and need no mask.
     let whole = visible.start.div_ceil(LANES).min(row.len())..(visible.end / LANES).min(row.len());
     let whole = whole.start..whole.end.max(whole.start);
     let partly = (0..whole.start).chain(whole.end..row.len());
