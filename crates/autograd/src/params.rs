@@ -93,8 +93,17 @@ impl<K: Backend> ParamGrads<K> {
         &self.list[id.0]
     }
 
-    pub(crate) fn pair_mut(&mut self, a: ParamId, b: ParamId) -> [&mut K::Buffer; 2] {
-        self.list.get_disjoint_mut([a.0, b.0]).expect("two different parameters of this set")
+    /// Gradients of pairs of parameters.
+    ///
+    /// # Panics
+    /// If a parameter is named twice or comes from another set.
+    pub(crate) fn pairs_mut(
+        &mut self,
+        pairs: impl Iterator<Item = [ParamId; 2]>,
+    ) -> Vec<[&mut K::Buffer; 2]> {
+        let mut all: Vec<Option<&mut K::Buffer>> = self.list.iter_mut().map(Some).collect();
+        let mut one = |id: ParamId| all[id.0].take().expect("a parameter is named once");
+        pairs.map(|pair| pair.map(&mut one)).collect()
     }
 
     /// All gradients, in the parameters' order.

@@ -1,12 +1,13 @@
 //! The tape: what a forward pass did, run backwards once.
 
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use kernels::{Backend, Buffer, DType, MemoryKind};
 
 use crate::remake::{Made, Operand, Remake, Saved, Source};
-use crate::tensor::{NodeId, ValueId};
+use crate::tensor::{GradId, ValueId};
 use crate::{ParamGrads, Result, Tensor, Var};
 
 /// Element types of a forward pass.
@@ -25,10 +26,14 @@ impl Precision {
     pub const BF16: Self = Self { activations: DType::Bf16, residual: DType::F32 };
 }
 
-pub(crate) type BackwardFn<'m, K> =
-    Box<dyn FnOnce(&mut Backward<'_, K>, Arc<<K as Backend>::Buffer>) -> Result<()> + 'm>;
+/// The gradient of a result, where one came back.
+type Gradient<K> = Option<Arc<<K as Backend>::Buffer>>;
 
+type BackwardFn<'m, K> = Box<dyn FnOnce(&mut Backward<'_, K>, Vec<Gradient<K>>) -> Result<()> + 'm>;
+
+/// An operation, whose results' gradients lie one after the other.
 struct Node<'m, K: Backend> {
+    results: Range<usize>,
     backward: BackwardFn<'m, K>,
 }
 
@@ -41,6 +46,8 @@ pub struct Tape<'m, K: Backend> {
     keeps: bool,
     remakes: Vec<Rc<Remake<'m, K>>>,
     nodes: Vec<Node<'m, K>>,
+    /// How many gradients of results there will be.
+    grads: usize,
     /// Gradients that operations computed in the forward pass.
     seeds: Vec<(Slot, Arc<K::Buffer>)>,
 }
@@ -64,6 +71,7 @@ impl<'m, K: Backend> Tape<'m, K> {
             keeps: true,
             remakes: Vec::new(),
             nodes: Vec::new(),
+            grads: 0,
             seeds: Vec::new(),
         }
     }
@@ -107,16 +115,18 @@ impl<'m, K: Backend> Tape<'m, K> {
 
     /// Runs the tape backwards from the losses recorded on it, adding to `grads`.
     pub fn backward(self, grads: &mut ParamGrads<K>) -> Result<()> {
-        let Self { backend, nodes, seeds, remakes, .. } = self;
+        let Self { backend, nodes, grads: count, seeds, remakes, .. } = self;
         // Those that are needed are held by whoever needs them.
         drop(remakes);
-        let mut pass = Backward { backend, grads: vec![None; nodes.len()], params: grads };
+        let mut pass = Backward { backend, grads: vec![None; count], params: grads };
         for (slot, grad) in seeds {
             pass.give(&slot, grad)?;
         }
-        for (i, node) in nodes.into_iter().enumerate().rev() {
-            if let Some(grad) = pass.grads[i].take() {
-                (node.backward)(&mut pass, grad)?;
+        for Node { results, backward } in nodes.into_iter().rev() {
+            let grads: Vec<Gradient<K>> =
+                pass.grads[results].iter_mut().map(Option::take).collect();
+            if grads.iter().any(Option::is_some) {
+                backward(&mut pass, grads)?;
             }
         }
         Ok(())
@@ -169,7 +179,7 @@ impl<'m, K: Backend> Tape<'m, K> {
         }
     }
 
-    /// Makes the output of an operation; it gets a node if the tape records and `needs_grad`.
+    /// Makes the output of an operation; a gradient comes back for it if the tape records and `needs_grad`.
     pub(crate) fn push(
         &mut self,
         tensor: Tensor<K>,
@@ -177,11 +187,34 @@ impl<'m, K: Backend> Tape<'m, K> {
         needs_grad: bool,
         backward: impl FnOnce(&mut Backward<'_, K>, Arc<K::Buffer>) -> Result<()> + 'm,
     ) -> Var<K> {
-        let node = (self.recording && needs_grad).then(|| {
-            self.nodes.push(Node { backward: Box::new(backward) });
-            NodeId(self.nodes.len() - 1)
+        let [var] = self.push_all([(tensor, value, needs_grad)], |pass, [grad]| {
+            grad.map_or(Ok(()), |grad| backward(pass, grad))
         });
-        Var { tensor, node, value }
+        var
+    }
+
+    /// As [`push`](Self::push), for an operation of several outputs: its backward runs once, with the gradients that
+    /// came back.
+    pub(crate) fn push_all<const N: usize>(
+        &mut self,
+        results: [(Tensor<K>, Option<ValueId>, bool); N],
+        backward: impl FnOnce(&mut Backward<'_, K>, [Gradient<K>; N]) -> Result<()> + 'm,
+    ) -> [Var<K>; N] {
+        let first = self.grads;
+        let recorded = self.recording && results.iter().any(|(.., needs_grad)| *needs_grad);
+        if recorded {
+            self.grads += N;
+            let backward: BackwardFn<'m, K> = Box::new(move |pass, grads| {
+                let grads = grads.try_into().map_err(|_| ()).expect("one of each result");
+                backward(pass, grads)
+            });
+            self.nodes.push(Node { results: first..self.grads, backward });
+        }
+        let mut index = first..;
+        results.map(|(tensor, value, needs_grad)| {
+            let grad = index.next().filter(|_| recorded && needs_grad).map(GradId);
+            Var { tensor, grad, value }
+        })
     }
 
     /// Starts the backward pass at `var` with a gradient that the forward already knows.
@@ -195,7 +228,7 @@ impl<'m, K: Backend> Tape<'m, K> {
 /// The state of a running backward pass, handed to each operation's closure.
 pub(crate) struct Backward<'a, K: Backend> {
     pub(crate) backend: K,
-    grads: Vec<Option<Arc<K::Buffer>>>,
+    grads: Vec<Gradient<K>>,
     pub(crate) params: &'a mut ParamGrads<K>,
 }
 
@@ -217,8 +250,8 @@ impl<K: Backend> Backward<'_, K> {
     /// The buffer for the gradient of `var` and whether it already holds a part of it; `None` where
     /// no gradient is needed. [`put`](Self::put) it back.
     pub(crate) fn take(&mut self, var: &Slot) -> Result<Option<(K::Buffer, bool)>> {
-        let Some(node) = var.node else { return Ok(None) };
-        match self.grads[node.0].take() {
+        let Some(id) = var.grad else { return Ok(None) };
+        match self.grads[id.0].take() {
             None => Ok(Some((self.alloc(var)?, false))),
             Some(shared) => Ok(Some((self.unshare(shared)?, true))),
         }
@@ -226,21 +259,21 @@ impl<K: Backend> Backward<'_, K> {
 
     /// Keeps the gradient of `var`.
     pub(crate) fn put(&mut self, var: &Slot, gradient: K::Buffer) {
-        if let Some(node) = var.node {
-            self.grads[node.0] = Some(Arc::new(gradient));
+        if let Some(id) = var.grad {
+            self.grads[id.0] = Some(Arc::new(gradient));
         }
     }
 
     /// Adds a whole gradient to `var`'s without a copy where it is the first.
     pub(crate) fn give(&mut self, var: &Slot, grad: Arc<K::Buffer>) -> Result<()> {
-        let Some(node) = var.node else { return Ok(()) };
-        if self.grads[node.0].is_none() && grad.dtype() == var.dtype {
-            self.grads[node.0] = Some(grad);
+        let Some(id) = var.grad else { return Ok(()) };
+        if self.grads[id.0].is_none() && grad.dtype() == var.dtype {
+            self.grads[id.0] = Some(grad);
             return Ok(());
         }
-        if self.grads[node.0].is_none() {
+        if self.grads[id.0].is_none() {
             let zeros = self.backend.zeros(var.dtype, var.len, MemoryKind::ActivationGradients)?;
-            self.grads[node.0] = Some(Arc::new(zeros));
+            self.grads[id.0] = Some(Arc::new(zeros));
         }
         self.accumulate(var, |pass, buffer, _| Ok(pass.backend.add_assign(buffer, &grad)?))
     }
@@ -267,18 +300,18 @@ impl<K: Backend> Backward<'_, K> {
 /// Where a variable's gradient goes: what a backward closure keeps of it, without its value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Slot {
-    node: Option<NodeId>,
+    grad: Option<GradId>,
     dtype: DType,
     len: usize,
 }
 
 impl Slot {
     pub(crate) fn of<K: Backend>(var: &Var<K>) -> Self {
-        Self { node: var.node, dtype: var.tensor.dtype(), len: var.tensor.len() }
+        Self { grad: var.grad, dtype: var.tensor.dtype(), len: var.tensor.len() }
     }
 
     /// Whether a gradient flows there.
     pub(crate) fn wanted(&self) -> bool {
-        self.node.is_some()
+        self.grad.is_some()
     }
 }

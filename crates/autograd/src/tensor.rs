@@ -65,9 +65,9 @@ impl<K: Backend> Tensor<K> {
     }
 }
 
-/// Index of a node of a tape.
+/// Index of the gradient of an operation's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NodeId(pub(crate) usize);
+pub(crate) struct GradId(pub(crate) usize);
 
 /// A result of an operation of a tape whose results are made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,25 +85,25 @@ impl ValueId {
     }
 }
 
-/// A tensor, and the node that made it if a gradient must flow there.
+/// A tensor, and where its gradient is gathered if one must flow there.
 #[derive(Debug)]
 pub struct Var<K: Backend> {
     pub(crate) tensor: Tensor<K>,
-    pub(crate) node: Option<NodeId>,
+    pub(crate) grad: Option<GradId>,
     /// Where its value comes from in the backward pass; `None` where it is kept.
     pub(crate) value: Option<ValueId>,
 }
 
 impl<K: Backend> Clone for Var<K> {
     fn clone(&self) -> Self {
-        Self { tensor: self.tensor.clone(), node: self.node, value: self.value }
+        Self { tensor: self.tensor.clone(), grad: self.grad, value: self.value }
     }
 }
 
 impl<K: Backend> Var<K> {
     /// A tensor that needs no gradient.
     pub fn constant(tensor: Tensor<K>) -> Self {
-        Self { tensor, node: None, value: None }
+        Self { tensor, grad: None, value: None }
     }
 
     /// The value.
@@ -113,7 +113,7 @@ impl<K: Backend> Var<K> {
 
     /// Whether a gradient flows here.
     pub fn requires_grad(&self) -> bool {
-        self.node.is_some()
+        self.grad.is_some()
     }
 
     /// The same elements under another shape.

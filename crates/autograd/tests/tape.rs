@@ -271,14 +271,20 @@ fn linears_of_one_input_are_those_of_one_each() {
     let (q_k_v, gate_up) = (0b1100_1110, 0b0011_0000);
     let of = |kept| {
         let (network, params) = network();
-        let results = network.gradients(&params, kept, Precision::BF16);
+        let results = network.gradients(&params, kept, Precision::F32);
         let usage = network.cpu.memory();
         (results, usage.flops, usage.peak)
     };
     for apart in [ALL, BLOCKS, ALL ^ q_k_v, ALL ^ gate_up, BLOCKS | q_k_v, BLOCKS | gate_up] {
         let (expected, flops, peak) = of(apart);
         let (results, flops_together, peak_together) = of(apart | TOGETHER);
-        assert!(expected == results, "{apart:#b}");
+        assert_eq!(expected.0, results.0, "{apart:#b}: losses");
+        for (expected, result) in expected.1.iter().zip(&results.1) {
+            let scale = expected.iter().fold(0f32, |max, x| max.max(x.abs()));
+            let mut pairs = expected.iter().zip(result);
+            // The gradient of the input is summed in another order.
+            assert!(pairs.all(|(a, b)| (a - b).abs() <= 1e-5 * scale), "{apart:#b}: gradients");
+        }
         assert_eq!(flops, flops_together, "{apart:#b}: each is made again once");
         assert!(peak_together <= peak, "{apart:#b}: {peak_together} of {peak}");
     }

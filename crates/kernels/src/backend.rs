@@ -2,7 +2,8 @@
 
 use crate::ops::{
     Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
-    LinearCrossEntropy, LinearGrads, LinearInto, RmsNorm, Rope, RopeTable, Sequences,
+    LinearBackward, LinearCrossEntropy, LinearGrads, LinearInto, RmsNorm, Rope, RopeTable,
+    Sequences,
 };
 use crate::{Buffer, DType, Error, HostSlice, LayerMemory, MemoryKind, MemoryUsage, Result};
 
@@ -143,24 +144,30 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
         accumulate: bool,
     ) -> Result<()>;
 
-    /// Frozen linear with its adapter. With LoRA, `xa` (f32 `[m, r]`) receives `dropout(x) . A^T`,
-    /// which the backward reads; without, it is `None`.
+    /// Frozen linears of one input with their adapters: the bits of the one after the other. With LoRA, `xa` (f32
+    /// `[m, r]`) receives `dropout(x) . A^T`, which the backward reads; without, it is `None`.
+    fn linears(&self, x: &Self::Buffer, linears: &mut [LinearInto<'_, Self>]) -> Result<()>;
+    /// [`linears`](Self::linears) of one.
     fn linear(
         &self,
         op: &Linear<'_, Self>,
         x: &Self::Buffer,
         y: &mut Self::Buffer,
         xa: Option<&mut Self::Buffer>,
-    ) -> Result<()>;
-    /// Several linears of one input: the bits of the one after the other.
-    fn linears(&self, x: &Self::Buffer, linears: &mut [LinearInto<'_, Self>]) -> Result<()> {
-        linears
-            .iter_mut()
-            .try_for_each(|linear| self.linear(&linear.op, x, linear.y, linear.xa.as_deref_mut()))
+    ) -> Result<()> {
+        self.linears(x, &mut [LinearInto { op: *op, y, xa }])
     }
-    /// Gradients of [`linear`](Self::linear): `dX = dY.W + scale * mask((dY.B).A)`,
-    /// `dA += scale * (dY.B)^T . dropout(X)`, `dB += scale * dY^T . xa`. Without the forward's `xa` it is
-    /// computed again.
+    /// Gradients of [`linears`](Self::linears): `dX`, the sum over all of `dY.W + scale * mask((dY.B).A)`, and of each
+    /// `dA += scale * (dY.B)^T . dropout(X)` and `dB += scale * dY^T . xa`. How often the sum is rounded on its way is
+    /// the backend's choice. Without the forward's `xa` it is computed again.
+    fn linears_backward(
+        &self,
+        x: &Self::Buffer,
+        linears: &mut [LinearBackward<'_, Self>],
+        dx: Option<&mut Self::Buffer>,
+        accumulate_dx: bool,
+    ) -> Result<()>;
+    /// [`linears_backward`](Self::linears_backward) of one.
     fn linear_backward(
         &self,
         op: &Linear<'_, Self>,
@@ -168,7 +175,11 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
         xa: Option<&Self::Buffer>,
         dy: &Self::Buffer,
         grads: LinearGrads<'_, Self>,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        let LinearGrads { dx, accumulate_dx, da, db } = grads;
+        let linear = LinearBackward { op: *op, xa, dy, da, db };
+        self.linears_backward(x, &mut [linear], dx, accumulate_dx)
+    }
 
     /// Rotates `x` into `out`; `positions` u32 `[tokens]` indexes the table.
     fn rope(

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use crate::ops::{AdamW, AdamWFactors, Attention, Dropout, Rope};
-use crate::{Buffer, Error, Result};
+use crate::ops::{AdamW, AdamWFactors, Attention, Dropout, Linear, Rope};
+use crate::{Backend, Buffer, Error, Result};
 
 /// Name of an operation, to check its operands under.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +54,17 @@ impl Op {
             return Ok(());
         }
         Err(Error::Parameter { op: self.0, what: what() })
+    }
+
+    /// A linear reads an input `[m, k]`, as others do.
+    pub(crate) fn one_input<K: Backend>(
+        self,
+        op: &Linear<'_, K>,
+        (m, k): (usize, usize),
+    ) -> Result<()> {
+        self.require((op.m, op.k) == (m, k), || {
+            format!("a linear of {} x {} beside others of {m} x {k}", op.m, op.k)
+        })
     }
 
     pub(crate) fn dtype(self, operand: &'static str, buffer: &impl Buffer) -> Error {

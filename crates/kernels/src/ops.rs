@@ -110,19 +110,6 @@ impl<K: Backend> Linear<'_, K> {
         let r = self.lora.map_or(0, |lora| lora.r);
         product(self.m, [self.k, self.n]) + product(self.m, [self.k + self.n, r])
     }
-
-    /// Floating-point operations of the gradients asked for; `xa` says whether it is at hand.
-    pub(crate) fn backward_flops(&self, grads: &LinearGrads<'_, K>, xa: bool) -> u64 {
-        let r = self.lora.map_or(0, |lora| lora.r);
-        let (dx, da, db) = (grads.dx.is_some(), grads.da.is_some(), grads.db.is_some());
-        let of = |wanted: bool, flops: [usize; 2]| if wanted { product(self.m, flops) } else { 0 };
-        of(dx, [self.n, self.k])
-            + of(dx || da, [self.n, r])
-            + of(dx, [r, self.k])
-            + of(da, [r, self.k])
-            + of(db, [self.n, r])
-            + of(db && !xa, [r, self.k])
-    }
 }
 
 /// Floating-point operations of a product of `rows` rows and a matrix of this shape.
@@ -152,6 +139,38 @@ pub struct LinearGrads<'a, K: Backend> {
     pub da: Option<&'a mut K::Buffer>,
     /// `[n, r]`, always added to.
     pub db: Option<&'a mut K::Buffer>,
+}
+
+/// A linear of several of one input: what its backward reads, and gradients that [`Backend::linears_backward`] writes,
+/// `None` where not needed.
+#[derive(Debug)]
+pub struct LinearBackward<'a, K: Backend> {
+    /// The linear.
+    pub op: Linear<'a, K>,
+    /// What the forward wrote; computed again where it is not at hand.
+    pub xa: Option<&'a K::Buffer>,
+    /// `[m, n]`.
+    pub dy: &'a K::Buffer,
+    /// `[r, k]`, always added to.
+    pub da: Option<&'a mut K::Buffer>,
+    /// `[n, r]`, always added to.
+    pub db: Option<&'a mut K::Buffer>,
+}
+
+impl<K: Backend> LinearBackward<'_, K> {
+    /// Floating-point operations of the gradients asked for; `dx` says whether that of the input is.
+    pub(crate) fn flops(&self, dx: bool) -> u64 {
+        let r = self.op.lora.map_or(0, |lora| lora.r);
+        let Linear { m, n, k, .. } = self.op;
+        let (da, db) = (self.da.is_some(), self.db.is_some());
+        let of = |wanted: bool, flops: [usize; 2]| if wanted { product(m, flops) } else { 0 };
+        of(dx, [n, k])
+            + of(dx || da, [n, r])
+            + of(dx, [r, k])
+            + of(da, [r, k])
+            + of(db, [n, r])
+            + of(db && self.xa.is_none(), [r, k])
+    }
 }
 
 /// Rotary embedding over `[tokens, heads, head_dim]`, halves rotated (Su et al. 2021, in the

@@ -1,6 +1,6 @@
 //! Frozen linear with its adapter.
 
-use kernels::ops::{Dropout, Linear, LinearGrads, LinearInto};
+use kernels::ops::{Dropout, Linear, LinearBackward, LinearInto};
 use kernels::{Backend, DType, MemoryKind};
 
 use crate::remake::{Made, Saved};
@@ -67,14 +67,14 @@ impl<'m, K: Backend> Tape<'m, K> {
             multiply(backend, &ops, &operand.get(backend)?, dtype, MemoryKind::Recomputed)
         });
         let mut made = made.into_iter().enumerate();
-        Ok(std::array::from_fn(|i| {
+        let results = ops.map(|op| {
             let mut next = || made.next().expect("results of each");
             let (which, y) = next();
-            let xa =
-                ops[i].lora.map(|_| next()).map(|(which, xa)| self.save_result(value, which, &xa));
-            let value = value.map(|value| value.result(which));
-            self.push_linear((y, value), (x, xa), ops[i], linears[i].adapter.map(|(lora, _)| lora))
-        }))
+            let xa = op.lora.map(|_| next()).map(|(which, xa)| self.save_result(value, which, &xa));
+            ((y, value.map(|value| value.result(which))), xa)
+        });
+        let adapters = linears.map(|linear| linear.adapter.map(|(lora, _)| lora));
+        Ok(self.push_linears(x, results, ops, adapters))
     }
 
     fn op(&self, x: &Var<K>, linear: AdaptedLinear<'m, K>) -> Linear<'m, K> {
@@ -90,30 +90,42 @@ impl<'m, K: Backend> Tape<'m, K> {
         }
     }
 
-    /// Result `y` of a linear, and its backward.
-    fn push_linear(
+    /// Results `y` and `xa` of linears, and their backward.
+    fn push_linears<const N: usize>(
         &mut self,
-        (y, value): (Tensor<K>, Option<ValueId>),
-        (x, xa): (&Var<K>, Option<Saved<'m, K>>),
-        op: Linear<'m, K>,
-        adapter: Option<LoraLinear>,
-    ) -> Var<K> {
+        x: &Var<K>,
+        results: [Product<'m, K>; N],
+        ops: [Linear<'m, K>; N],
+        adapters: [Option<LoraLinear>; N],
+    ) -> [Var<K>; N] {
         let (input, slot) = (self.save(x), Slot::of(x));
-        let needs_grad = slot.wanted() || adapter.is_some();
-        self.push(y, value, needs_grad, move |pass, dy| {
+        let mut adapted = adapters.iter();
+        let mut xas = Vec::new();
+        let results = results.map(|((y, value), xa)| {
+            xas.push(xa);
+            let adapted = adapted.next().is_some_and(Option::is_some);
+            (y, value, slot.wanted() || adapted)
+        });
+        self.push_all(results, move |pass, dys| {
             let x = input.get(&pass.backend)?;
             // Where it is not at hand the backward makes it: a small part of making `y` too.
-            let xa = xa.as_ref().and_then(Saved::at_hand);
+            let xas: Vec<_> = xas.iter().map(|xa| xa.as_ref().and_then(Saved::at_hand)).collect();
             let mut dx = pass.take(&slot)?;
-            let [da, db] = match adapter {
-                Some(lora) => pass.params.pair_mut(lora.a, lora.b).map(Some),
-                None => [None, None],
-            };
             let accumulate_dx = dx.as_ref().is_some_and(|(_, partial)| *partial);
+            let wanted = (0..N).filter(|&i| dys[i].is_some()).filter_map(|i| adapters[i]);
+            let mut grads = pass.params.pairs_mut(wanted.map(|lora| [lora.a, lora.b])).into_iter();
+            let mut linears = Vec::new();
+            for (((op, dy), xa), adapter) in ops.into_iter().zip(&dys).zip(&xas).zip(adapters) {
+                let Some(dy) = dy else { continue };
+                let [da, db] = match adapter {
+                    Some(_) => grads.next().expect("gradients of each adapter").map(Some),
+                    None => [None, None],
+                };
+                let xa = xa.as_ref().map(Tensor::buffer);
+                linears.push(LinearBackward { op, xa, dy, da, db });
+            }
             let dx_buffer = dx.as_mut().map(|(buffer, _)| buffer);
-            let grads = LinearGrads { dx: dx_buffer, accumulate_dx, da, db };
-            let xa = xa.as_ref().map(Tensor::buffer);
-            pass.backend.linear_backward(&op, x.buffer(), xa, &dy, grads)?;
+            pass.backend.linears_backward(x.buffer(), &mut linears, dx_buffer, accumulate_dx)?;
             if let Some((dx, _)) = dx {
                 pass.put(&slot, dx);
             }
@@ -121,6 +133,9 @@ impl<'m, K: Backend> Tape<'m, K> {
         })
     }
 }
+
+/// `y` with where its value comes from, and `xa` for the backward.
+type Product<'m, K> = ((Tensor<K>, Option<ValueId>), Option<Saved<'m, K>>);
 
 /// Of each linear the product, and with an adapter `dropout(x) . A^T`.
 fn multiply<K: Backend>(

@@ -36,8 +36,8 @@ use std::sync::Arc;
 use self::buffer::{Shared, Storage};
 use crate::memory::Operation;
 use crate::ops::{
-    Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
-    LinearCrossEntropy, LinearGrads, RmsNorm, Rope, RopeTable, Sequences,
+    Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, LinearBackward,
+    LinearCrossEntropy, LinearInto, RmsNorm, Rope, RopeTable, Sequences,
 };
 use crate::{Backend, Buffer, DType, HostSlice, LayerMemory, MemoryKind, MemoryUsage, Result};
 
@@ -267,29 +267,23 @@ impl Backend for Cpu {
         rms_norm::backward(op, x, weight, inv_rms, dy, dx, accumulate)
     }
 
-    fn linear(
-        &self,
-        op: &Linear<'_, Self>,
-        x: &CpuBuffer,
-        y: &mut CpuBuffer,
-        xa: Option<&mut CpuBuffer>,
-    ) -> Result<()> {
+    fn linears(&self, x: &CpuBuffer, linears: &mut [LinearInto<'_, Self>]) -> Result<()> {
         let _run = self.begin("linear");
-        self.count_flops("linear", op.flops());
-        linear::forward(self, op, x, y, xa)
+        self.count_flops("linear", linears.iter().map(|linear| linear.op.flops()).sum());
+        linear::forward(self, x, linears)
     }
 
-    fn linear_backward(
+    fn linears_backward(
         &self,
-        op: &Linear<'_, Self>,
         x: &CpuBuffer,
-        xa: Option<&CpuBuffer>,
-        dy: &CpuBuffer,
-        grads: LinearGrads<'_, Self>,
+        linears: &mut [LinearBackward<'_, Self>],
+        dx: Option<&mut CpuBuffer>,
+        accumulate_dx: bool,
     ) -> Result<()> {
         let _run = self.begin("linear_backward");
-        self.count_flops("linear_backward", op.backward_flops(&grads, xa.is_some()));
-        linear::backward(self, op, x, xa, dy, grads)
+        let flops = linears.iter().map(|linear| linear.flops(dx.is_some())).sum();
+        self.count_flops("linear_backward", flops);
+        linear::backward(self, x, linears, dx, accumulate_dx)
     }
 
     fn rope(

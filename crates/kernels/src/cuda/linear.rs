@@ -6,7 +6,7 @@ use super::params::{BlockScales, DropoutMask, MASK_EXTRA, MASK_NONE, MatmulParam
 use super::{Cuda, CudaBuffer};
 use crate::Result;
 use crate::check::Op;
-use crate::ops::{Dropout, Linear, LinearGrads, LinearInto, Lora};
+use crate::ops::{Dropout, Linear, LinearBackward, LinearGrads, LinearInto, Lora};
 
 /// Checked shape and weights.
 struct Checked {
@@ -101,7 +101,27 @@ fn product(cuda: &Cuda, x: &CudaBuffer, linear: &mut LinearInto<'_, Cuda>) -> Re
     Ok(product)
 }
 
+/// Gradients of linears of one input, one after the other.
 pub(super) fn backward(
+    cuda: &Cuda,
+    x: &CudaBuffer,
+    linears: &mut [LinearBackward<'_, Cuda>],
+    mut dx: Option<&mut CudaBuffer>,
+    accumulate_dx: bool,
+) -> Result<()> {
+    for (i, LinearBackward { op, xa, dy, da, db }) in linears.iter_mut().enumerate() {
+        let grads = LinearGrads {
+            dx: dx.as_deref_mut(),
+            accumulate_dx: accumulate_dx || i > 0,
+            da: da.as_deref_mut(),
+            db: db.as_deref_mut(),
+        };
+        backward_one(cuda, op, x, *xa, dy, grads)?;
+    }
+    Ok(())
+}
+
+fn backward_one(
     cuda: &Cuda,
     op: &Linear<'_, Cuda>,
     x: &CudaBuffer,

@@ -33,8 +33,8 @@ use std::sync::Arc;
 use self::driver::Driver;
 use self::memory::Memory;
 use crate::ops::{
-    Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, Linear,
-    LinearCrossEntropy, LinearGrads, LinearInto, RmsNorm, Rope, RopeTable, Sequences,
+    Activation, AdamW, AdamW8bitTensor, AdamWTensor, Attention, AttentionGrads, LinearBackward,
+    LinearCrossEntropy, LinearInto, RmsNorm, Rope, RopeTable, Sequences,
 };
 use crate::{Backend, DType, Error, HostSlice, LayerMemory, MemoryKind, MemoryUsage, Result};
 
@@ -278,33 +278,23 @@ impl Backend for Cuda {
         rows::rms_norm_backward(self, op, [x, weight, inv_rms, dy], dx, accumulate)
     }
 
-    fn linear(
-        &self,
-        op: &Linear<'_, Self>,
-        x: &CudaBuffer,
-        y: &mut CudaBuffer,
-        xa: Option<&mut CudaBuffer>,
-    ) -> Result<()> {
-        self.linears(x, &mut [LinearInto { op: *op, y, xa }])
-    }
-
     fn linears(&self, x: &CudaBuffer, linears: &mut [LinearInto<'_, Self>]) -> Result<()> {
         let _run = self.memory.ledger.begin("linear");
         self.count_flops("linear", linears.iter().map(|linear| linear.op.flops()).sum());
         linear::forward(self, x, linears)
     }
 
-    fn linear_backward(
+    fn linears_backward(
         &self,
-        op: &Linear<'_, Self>,
         x: &CudaBuffer,
-        xa: Option<&CudaBuffer>,
-        dy: &CudaBuffer,
-        grads: LinearGrads<'_, Self>,
+        linears: &mut [LinearBackward<'_, Self>],
+        dx: Option<&mut CudaBuffer>,
+        accumulate_dx: bool,
     ) -> Result<()> {
         let _run = self.memory.ledger.begin("linear_backward");
-        self.count_flops("linear_backward", op.backward_flops(&grads, xa.is_some()));
-        linear::backward(self, op, x, xa, dy, grads)
+        let flops = linears.iter().map(|linear| linear.flops(dx.is_some())).sum();
+        self.count_flops("linear_backward", flops);
+        linear::backward(self, x, linears, dx, accumulate_dx)
     }
 
     fn rope(

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::linear::{self, nf4};
 use crate::support::{Host, output};
-use crate::{attention, child};
+use crate::{attention, child, linears};
 
 /// The report of the kernels that `work` ran in a process of its own, which is this test's again; `None` in
 /// that process and without the emulated driver.
@@ -96,8 +96,8 @@ fn linears_of_one_input_are_one_launch() {
             let shape = (m, n, depth);
             linear::Case { shape, stored: nf4(64, true), bias: false, lora: Some((16, 0.0)) }
         };
-        let linears = linear::upload_group(k, &columns.map(case), dtype);
-        linear::forward_together(k, &linears, dtype);
+        let linears = linears::upload_group(k, &columns.map(case), dtype);
+        linears::forward_together(k, &linears, dtype);
     };
     let Some(kernels) = counted("linears_of_one_input_are_one_launch", work) else { return };
     let kernel = &kernels["nf4_matmul_128"];

@@ -1,6 +1,6 @@
 use std::iter;
 
-use kernels::ops::{Dropout, Linear, LinearGrads, LinearInto, Lora, Weight};
+use kernels::ops::{Dropout, Linear, LinearGrads, Lora, Weight};
 use kernels::reference::{self, LinearInputs, LoraInputs};
 use kernels::{Backend, DType};
 use nf4::{BLOCKSIZES, QuantConfig, QuantType};
@@ -165,7 +165,7 @@ impl Operands {
     }
 
     /// Others of each number, but for `x`.
-    fn numbered(number: u64, case: Case, dtype: DType) -> Self {
+    pub(crate) fn numbered(number: u64, case: Case, dtype: DType) -> Self {
         let (m, n, k) = case.shape;
         let seed = |operand| 10 * number + operand;
         let (w, quantized) = case.stored.weight_of(seed(2), n, k);
@@ -214,11 +214,11 @@ impl Operands {
         }
     }
 
-    fn naive(&self) -> LinearInputs<'_, f32> {
+    pub(crate) fn naive(&self) -> LinearInputs<'_, f32> {
         self.inputs(|x| &x.f32)
     }
 
-    fn truth(&self) -> LinearInputs<'_, f64> {
+    pub(crate) fn truth(&self) -> LinearInputs<'_, f64> {
         self.inputs(|x| &x.f64)
     }
 }
@@ -241,7 +241,7 @@ impl<K: Backend> Uploaded<K> {
     }
 
     /// Buffers for `y` and `xa`.
-    fn outputs(&self, k: &K, dtype: DType) -> (K::Buffer, Option<K::Buffer>) {
+    pub(crate) fn outputs(&self, k: &K, dtype: DType) -> (K::Buffer, Option<K::Buffer>) {
         let (m, n, _) = self.case.shape;
         (output(k, dtype, m * n), self.case.lora.map(|(r, _)| output(k, DType::F32, m * r)))
     }
@@ -277,96 +277,6 @@ pub(crate) fn check_tiled_linear<K: Backend>(k: &K, dtype: DType) {
 pub(crate) fn check_case<K: Backend>(k: &K, case: Case, dtype: DType) {
     check_forward(k, case, dtype);
     check_backward(k, case, dtype);
-}
-
-/// Rows, depth, and linears that read them.
-type Group = ((usize, usize), &'static [(usize, Stored, bool, Option<(usize, f32)>)]);
-
-/// Linears of one input that kernels do together or not: ragged; with and without bias and adapter; of few rows; of
-/// none; in two kinds of storage; in more tiles than 82 multiprocessors do at a time, the last of which, of one linear
-/// and of two, are done as halves.
-const GROUPS: [Group; 10] = {
-    const NF4: Stored = nf4(64, true);
-    const BF16: Stored = Stored::Dense(DType::Bf16);
-    [
-        (
-            (130, 192),
-            &[
-                (200, NF4, true, Some((16, 0.1))),
-                (72, nf4(128, false), false, None),
-                (65, fp4(64, true), true, Some((3, 0.0))),
-            ],
-        ),
-        ((63, 128), &[(264, NF4, false, Some((30, 0.2))), (136, NF4, true, None)]),
-        (
-            (200, 136),
-            &[
-                (72, BF16, true, None),
-                (130, BF16, false, Some((8, 0.0))),
-                (40, BF16, false, Some((33, 0.3))),
-            ],
-        ),
-        ((40, 40), &[(65, BF16, false, None), (200, BF16, true, Some((4, 0.0)))]),
-        ((520, 64), &[(1_270, NF4, false, None), (640, NF4, false, None), (200, NF4, true, None)]),
-        (
-            (520, 64),
-            &[(1_280, BF16, true, None), (1_000, BF16, true, None), (256, BF16, true, None)],
-        ),
-        ((130, 128), &[(72, NF4, true, None), (72, BF16, true, None)]),
-        ((5, 192), &[(70, NF4, true, Some((5, 0.0))), (33, NF4, false, None)]),
-        ((0, 64), &[(70, NF4, false, None), (33, NF4, false, Some((2, 0.0)))]),
-        (
-            (70, 64),
-            &[
-                (1, NF4, true, None),
-                (2, NF4, true, None),
-                (3, NF4, true, None),
-                (4, NF4, true, None),
-            ],
-        ),
-    ]
-};
-
-/// Bits of `y` and `xa`.
-fn bits<K: Backend>(k: &K, (y, xa): &(K::Buffer, Option<K::Buffer>)) -> Vec<Vec<u32>> {
-    let of = |buffer| k.download(buffer).unwrap().into_iter().map(f32::to_bits).collect();
-    iter::once(y).chain(xa).map(of).collect()
-}
-
-/// The operands of linears of one input.
-pub(crate) fn upload_group<K: Backend>(k: &K, cases: &[Case], dtype: DType) -> Vec<Uploaded<K>> {
-    let upload = |(i, &case)| Operands::numbered(i, case, dtype).upload(k);
-    (0..).zip(cases).map(upload).collect()
-}
-
-/// `y` and `xa` of each, by one operation.
-pub(crate) fn forward_together<K: Backend>(
-    k: &K,
-    linears: &[Uploaded<K>],
-    dtype: DType,
-) -> Vec<(K::Buffer, Option<K::Buffer>)> {
-    let mut outputs: Vec<_> = linears.iter().map(|linear| linear.outputs(k, dtype)).collect();
-    let mut into: Vec<_> = linears
-        .iter()
-        .zip(&mut outputs)
-        .map(|(linear, (y, xa))| LinearInto { op: linear.op(), y, xa: xa.as_mut() })
-        .collect();
-    k.linears(&linears[0].x, &mut into).unwrap();
-    outputs
-}
-
-/// Linears of one input have the bits of one after the other.
-pub(crate) fn check_linears<K: Backend>(k: &K, dtype: DType) {
-    for ((m, depth), linears) in GROUPS {
-        let case = |&(n, stored, bias, lora)| Case { shape: (m, n, depth), stored, bias, lora };
-        let cases: Vec<Case> = linears.iter().map(case).collect();
-        let linears = upload_group(k, &cases, dtype);
-        let together = forward_together(k, &linears, dtype);
-        for ((linear, together), case) in linears.iter().zip(&together).zip(cases) {
-            let alone = linear.forward(k, dtype);
-            assert!(bits(k, together) == bits(k, &alone), "{case:?} of {} linears", linears.len());
-        }
-    }
 }
 
 pub(crate) fn check_linear_of_few_rows<K: Backend>(k: &K, dtype: DType) {

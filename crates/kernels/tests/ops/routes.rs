@@ -3,7 +3,8 @@
 use kernels::ops::LinearGrads;
 use kernels::{Backend, Cuda, DType, Route, RouteEntry, Routes};
 
-use crate::linear::{Case, Operands, check_case, forward_together, fp4, nf4, upload_group};
+use crate::linear::{Case, Operands, check_case, fp4, nf4};
+use crate::linears::{forward_together, upload_group};
 use crate::support::{Host, output};
 
 fn always(n: usize, k: usize, route: Route) -> Cuda {

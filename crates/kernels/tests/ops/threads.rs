@@ -3,7 +3,7 @@
 use kernels::{Cpu, DType};
 
 use crate::results::{self, Bits};
-use crate::{attention, linear};
+use crate::{attention, linear, linears};
 
 /// The results of `run`, the same in pools of 1, 2 and 3 threads, again, and of more than there are tasks.
 fn check(run: impl Fn(&Cpu, DType) -> Bits + Sync) {
@@ -35,6 +35,11 @@ fn linear() {
         let case = linear::Case { shape, stored, bias: true, lora: Some((r, 0.1)) };
         check(|cpu, dtype| results::of_linear(cpu, case, dtype));
     }
+}
+
+#[test]
+fn linears_of_one_input() {
+    check(linears::results);
 }
 
 #[test]

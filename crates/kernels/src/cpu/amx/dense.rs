@@ -24,7 +24,6 @@ const AHEAD: usize = 16;
 pub(super) struct Dense<'a> {
     values: &'a [bf16],
     n: usize,
-    k: usize,
     /// Elements from row to row.
     stride: usize,
 }
@@ -38,7 +37,7 @@ impl<'a> Dense<'a> {
     /// Rows that lie `stride` values apart.
     pub(super) fn strided(values: &'a [bf16], n: usize, k: usize, stride: usize) -> Self {
         assert!(k.is_multiple_of(STEP) && (n == 0 || (n - 1) * stride + k <= values.len()));
-        Self { values, n, k, stride }
+        Self { values, n, stride }
     }
 
     /// `N` elements of a row; zeros beyond the last row.
@@ -61,16 +60,14 @@ impl<'a> Dense<'a> {
 }
 
 /// `W^T`: depth runs along the rows of the weight.
+#[derive(Clone, Copy)]
 pub(super) struct Transposed<'a>(pub(super) Dense<'a>);
 
 /// `W`: depth runs over the rows of the weight.
+#[derive(Clone, Copy)]
 pub(super) struct Straight<'a>(pub(super) Dense<'a>);
 
 impl Source for Transposed<'_> {
-    fn depth(&self) -> usize {
-        self.0.k
-    }
-
     fn fill(&self, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
         assert!(super::available());
         // SAFETY: a processor with the tiles that were asked for has all features that are enabled.
@@ -79,10 +76,6 @@ impl Source for Transposed<'_> {
 }
 
 impl Source for Straight<'_> {
-    fn depth(&self) -> usize {
-        self.0.n
-    }
-
     fn fill(&self, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
         assert!(super::available());
         // SAFETY: as above.

@@ -25,9 +25,6 @@ pub(super) const TILE: usize = 16;
 
 /// Something that panels of a right operand `[depth, cols]` are filled from.
 pub(super) trait Source: Sync {
-    /// Length of the sums.
-    fn depth(&self) -> usize;
-
     /// Columns `cols.start..` and the depth of `steps`, as `[pair of 16 columns][step][2][16]`
     /// registers; zeros beyond the edges. Fills all of `panel`.
     fn fill(&self, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>);
@@ -40,10 +37,6 @@ pub(super) struct Transposed<'a>(pub(super) FourBit<'a>);
 pub(super) struct Straight<'a>(pub(super) FourBit<'a>);
 
 impl Source for Transposed<'_> {
-    fn depth(&self) -> usize {
-        self.0.k
-    }
-
     fn fill(&self, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
         assert!(
             super::available() && steps.start.is_multiple_of(2) && steps.len().is_multiple_of(2)
@@ -54,10 +47,6 @@ impl Source for Transposed<'_> {
 }
 
 impl Source for Straight<'_> {
-    fn depth(&self) -> usize {
-        self.0.n
-    }
-
     fn fill(&self, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
         assert!(
             super::available() && cols.start.is_multiple_of(RUN) && cols.len().is_multiple_of(RUN)

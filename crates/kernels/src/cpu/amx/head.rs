@@ -231,7 +231,7 @@ impl<'a> Head<'a> {
                 let weight = Dense::new(&self.values[first * self.hidden..], n, self.hidden);
                 let source = &Transposed(weight);
                 let area = Area { first_block: first_token / BLOCK, rows: height, col: 0, cols: n };
-                run(Operands { rows, source }, None, area, |block, logits| {
+                run(&[Operands { rows, source }], area, |block, logits| {
                     let rows = probs[block * BLOCK * width..].chunks_mut(width);
                     let states = states[block * BLOCK..].iter_mut().zip(&labels[block * BLOCK..]);
                     let rows = logits.chunks_mut(n).zip(rows).zip(states);
@@ -254,7 +254,7 @@ impl<'a> Head<'a> {
         for col in (0..hidden).step_by(COLS) {
             let cols = COLS.min(hidden - col);
             let area = Area { first_block: 0, rows: states.len(), col, cols };
-            run(Operands { rows: probs, source: &Straight(weight) }, None, area, |block, sums| {
+            run(&[Operands { rows: probs, source: &Straight(weight) }], area, |block, sums| {
                 let grad = grad[block * BLOCK * hidden..].chunks_mut(hidden);
                 let states = &states[block * BLOCK..];
                 simd!(for ((grad, sums), state) in grad.zip(sums.chunks(cols)).zip(states) {

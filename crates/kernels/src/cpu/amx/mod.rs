@@ -24,11 +24,15 @@
 #[cfg(amx)]
 mod adapter;
 #[cfg(amx)]
+mod backward;
+#[cfg(amx)]
 mod dense;
 #[cfg(amx)]
 mod detect;
 #[cfg(amx)]
 mod fill;
+#[cfg(amx)]
+mod forward;
 #[cfg(amx)]
 mod gated;
 #[cfg(amx)]
@@ -56,7 +60,6 @@ pub(super) use self::{
     detect::available,
     gated::{gate, gate_gradients},
     head::Head,
-    product::multiply,
     small::{Panel, Values, product, transpose, transpose_f32},
     softmax::{Running, Scores, online_softmax, softmax_gradient},
     tile::{BLOCK, Tiles},
@@ -68,6 +71,7 @@ use super::view::{FloatMut, FloatRef};
 use super::weight::WeightRef;
 
 /// How a weight `[n, k]` is multiplied by.
+#[cfg(amx)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     /// `x [m, k] . W^T`
@@ -76,66 +80,98 @@ pub(super) enum Side {
     Straight,
 }
 
-/// A linear with an adapter, of a weight `[n, k]`.
+/// Of an adapter, widened.
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(amx), expect(dead_code, reason = "nothing is multiplied there"))]
-pub(super) struct Adapted<'a> {
-    /// `[m, k]`
-    pub(super) x: FloatRef<'a>,
-    /// `x` with zeros where it is dropped; what is kept is `keep` times as much.
-    pub(super) dropped: FloatRef<'a>,
-    pub(super) keep: f32,
-    /// Of what is dropped.
-    pub(super) mask: Option<Mask>,
-    pub(super) weight: WeightRef<'a>,
+pub(super) struct Factors<'a> {
     /// `[r, k]`
     pub(super) a: &'a [f32],
     /// `[n, r]`
     pub(super) b: &'a [f32],
     pub(super) r: usize,
     pub(super) scale: f32,
-    pub(super) m: usize,
-    pub(super) n: usize,
-    pub(super) k: usize,
 }
 
-/// Gradients that are wanted.
+/// What adapters read.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(amx), expect(dead_code, reason = "nothing is multiplied there"))]
+pub(super) struct Dropped<'a> {
+    /// `[m, k]` with zeros where it is dropped; what is kept is `keep` times as much.
+    pub(super) x: FloatRef<'a>,
+    pub(super) keep: f32,
+    /// Of what is dropped.
+    pub(super) mask: Option<Mask>,
+}
+
+/// Linears of one input `[m, k]`.
 #[derive(Debug)]
+#[cfg_attr(not(amx), expect(dead_code, reason = "nothing is multiplied there"))]
+pub(super) struct Products<'a> {
+    pub(super) x: FloatRef<'a>,
+    /// A mask is that of one linear alone.
+    pub(super) dropped: Dropped<'a>,
+    pub(super) m: usize,
+    pub(super) k: usize,
+    pub(super) linears: Vec<LinearProduct<'a>>,
+}
+
+/// Of one linear, of a weight `[n, k]`.
+#[derive(Debug)]
+#[cfg_attr(not(amx), expect(dead_code, reason = "nothing is multiplied there"))]
+pub(super) struct LinearProduct<'a> {
+    pub(super) n: usize,
+    pub(super) weight: WeightRef<'a>,
+    pub(super) factors: Option<Factors<'a>>,
+    /// `[m, n]`
+    pub(super) y: FloatMut<'a>,
+    /// `[m, r]`, with an adapter.
+    pub(super) xa: Option<&'a mut [f32]>,
+}
+
+/// Gradients of linears of one input `[m, k]`.
+#[derive(Debug)]
+#[cfg_attr(not(amx), expect(dead_code, reason = "nothing is multiplied there"))]
 pub(super) struct Gradients<'a> {
-    /// `[m, k]`
+    /// A mask is that of one linear alone.
+    pub(super) dropped: Dropped<'a>,
+    pub(super) m: usize,
+    pub(super) k: usize,
+    pub(super) linears: Vec<LinearGradients<'a>>,
+    /// `[m, k]`, if wanted.
     pub(super) dx: Option<FloatMut<'a>>,
-    /// `[r, k]`
+}
+
+/// Of one linear, of a weight `[n, k]`.
+#[derive(Debug)]
+#[cfg_attr(not(amx), expect(dead_code, reason = "nothing is multiplied there"))]
+pub(super) struct LinearGradients<'a> {
+    pub(super) n: usize,
+    pub(super) weight: WeightRef<'a>,
+    pub(super) factors: Option<Factors<'a>>,
+    /// `keep * dropped . A^T` `[m, r]`, empty unless `db` is wanted.
+    pub(super) xa: &'a [f32],
+    /// `[m, n]`
+    pub(super) dy: FloatRef<'a>,
+    /// `[r, k]`, if wanted.
     pub(super) da: Option<FloatMut<'a>>,
-    /// `[n, r]`
+    /// `[n, r]`, if wanted.
     pub(super) db: Option<FloatMut<'a>>,
 }
 
 #[cfg(not(amx))]
-pub(super) use self::missing::{few_rows, multiply, shrink};
+pub(super) use self::missing::{few_rows, shrink};
 
 #[cfg(not(amx))]
 #[expect(clippy::unnecessary_wraps, reason = "the same signatures as where there is a matrix unit")]
 mod missing {
-    use super::{Adapted, Gradients, Side};
+    use super::{Gradients, Products};
     use crate::Result;
     use crate::cpu::Cpu;
     use crate::cpu::tiles::Tile;
-    use crate::cpu::view::{FloatMut, FloatRef};
-    use crate::cpu::weight::WeightRef;
+    use crate::cpu::view::FloatRef;
 
     pub(in crate::cpu) const fn few_rows(_: FloatRef<'_>) -> usize {
         0
-    }
-
-    pub(in crate::cpu) fn multiply(
-        _: &Cpu,
-        _: FloatRef<'_>,
-        _: (WeightRef<'_>, Side),
-        _: &mut FloatMut<'_>,
-        _: (usize, usize, usize),
-        _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
-    ) -> Result<bool> {
-        Ok(false)
     }
 
     pub(in crate::cpu) fn shrink(
@@ -149,23 +185,20 @@ mod missing {
         Ok(false)
     }
 
-    impl Adapted<'_> {
-        pub(in crate::cpu) fn forward(
-            &self,
+    impl Products<'_> {
+        pub(in crate::cpu) fn run(
+            &mut self,
             _: &Cpu,
-            _: &mut [f32],
-            _: &mut FloatMut<'_>,
-            _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
+            _: impl Fn(usize, &mut [f32], &mut Tile<'_>) + Sync,
         ) -> Result<bool> {
             Ok(false)
         }
+    }
 
-        pub(in crate::cpu) fn backward(
-            &self,
+    impl Gradients<'_> {
+        pub(in crate::cpu) fn run(
+            &mut self,
             _: &Cpu,
-            _: FloatRef<'_>,
-            _: &[f32],
-            _: &mut Gradients<'_>,
             _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
         ) -> Result<()> {
             Ok(())

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -11,14 +12,12 @@ use super::dense::{self, Dense};
 use super::fill::{Source, Straight, Transposed};
 use super::rows::Rows;
 use super::tile::{self, BLOCK, STEP, Segment, Sums, Tiles};
-use crate::Result;
-use crate::cpu::Cpu;
 use crate::cpu::dropout::Mask;
 use crate::cpu::four_bit::{FourBit, RUN};
 use crate::cpu::level::has_amx;
 use crate::cpu::lines::Lines;
 use crate::cpu::simd::simd;
-use crate::cpu::team::{self, Task};
+use crate::cpu::team::Task;
 use crate::cpu::tiles::{Tile, tiles};
 use crate::cpu::view::{FloatMut, FloatRef, sized};
 use crate::cpu::weight::WeightRef;
@@ -33,6 +32,8 @@ const ROWS_OF_FEW_COLS: usize = 512;
 const ENOUGH: usize = 8;
 /// Most steps of a panel: 32 rows of activations of that depth (36 KiB) fit L1.
 const STEPS: usize = 18;
+/// Most steps of a pass, unless one part has more: a part and 16 ranks of an adapter.
+const PASS: usize = 20;
 
 /// What a thread keeps from task to task (1.4 MiB at most).
 #[derive(Default)]
@@ -56,32 +57,6 @@ pub(super) fn supports(x: FloatRef<'_>, k: usize) -> Option<&[bf16]> {
         FloatRef::Bf16(x) if has_amx() && k.is_multiple_of(RUN) => Some(x),
         _ => None,
     }
-}
-
-/// `out = finish(x . W^T)` or `finish(x . W)` for a weight `[n, k]`, where `finish` is given scratch, the f32
-/// sums of some rows and columns and the tile to store them to. False, and nothing done, unless the activations
-/// are bf16, `k` is a multiple of 64 and the weight is one for [`weight_source`].
-pub(in crate::cpu) fn multiply(
-    cpu: &Cpu,
-    x: FloatRef<'_>,
-    (weight, side): (WeightRef<'_>, Side),
-    out: &mut FloatMut<'_>,
-    (m, n, k): (usize, usize, usize),
-    finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
-) -> Result<bool> {
-    let x = supports(x, k).filter(|_| m * n * k > 0);
-    let source = weight_source((weight, side), (n, k), out);
-    let (Some(x), Some(source)) = (x, source) else {
-        return Ok(false);
-    };
-    let cols = match side {
-        Side::Transposed => n,
-        Side::Straight => k,
-    };
-    let rows = &Rows::new(cpu, x, m, source.depth())?;
-    let base = Operands { rows, source: &*source };
-    team::run_all(product_tasks(base, None, out.reborrow(), (m, cols), &finish));
-    Ok(true)
 }
 
 /// What panels of a weight `[n, k]` are filled from: bf16, or 4 bits in blocks of at least 64 with a bf16 output: in
@@ -126,10 +101,10 @@ pub(super) struct Area {
     pub(super) cols: usize,
 }
 
-/// The tasks of a product, plus a low-rank one, of which something may be dropped.
+/// The tasks of a sum of products, plus a low-rank one of which something is dropped.
 pub(super) fn product_tasks<'a>(
-    base: Operands<'a>,
-    low: Option<(Operands<'a>, Option<Mask>)>,
+    terms: &'a [Operands<'a>],
+    masked: Option<(Operands<'a>, Mask)>,
     out: FloatMut<'a>,
     (m, cols): (usize, usize),
     finish: &'a (impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync),
@@ -137,17 +112,15 @@ pub(super) fn product_tasks<'a>(
     let width = even(cols, COLS, 64);
     let most = if cols.div_ceil(width) < ENOUGH { ROWS_OF_FEW_COLS } else { ROWS };
     tiles(out, cols, 0..cols, even(m, most, BLOCK), width).into_iter().map(move |tile| {
-        Box::new(move || match low {
-            Some((low, Some(mask))) => fill_masked(base, (low, mask), cols, tile, finish),
-            Some((low, None)) => fill_tile(base, Some(low), tile, finish),
-            None => fill_tile(base, None, tile, finish),
+        Box::new(move || match masked {
+            Some(masked) => fill_masked(terms, masked, cols, tile, finish),
+            None => fill_tile(terms, tile, finish),
         }) as Task<'a>
     })
 }
 
 fn fill_tile(
-    base: Operands<'_>,
-    low: Option<Operands<'_>>,
+    terms: &[Operands<'_>],
     tile: Tile<'_>,
     finish: &impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>),
 ) {
@@ -156,7 +129,7 @@ fn fill_tile(
     let mut strips = tile.split(BLOCK);
     strips[0].prefetch();
     DELTA.with_borrow_mut(|delta| {
-        run(base, low, area, |i, sums| {
+        run(terms, area, |i, sums| {
             finish(delta, sums, &mut strips[i]);
             // The system's own prefetcher does not follow a strip's rows.
             if let Some(next) = strips.get(i + 1) {
@@ -166,10 +139,10 @@ fn fill_tile(
     });
 }
 
-/// As [`fill_tile`], with the low-rank part masked: it cannot be summed with the rest. `width` is that of
+/// As [`fill_tile`], with a low-rank part that is masked: it cannot be summed with the rest. `width` is that of
 /// the whole output.
 fn fill_masked(
-    base: Operands<'_>,
+    terms: &[Operands<'_>],
     (low, mask): (Operands<'_>, Mask),
     width: usize,
     tile: Tile<'_>,
@@ -179,7 +152,7 @@ fn fill_masked(
     let area = Area { first_block: row / BLOCK, rows, col, cols };
     MASKED.with_borrow_mut(|masked| {
         let masked = sized(masked, rows * cols);
-        run(low, None, area, |i, sums| {
+        run(&[low], area, |i, sums| {
             for (r, sums) in sums.chunks(cols).enumerate() {
                 let r = i * BLOCK + r;
                 let out = &mut masked[r * cols..(r + 1) * cols];
@@ -187,9 +160,7 @@ fn fill_masked(
                 mask.apply((row + r) * width + col, out);
             }
         });
-        fill_tile(base, None, tile, &|delta: &mut Vec<f32>,
-                                      sums: &mut [f32],
-                                      tile: &mut Tile<'_>| {
+        fill_tile(terms, tile, &|delta: &mut Vec<f32>, sums: &mut [f32], tile: &mut Tile<'_>| {
             let masked = &masked[(tile.row - row) * cols..][..sums.len()];
             simd!(for (sum, masked) in sums.iter_mut().zip(masked) {
                 *sum += masked;
@@ -204,21 +175,42 @@ pub(super) fn even(len: usize, most: usize, unit: usize) -> usize {
     len.div_ceil(len.div_ceil(most)).next_multiple_of(unit)
 }
 
-/// Computes `base [+ low]` for an area and hands each block of its rows to `finish` with the block's
+/// Some steps of a product.
+struct Part<'a> {
+    of: Operands<'a>,
+    steps: Range<usize>,
+}
+
+/// The parts of a sum of products, in order, in groups whose panels are held at a time.
+fn passes<'a>(terms: &[Operands<'a>]) -> Vec<Vec<Part<'a>>> {
+    let mut passes: Vec<Vec<Part<'_>>> = Vec::new();
+    let mut left = 0;
+    for &of in terms {
+        let whole = of.rows.steps();
+        // A run of 4-bit weights is two steps.
+        let part = even(whole, STEPS, 2);
+        for start in (0..whole).step_by(part) {
+            let steps = start..whole.min(start + part);
+            if steps.len() > left {
+                passes.push(Vec::new());
+                left = PASS.max(steps.len());
+            }
+            left -= steps.len();
+            passes.last_mut().expect("pushed at first").push(Part { of, steps });
+        }
+    }
+    passes
+}
+
+/// Computes the sum of all products for an area and hands each block of its rows to `finish` with the block's
 /// index within the area.
-pub(super) fn run(
-    base: Operands<'_>,
-    low: Option<Operands<'_>>,
-    area: Area,
-    finish: impl FnMut(usize, &mut [f32]),
-) {
-    SCRATCH.with_borrow_mut(|scratch| run_with(scratch, base, low, area, finish));
+pub(super) fn run(terms: &[Operands<'_>], area: Area, finish: impl FnMut(usize, &mut [f32])) {
+    SCRATCH.with_borrow_mut(|scratch| run_with(scratch, &passes(terms), area, finish));
 }
 
 fn run_with(
     scratch: &mut Scratch,
-    base: Operands<'_>,
-    low: Option<Operands<'_>>,
+    passes: &[Vec<Part<'_>>],
     area: Area,
     mut finish: impl FnMut(usize, &mut [f32]),
 ) {
@@ -226,50 +218,46 @@ fn run_with(
     let Scratch { panel, carried, strip } = scratch;
     let width = cols.next_multiple_of(BLOCK);
     let (blocks, pairs) = (rows.div_ceil(BLOCK), width / BLOCK);
-    let whole = base.rows.steps();
-    // A run of 4-bit weights is two steps.
-    let part = even(whole, STEPS, 2);
-    let carried = carried.f32(if whole > part { blocks * pairs * Sums::LEN } else { 0 });
+    let carried = carried.f32(if passes.len() > 1 { blocks * pairs * Sums::LEN } else { 0 });
     let strip = strip.f32(BLOCK * width);
-    let low_steps = low.map_or(0, |low| low.rows.steps());
-    let panel = panel.registers(pairs * (part + low_steps) * STEP);
-    let (panel, low_panel) = panel.split_at_mut(pairs * part * STEP);
+    let steps = |pass: &Vec<Part<'_>>| pass.iter().map(|part| part.steps.len()).sum::<usize>();
+    let panel = panel.registers(passes.iter().map(steps).max().unwrap_or(0) * pairs * STEP);
     let tiles = Tiles::configure();
-    for start in (0..whole).step_by(part) {
-        let steps = start..whole.min(start + part);
-        let depth = steps.len();
-        let last = steps.end == whole;
-        base.source.fill(&mut panel[..pairs * depth * STEP], col..col + width, steps);
-        let low = low.filter(|_| last);
-        if let Some(low) = low {
-            low.source.fill(
-                &mut low_panel[..pairs * low_steps * STEP],
-                col..col + width,
-                0..low_steps,
-            );
+    let mut segments = Vec::new();
+    for (index, pass) in passes.iter().enumerate() {
+        let (first, last) = (index == 0, index + 1 == passes.len());
+        let mut rest = &mut *panel;
+        for part in pass {
+            let len = pairs * part.steps.len() * STEP;
+            let part_panel = rest.split_off_mut(..len).expect("panels of the longest pass");
+            part.of.source.fill(part_panel, col..col + width, part.steps.clone());
         }
         for i in 0..blocks {
             let height = BLOCK.min(rows - i * BLOCK);
             let multiply =
                 if height > 16 { tile::multiply::<true> } else { tile::multiply::<false> };
-            let left = base.rows.block(first_block + i, start);
-            let low_left = low.map(|low| low.rows.block(first_block + i, 0));
+            segments.clear();
+            let mut at = 0;
+            for Part { of, steps } in pass {
+                let left = of.rows.block(first_block + i, steps.start);
+                segments.push(Segment {
+                    left,
+                    right: panel[at..].as_ptr().cast(),
+                    steps: steps.len(),
+                });
+                at += pairs * steps.len() * STEP;
+            }
             for pair in 0..pairs {
-                let right = panel[pair * depth * STEP..][..depth * STEP].as_ptr().cast();
-                let segment = Segment { left, right, steps: depth };
                 let block = (i * pairs + pair) * Sums::LEN;
                 let mut between = || Sums::packed(&mut carried[block..block + Sums::LEN]);
-                let from = (start > 0).then(&mut between);
+                let from = (!first).then(&mut between);
                 let to = if last { Sums::within(strip, width, pair * BLOCK) } else { between() };
-                let low = low_left.map(|left| {
-                    let right = low_panel[pair * low_steps * STEP..][..low_steps * STEP].as_ptr();
-                    Segment { left, right: right.cast(), steps: low_steps }
-                });
-                let segments = [segment, low.unwrap_or(segment)];
-                let segments = &segments[..=usize::from(low.is_some())];
                 // SAFETY: each left has 32 rows to its last step, and each right 32 registers of 64
                 // bytes for each step; `carried` and `strip` stay borrowed.
-                unsafe { multiply(&tiles, segments, from, to) }
+                unsafe { multiply(&tiles, &segments, from, to) }
+                for Segment { right, steps, .. } in &mut segments {
+                    *right = right.wrapping_add(*steps * STEP * 64);
+                }
             }
             if last {
                 close_up(strip, width, cols, height);

@@ -64,6 +64,11 @@ impl<'a> Rows<'a> {
         Self { x, depth, steps: depth / STEP, first: x.len() / (BLOCK * depth), copy: None }
     }
 
+    /// Columns.
+    pub(super) const fn depth(&self) -> usize {
+        self.depth
+    }
+
     /// Steps of the whole depth.
     pub(super) const fn steps(&self) -> usize {
         self.steps

@@ -6,7 +6,7 @@
 use half::bf16;
 
 use super::rows::{PIECE, Rows};
-use super::tile::{BLOCK, STEP};
+use super::tile::STEP;
 use crate::Result;
 use crate::cpu::simd::simd;
 use crate::cpu::team::Task;
@@ -141,46 +141,63 @@ fn split_row(x: &[f32], low: bool, out: &mut [bf16]) {
     }
 }
 
-/// Ranks of tokens `[m, r]` as rows: for each 16 ranks a block of 32 rows, 16 of high parts and 16 of low ones, whose
-/// depth are the tokens.
+/// Ranks of tokens `[m, r]` of one or more adapters as rows: for each 16 ranks of one a block of 32 rows, 16 of high
+/// parts and 16 of low ones, whose depth are the tokens.
 pub(super) struct Turned {
     pieces: F32Scratch,
+    steps: usize,
+    ranks: Vec<usize>,
+}
+
+/// Those of one adapter.
+pub(super) struct TurnedRanks<'a> {
+    pieces: &'a mut [[bf16; PIECE]],
     steps: usize,
     r: usize,
 }
 
 impl Turned {
-    pub(super) fn alloc(cpu: &Cpu, (m, r): (usize, usize)) -> Result<Self> {
+    /// For adapters of these ranks.
+    pub(super) fn alloc(cpu: &Cpu, m: usize, ranks: Vec<usize>) -> Result<Self> {
         let steps = m.div_ceil(STEP);
-        let pieces = cpu.scratch(r.div_ceil(RANKS) * steps * PIECE / 2)?;
-        Ok(Self { pieces, steps, r })
+        let blocks: usize = ranks.iter().map(|r| r.div_ceil(RANKS)).sum();
+        Ok(Self { pieces: cpu.scratch(blocks * steps * PIECE / 2)?, steps, ranks })
     }
 
+    /// Of each adapter.
+    pub(super) fn each(&mut self) -> Vec<TurnedRanks<'_>> {
+        let Self { pieces, steps, ranks } = self;
+        let mut rest = bytemuck::cast_slice_mut::<_, bf16>(pieces).as_chunks_mut().0;
+        let of = |&r: &usize| {
+            let len = r.div_ceil(RANKS) * *steps;
+            let pieces = rest.split_off_mut(..len).expect("pieces of all ranks");
+            TurnedRanks { pieces, steps: *steps, r }
+        };
+        ranks.iter().map(of).collect()
+    }
+
+    /// The blocks of all.
+    pub(super) fn into_rows(self) -> Rows<'static> {
+        Rows::ordered(self.pieces, self.steps)
+    }
+}
+
+impl<'a> TurnedRanks<'a> {
     /// What [`turn`] is to fill, for each `tokens` in order, a multiple of 32.
-    pub(super) fn parts(&mut self, tokens: usize) -> Vec<Vec<&mut [bf16; PIECE]>> {
+    pub(super) fn parts(self, tokens: usize) -> Vec<Vec<&'a mut [bf16; PIECE]>> {
         let per_part = tokens / STEP;
         let mut parts: Vec<_> = (0..self.steps.div_ceil(per_part)).map(|_| Vec::new()).collect();
-        let pieces = bytemuck::cast_slice_mut::<_, bf16>(&mut self.pieces).as_chunks_mut().0;
-        for (i, piece) in pieces.iter_mut().enumerate() {
+        for (i, piece) in self.pieces.iter_mut().enumerate() {
             parts[i % self.steps / per_part].push(piece);
         }
         parts
     }
 
     /// Tasks that [`turn`] all of `left` `[m, r]`.
-    pub(super) fn fill<'a>(
-        &'a mut self,
-        left: &'a [f32],
-        scale: f32,
-    ) -> impl Iterator<Item = Task<'a>> {
+    pub(super) fn fill(self, left: &'a [f32], scale: f32) -> impl Iterator<Item = Task<'a>> {
         let (r, tokens) = (self.r, PIECES * STEP);
         let parts = self.parts(tokens).into_iter().zip(left.chunks(tokens * r));
         parts.map(move |(pieces, left)| Box::new(move || turn(left, r, scale, pieces)) as Task<'a>)
-    }
-
-    /// The blocks, and how many rows they have.
-    pub(super) fn into_rows(self) -> (Rows<'static>, usize) {
-        (Rows::ordered(self.pieces, self.steps), self.r.div_ceil(RANKS) * BLOCK)
     }
 }
 

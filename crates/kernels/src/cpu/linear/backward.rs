@@ -1,9 +1,9 @@
-//! Gradients of the linear: input and adapter; the weight is frozen.
+//! Gradients of linears of one input: that and the adapters; the weights are frozen.
 
-use super::{Adapter, Checked, Scratch, down_projection};
+use super::{Adapter, Checked, DroppedCopy, Scratch, down_projection, together};
 use crate::Result;
 use crate::cpu::Cpu;
-use crate::cpu::amx::{self, Gradients, Side};
+use crate::cpu::amx::{Gradients, LinearGradients};
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
 use crate::cpu::fma::{self, Left, Mat, Source, Stored, gemm};
@@ -12,80 +12,131 @@ use crate::cpu::simd::simd;
 use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};
 use crate::cpu::view::{FloatMut, FloatRef, sized};
-use crate::ops::{Linear, LinearGrads};
+use crate::ops::LinearBackward;
 
 /// Columns of A, and rows of B, whose gradient is one task.
 const GRAD_COLS: usize = 96;
 /// Rows of X and dY that a task of the adapter's gradients reads at a time.
 const GRAD_ROWS: usize = 256;
 
-pub(in crate::cpu) fn backward(
-    cpu: &Cpu,
-    op: &Linear<'_, Cpu>,
-    x: &CpuBuffer,
-    xa: Option<&CpuBuffer>,
-    dy: &CpuBuffer,
-    grads: LinearGrads<'_, Cpu>,
-) -> Result<()> {
-    let name = Op("linear_backward");
-    let checked = Checked::new(name, op)?;
-    let &Checked { m, n, k, .. } = &checked;
-    let x = name.float("x", x, m * k)?;
-    let dy = name.float("dy", dy, m * n)?;
-    let dx = grads.dx.map(|dx| name.float_mut("dx", dx, m * k)).transpose()?;
-    let add_before = |scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>| {
-        if grads.accumulate_dx {
-            let before = sized(scratch, out.len());
-            tile.load(before);
-            add_assign(out, before);
-        }
-        tile.store(out);
-    };
-    let Some(adapter) = &checked.lora else {
-        name.require(grads.da.is_none() && grads.db.is_none(), || {
+/// One of the linears, checked.
+struct Part<'a> {
+    checked: Checked<'a>,
+    dy: FloatRef<'a>,
+    xa: Option<&'a [f32]>,
+    da: Option<FloatMut<'a>>,
+    db: Option<FloatMut<'a>>,
+}
+
+impl<'a> Part<'a> {
+    fn new(
+        name: Op,
+        linear: &'a mut LinearBackward<'_, Cpu>,
+        (m, k): (usize, usize),
+    ) -> Result<Self> {
+        let LinearBackward { op, xa, dy, da, db } = linear;
+        name.one_input(op, (m, k))?;
+        let checked = Checked::new(name, op)?;
+        name.require(checked.lora.is_some() || (da.is_none() && db.is_none()), || {
             "there is no adapter whose gradients could be written to `da` and `db`".into()
         })?;
-        if let Some(mut dx) = dx {
-            let weight = (checked.weight, Side::Straight);
-            if !amx::multiply(cpu, dy, weight, &mut dx, (m, n, k), add_before)? {
-                input_gradient(&checked, dy, None, dx, add_before);
-            }
-        }
-        return Ok(());
-    };
-    let r = adapter.r;
-    let da = grads.da.map(|da| name.float_mut("da", da, r * k)).transpose()?;
-    let db = grads.db.map(|db| name.float_mut("db", db, n * r)).transpose()?;
-    let xa = xa.map(|xa| name.f32("xa", xa, m * r)).transpose()?;
-    let dropped = adapter.dropped(cpu, x, k)?;
-    let mut own = cpu.scratch(if xa.is_none() && db.is_some() { m * r } else { 0 })?;
-    let xa = if let Some(xa) = xa {
-        xa
-    } else {
-        if db.is_some() {
-            down_projection(cpu, adapter, x, dropped.as_ref(), &mut own)?;
-        }
-        &own
-    };
-    let mut grads = Gradients { dx, da, db };
-    let adapted = adapter.on_tiles(&checked, x, dropped.as_ref());
-    adapted.backward(cpu, dy, xa, &mut grads, add_before)?;
-    let Gradients { dx, da, db } = grads;
-    if let Some(db) = db {
-        b_gradient(adapter, dy, xa, (m, n), db);
+        let r = checked.rank();
+        Ok(Self {
+            dy: name.float("dy", dy, m * op.n)?,
+            xa: xa.map(|xa| name.f32("xa", xa, m * r)).transpose()?,
+            da: da.as_mut().map(|da| name.float_mut("da", da, r * k)).transpose()?,
+            db: db.as_mut().map(|db| name.float_mut("db", db, op.n * r)).transpose()?,
+            checked,
+        })
     }
-    if dx.is_none() && da.is_none() {
-        return Ok(());
-    }
-    let mut dyb = cpu.scratch(m * r)?;
-    up_projection(adapter, dy, n, &mut dyb);
-    if let Some(da) = da {
-        a_gradient(adapter, &dyb, x, (m, k), da);
-    }
-    if let Some(dx) = dx {
-        input_gradient(&checked, dy, Some((adapter, &dyb)), dx, add_before);
+}
+
+pub(in crate::cpu) fn backward(
+    cpu: &Cpu,
+    x: &CpuBuffer,
+    linears: &mut [LinearBackward<'_, Cpu>],
+    dx: Option<&mut CpuBuffer>,
+    accumulate_dx: bool,
+) -> Result<()> {
+    let name = Op("linear_backward");
+    let Some(first) = linears.first() else { return Ok(()) };
+    let (m, k) = (first.op.m, first.op.k);
+    let x = name.float("x", x, m * k)?;
+    let mut dx = dx.map(|dx| name.float_mut("dx", dx, m * k)).transpose()?;
+    let parts = linears.iter_mut().map(|linear| Part::new(name, linear, (m, k)));
+    let mut parts: Vec<Part<'_>> = parts.collect::<Result<_>>()?;
+    let together = together(parts.iter().map(|part| &part.checked));
+    for (i, parts) in parts.chunks_mut(together).enumerate() {
+        let dx = dx.as_mut().map(FloatMut::reborrow);
+        backward_together(cpu, x, parts, dx, accumulate_dx || i > 0)?;
     }
     Ok(())
+}
+
+/// Of linears of which none is masked, or of one alone. What is to be written is taken out of `parts`.
+fn backward_together<'a>(
+    cpu: &Cpu,
+    x: FloatRef<'a>,
+    parts: &mut [Part<'a>],
+    dx: Option<FloatMut<'_>>,
+    mut accumulate_dx: bool,
+) -> Result<()> {
+    let outs: Vec<_> = parts.iter_mut().map(|part| (part.da.take(), part.db.take())).collect();
+    let Checked { m, k, .. } = parts[0].checked;
+    let copy = parts[0].checked.dropped(cpu, x)?;
+    let dropped = DroppedCopy::or(copy.as_ref(), x);
+    let mut own = Vec::new();
+    for (part, (_, db)) in parts.iter().zip(&outs) {
+        let len = if part.xa.is_none() && db.is_some() { m * part.checked.rank() } else { 0 };
+        let mut xa = cpu.scratch(len)?;
+        if let Some(adapter) = part.checked.lora.as_ref().filter(|_| len > 0) {
+            down_projection(cpu, adapter, x, dropped, &mut xa)?;
+        }
+        own.push(xa);
+    }
+
+    let linears = parts.iter().zip(&own).zip(outs).map(|((part, own), (da, db))| {
+        let &Checked { n, weight, ref lora, .. } = &part.checked;
+        let factors = lora.as_ref().map(Adapter::factors);
+        LinearGradients { n, weight, factors, xa: part.xa.unwrap_or(own), dy: part.dy, da, db }
+    });
+    let mut gradients = Gradients { dropped, m, k, linears: linears.collect(), dx };
+    gradients.run(cpu, |scratch, out, tile| store(accumulate_dx, scratch, out, tile))?;
+
+    let Gradients { linears, mut dx, .. } = gradients;
+    for (Part { checked, dy, .. }, linear) in parts.iter().zip(linears) {
+        let LinearGradients { n, xa, da, db, .. } = linear;
+        let adapter = checked.lora.as_ref();
+        if let Some((adapter, db)) = adapter.zip(db) {
+            b_gradient(adapter, *dy, xa, (m, n), db);
+        }
+        let adapter = adapter.filter(|_| dx.is_some() || da.is_some());
+        let mut dyb = cpu.scratch(adapter.map_or(0, |adapter| m * adapter.r))?;
+        if let Some(adapter) = adapter {
+            up_projection(adapter, *dy, n, &mut dyb);
+        }
+        if let Some((adapter, da)) = adapter.zip(da) {
+            a_gradient(adapter, &dyb, x, (m, k), da);
+        }
+        if let Some(dx) = &mut dx {
+            let low = adapter.map(|adapter| (adapter, &*dyb));
+            input_gradient(checked, *dy, low, dx.reborrow(), |scratch, out, tile| {
+                store(accumulate_dx, scratch, out, tile);
+            });
+            accumulate_dx = true;
+        }
+    }
+    Ok(())
+}
+
+/// Stores sums to a tile, with what is there if it is to be added to.
+fn store(accumulate: bool, scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>) {
+    if accumulate {
+        let before = sized(scratch, out.len());
+        tile.load(before);
+        add_assign(out, before);
+    }
+    tile.store(out);
 }
 
 /// `dyb = dY . B`.

@@ -1,4 +1,4 @@
-//! Frozen linear with LoRA.
+//! Frozen linears of one input, with LoRA.
 //!
 //! Products are in f32 (`fma`), but where the processor has a matrix unit, it takes over those of bf16 and
 //! 4 bits (`amx`).
@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use half::bf16;
 
-use super::amx::{self, Adapted, Side};
+use super::amx::{self, Dropped, Factors, LinearProduct, Products};
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::dropout::Mask;
@@ -22,7 +22,7 @@ use super::view::{FloatMut, FloatRef};
 use super::weight::{WeightRef, to_f32};
 use super::{Cpu, F32Scratch};
 use crate::Result;
-use crate::ops::{Linear, Lora};
+use crate::ops::{Linear, LinearInto, Lora};
 
 pub(super) use self::backward::backward;
 
@@ -47,16 +47,21 @@ struct Adapter<'a> {
     mask: Option<Mask>,
 }
 
-/// Activations with zeros where they are dropped; what is kept is `keep` times as much.
-struct Dropped {
+/// Activations with zeros where they are dropped.
+struct DroppedCopy {
     copy: F32Scratch,
     len: usize,
-    keep: f32,
+    mask: Mask,
 }
 
-impl Dropped {
-    fn values(&self) -> FloatRef<'_> {
-        FloatRef::Bf16(&bytemuck::cast_slice(&self.copy)[..self.len])
+impl DroppedCopy {
+    /// `copy`, where there is one, or `x` itself.
+    fn or<'s>(copy: Option<&'s Self>, x: FloatRef<'s>) -> Dropped<'s> {
+        let Some(Self { copy, len, mask }) = copy else {
+            return Dropped { x, keep: 1.0, mask: None };
+        };
+        let x = FloatRef::Bf16(&bytemuck::cast_slice(copy)[..*len]);
+        Dropped { x, keep: mask.keep(), mask: Some(*mask) }
     }
 }
 
@@ -78,6 +83,33 @@ impl<'a> Checked<'a> {
             weight: WeightRef::new(name, op.weight, n, k)?,
             lora: op.lora.map(adapter).transpose()?,
         })
+    }
+}
+
+impl Checked<'_> {
+    /// Of the adapter, 0 without.
+    fn rank(&self) -> usize {
+        self.lora.as_ref().map_or(0, |adapter| adapter.r)
+    }
+
+    fn mask(&self) -> Option<Mask> {
+        self.lora.as_ref().and_then(|adapter| adapter.mask)
+    }
+
+    /// `x` `[m, k]` where there is dropout and bf16 is multiplied on tiles.
+    fn dropped(&self, cpu: &Cpu, x: FloatRef<'_>) -> Result<Option<DroppedCopy>> {
+        let (FloatRef::Bf16(x), Some(mask)) = (x, self.mask()) else {
+            return Ok(None);
+        };
+        if !has_amx() || self.k == 0 {
+            return Ok(None);
+        }
+        let rows = LORA_ROWS * self.k;
+        let mut copy = cpu.scratch(x.len().div_ceil(2))?;
+        let out: &mut [bf16] = &mut bytemuck::cast_slice_mut(&mut copy)[..x.len()];
+        let tasks = x.chunks(rows).zip(out.chunks_mut(rows)).enumerate();
+        team::for_each(tasks, |(task, (x, out))| mask.select(task * rows, x, out));
+        Ok(Some(DroppedCopy { copy, len: x.len(), mask }))
     }
 }
 
@@ -103,99 +135,122 @@ impl<'a> Adapter<'a> {
         fma::gemm(out, true, self.scale, xa, b.t());
     }
 
-    /// `x` `[_, k]` where there is dropout and bf16 is multiplied on tiles.
-    fn dropped(&self, cpu: &Cpu, x: FloatRef<'_>, k: usize) -> Result<Option<Dropped>> {
-        let (FloatRef::Bf16(x), Some(mask)) = (x, self.mask) else {
-            return Ok(None);
-        };
-        if !has_amx() || k == 0 {
-            return Ok(None);
-        }
-        let mut copy = cpu.scratch(x.len().div_ceil(2))?;
-        let out: &mut [bf16] = &mut bytemuck::cast_slice_mut(&mut copy)[..x.len()];
-        let tasks = x.chunks(LORA_ROWS * k).zip(out.chunks_mut(LORA_ROWS * k)).enumerate();
-        team::for_each(tasks, |(task, (x, out))| mask.select(task * LORA_ROWS * k, x, out));
-        Ok(Some(Dropped { copy, len: x.len(), keep: mask.keep() }))
-    }
-
     /// `scale * left . factor`, not masked.
     const fn low<'s>(&self, left: &'s [f32], factor: Mat<'s>) -> fma::LowRank<'s> {
         fma::LowRank { left, factor, scale: self.scale, mask: None }
     }
 
-    /// The linear `of` it on the matrix unit.
-    fn on_tiles<'s>(
-        &'s self,
-        of: &Checked<'s>,
-        x: FloatRef<'s>,
-        dropped: Option<&'s Dropped>,
-    ) -> Adapted<'s> {
-        let &Checked { m, n, k, weight, .. } = of;
-        let (dropped, keep) = dropped.map_or((x, 1.0), |x| (x.values(), x.keep));
-        let Self { a, b, r, scale, mask } = self;
-        let (r, scale, mask) = (*r, *scale, *mask);
-        Adapted { x, dropped, keep, mask, weight, a, b, r, scale, m, n, k }
+    fn factors(&self) -> Factors<'_> {
+        Factors { a: &self.a, b: &self.b, r: self.r, scale: self.scale }
     }
 }
 
-pub(super) fn forward(
-    cpu: &Cpu,
-    op: &Linear<'_, Cpu>,
-    x: &CpuBuffer,
-    y: &mut CpuBuffer,
-    xa: Option<&mut CpuBuffer>,
-) -> Result<()> {
+/// One of the linears, checked.
+struct Part<'a> {
+    checked: Checked<'a>,
+    bias: Option<Cow<'a, [f32]>>,
+    y: FloatMut<'a>,
+    xa: Option<&'a mut [f32]>,
+}
+
+impl<'a> Part<'a> {
+    fn new(
+        name: Op,
+        LinearInto { op, y, xa }: &'a mut LinearInto<'_, Cpu>,
+        (m, k): (usize, usize),
+    ) -> Result<Self> {
+        name.one_input(op, (m, k))?;
+        let checked = Checked::new(name, op)?;
+        name.require(checked.lora.is_some() == xa.is_some(), || {
+            "`xa` is needed with an adapter, and only then".into()
+        })?;
+        let bias = op.bias.map(|bias| name.float("bias", bias, op.n)).transpose()?;
+        Ok(Self {
+            bias: bias.map(to_f32),
+            y: name.float_mut("y", y, m * op.n)?,
+            xa: xa.as_mut().map(|xa| name.f32_mut("xa", xa, m * checked.rank())).transpose()?,
+            checked,
+        })
+    }
+}
+
+pub(super) fn forward(cpu: &Cpu, x: &CpuBuffer, linears: &mut [LinearInto<'_, Cpu>]) -> Result<()> {
     let name = Op("linear");
-    let checked = Checked::new(name, op)?;
-    let &Checked { m, n, k, .. } = &checked;
-    let x = name.float("x", x, m * k)?;
-    let mut y = name.float_mut("y", y, m * n)?;
-    let bias = op.bias.map(|bias| name.float("bias", bias, n)).transpose()?;
-    let bias = bias.map(to_f32);
-    name.require(checked.lora.is_some() == xa.is_some(), || {
-        "`xa` is needed with an adapter, and only then".into()
-    })?;
-    let finish = |out: &mut [f32], tile: &mut Tile<'_>| {
-        if let Some(bias) = &bias {
-            add_to_rows(out, &bias[tile.col..tile.col + tile.cols]);
-        }
-        tile.store(out);
+    let Some(&LinearInto { op: Linear { m, k, .. }, .. }) = linears.first() else {
+        return Ok(());
     };
+    let x = name.float("x", x, m * k)?;
+    let parts = linears.iter_mut().map(|linear| Part::new(name, linear, (m, k)));
+    let mut parts: Vec<Part<'_>> = parts.collect::<Result<_>>()?;
+    let together = together(parts.iter().map(|part| &part.checked));
+    let few = m <= amx::few_rows(x);
+    for parts in parts.chunks_mut(together) {
+        if few || !forward_on_tiles(cpu, x, parts)? {
+            parts.iter_mut().try_for_each(|part| forward_alone(cpu, x, part))?;
+        }
+    }
+    Ok(())
+}
+
+/// How many of linears of one input have the same input: each mask makes another of it.
+fn together<'a>(mut linears: impl ExactSizeIterator<Item = &'a Checked<'a>>) -> usize {
+    let count = linears.len();
+    if linears.any(|linear| linear.mask().is_some()) { 1 } else { count }
+}
+
+/// Linears of which none is masked, or one alone. False, and nothing done, where the tiles can't do all.
+fn forward_on_tiles(cpu: &Cpu, x: FloatRef<'_>, parts: &mut [Part<'_>]) -> Result<bool> {
+    let Checked { m, k, .. } = parts[0].checked;
+    let copy = parts[0].checked.dropped(cpu, x)?;
+    let dropped = DroppedCopy::or(copy.as_ref(), x);
+    let mut biases = Vec::new();
+    let linears = parts.iter_mut().map(|Part { checked, bias, y, xa }| {
+        biases.push(bias.as_deref());
+        let &mut Checked { n, weight, ref lora, .. } = checked;
+        let factors = lora.as_ref().map(Adapter::factors);
+        LinearProduct { n, weight, factors, y: y.reborrow(), xa: xa.as_deref_mut() }
+    });
+    let linears = linears.collect();
+    let mut products = Products { x, dropped, m, k, linears };
+    products.run(cpu, |i, out, tile| finish(biases[i], out, tile))
+}
+
+fn forward_alone(cpu: &Cpu, x: FloatRef<'_>, part: &mut Part<'_>) -> Result<()> {
+    let Part { checked, bias, y, xa } = part;
+    let &mut Checked { n, k, weight, .. } = checked;
     let lora = match (&checked.lora, xa) {
         (Some(adapter), Some(xa)) => {
-            let xa = name.f32_mut("xa", xa, m * adapter.r)?;
-            let dropped = adapter.dropped(cpu, x, k)?;
-            if m > amx::few_rows(x) {
-                let adapted = adapter.on_tiles(&checked, x, dropped.as_ref());
-                if adapted.forward(cpu, xa, &mut y, |_, out, tile| finish(out, tile))? {
-                    return Ok(());
-                }
-            }
-            down_projection(cpu, adapter, x, dropped.as_ref(), xa)?;
-            Some((adapter, &*xa))
+            let copy = checked.dropped(cpu, x)?;
+            down_projection(cpu, adapter, x, DroppedCopy::or(copy.as_ref(), x), xa)?;
+            Some((adapter, &**xa))
         }
         _ => None,
     };
+    let bias = bias.as_deref();
     #[cfg(amx)]
-    if amx::multiply_few(x, checked.weight, &mut y, (m, n, k), |out, tile| {
+    if amx::multiply_few(x, weight, y, (checked.m, n, k), |out, tile| {
         if let Some((adapter, xa)) = lora {
             adapter.add_low(xa, out, tile);
         }
-        finish(out, tile);
+        finish(bias, out, tile);
     }) {
         return Ok(());
     }
-    if lora.is_none() {
-        let weight = (checked.weight, Side::Transposed);
-        if amx::multiply(cpu, x, weight, &mut y, (m, n, k), |_, out, tile| finish(out, tile))? {
-            return Ok(());
-        }
-    }
-    let weight = Stored::new(checked.weight, n, k);
+    let weight = Stored::new(weight, n, k);
     let right = Source { rows: &weight, transposed: true, depth: k };
     let low = lora.map(|(adapter, xa)| adapter.low(xa, Mat::new(&adapter.b, n, adapter.r).t()));
-    fma::multiply(Left::new(x), right, low, y, n, |_, out, tile| finish(out, tile));
+    fma::multiply(Left::new(x), right, low, y.reborrow(), n, |_, out, tile| {
+        finish(bias, out, tile);
+    });
     Ok(())
+}
+
+/// Adds the bias and stores.
+fn finish(bias: Option<&[f32]>, out: &mut [f32], tile: &mut Tile<'_>) {
+    if let Some(bias) = bias {
+        add_to_rows(out, &bias[tile.col..tile.col + tile.cols]);
+    }
+    tile.store(out);
 }
 
 fn add_to_rows(out: &mut [f32], bias: &[f32]) {
@@ -211,13 +266,12 @@ fn down_projection(
     cpu: &Cpu,
     adapter: &Adapter<'_>,
     x: FloatRef<'_>,
-    dropped: Option<&Dropped>,
+    dropped: Dropped<'_>,
     xa: &mut [f32],
 ) -> Result<()> {
     let r = adapter.r;
     let k = adapter.a.len() / r;
-    let (rows, scale) = dropped.map_or((x, 1.0), |x| (x.values(), x.keep));
-    if amx::shrink(cpu, rows, &adapter.a, (k, r), scale, xa)? {
+    if amx::shrink(cpu, dropped.x, &adapter.a, (k, r), dropped.keep, xa)? {
         return Ok(());
     }
     let a = Mat::new(&adapter.a, r, k).t();
