@@ -8,9 +8,9 @@ use std::slice;
 
 use half::bf16;
 
-#[cfg(amx)]
-use super::prefetch;
 use super::view::{FloatMut, FloatRef};
+#[cfg(amx)]
+use super::{amx, prefetch};
 
 /// Rows and columns of the matrix that a task computes.
 #[derive(Debug)]
@@ -23,8 +23,20 @@ pub(super) struct Tile<'a> {
     first: First,
     /// Elements from row to row.
     stride: usize,
+    sums: Sums,
     /// The tile's part of each row is borrowed.
     borrowed: PhantomData<&'a mut [f32]>,
+}
+
+/// What computes the values that are stored.
+#[derive(Debug, Clone, Copy)]
+enum Sums {
+    Vectors,
+    /// The matrix unit.
+    #[cfg(amx)]
+    Matrix {
+        past_caches: bool,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,13 +91,28 @@ impl<'a> Tile<'a> {
                     First::Bf16(x) => FloatMut::Bf16(slice::from_raw_parts_mut(x, self.cols)),
                 }
             };
-            part.store(values);
+            match (self.sums, &mut part) {
+                #[cfg(amx)]
+                (Sums::Matrix { past_caches }, FloatMut::Bf16(part)) => {
+                    amx::store(values, part, past_caches);
+                }
+                (_, part) => part.store(values),
+            }
         }
     }
 
-    /// Fetches the tile's cache lines, to be written soon.
+    /// A tile of sums of the matrix unit, to be stored past the caches or not.
+    #[cfg(amx)]
+    pub(super) const fn of_matrix_unit(self, past_caches: bool) -> Self {
+        Self { sums: Sums::Matrix { past_caches }, ..self }
+    }
+
+    /// Fetches the tile's cache lines, to be written soon, unless they are not needed for that.
     #[cfg(amx)]
     pub(super) fn prefetch(&self) {
+        if let Sums::Matrix { past_caches: true } = self.sums {
+            return;
+        }
         for row in 0..self.rows {
             match self.part(row) {
                 FloatRef::F32(x) => prefetch::to_write(x),
@@ -129,6 +156,7 @@ pub(super) fn tiles(
         cols: tile_cols.min(cols.end - col),
         first: matrix.after(row * width + col),
         stride: width,
+        sums: Sums::Vectors,
         borrowed: PhantomData,
     };
     let rows = (0..rows).step_by(tile_rows);

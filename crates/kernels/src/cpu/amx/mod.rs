@@ -6,20 +6,22 @@
 //! Every output element is summed in the order of the depth, however the work is cut.
 //!
 //! Measured on two cores of a Xeon (2 MiB of L2 each; 29 GB/s a core from L3, 14 from beyond) that others share: steps
-//! of `SmolLM2-135M` with LoRA (4 x 256 tokens, all trained, bf16, NF4, rank 16) take 0.53 to 0.61 s, 7 % less than
-//! before what is named last. Of 0.56 s that were profiled, linears take 0.33, attention 0.08, the head 0.07 and
-//! element-wise operations 0.07, at the memory's pace. The products alone run at 2.1 to 2.6 TFLOP/s from warm caches;
-//! within a step they take half as long again, for most of what they read was written long before. Threads wait for
-//! each other for 6 % of a step. What moved most: huge pages, threads that stay awake, the adapter, attention and head
-//! on tiles, exponentials of base 2; then gates of fused products, larger blocks of tokens for the head, softmax
-//! without masks.
+//! of `SmolLM2-135M` with LoRA (4 x 256 tokens, all trained, bf16, NF4, rank 16) take 0.50 to 0.55 s, 6 % less than
+//! before what is named last. Of 0.54 s that were profiled, linears take 0.31, attention 0.085, the head 0.065 and
+//! element-wise operations 0.06, at the memory's pace. The products alone run at 2.1 to 2.6 TFLOP/s from warm caches;
+//! within a step they take half as long again: the first of about seven pairs of columns to meet 32 rows takes four
+//! times as long as any other, 10 % of a step. Threads wait for each other for 5 %. What moved most: huge pages, threads
+//! that stay awake, the adapter, attention and head on tiles, exponentials of base 2; then gates of fused products,
+//! larger blocks of tokens for the head, softmax without masks; then linears of one input together and stores past
+//! the caches.
 //!
 //! Rejected: storing each 32 x 32 block of sums while the next is multiplied (3 % less with 576 columns, 2 % more
-//! with 4096), or in pieces (no gain), fetching the next rows meanwhile (10 % more); wider panels, tasks of half as many
-//! rows (no gain); gradients of an adapter by blocks of tokens instead of columns (8 % more from warm caches, the same
-//! within a step), in parts of the depth that fit L1 (no gain); reading rows that start within a cache line (7 % of a
-//! step); panels of the head's gradient in two bf16 parts (only the label's share needs more than one); rounding to
-//! bf16 by the processor's instruction, which takes looking for subnormal values (no gain).
+//! with 4096), or as it is done (2 to 6 % more of a step); fetching the next rows meanwhile, to L1 or L2, at once or
+//! spread over the pairs (no gain: bytes are what they wait for); panels of 64 to 576 columns instead of 256, tasks of
+//! half as many rows (no gain or worse); gradients of an adapter by blocks of tokens instead of columns (8 % more from
+//! warm caches, the same within a step), in parts of the depth that fit L1, 192 or 256 columns at a time (no gain);
+//! reading rows that start within a cache line (7 % of a step); panels of the head's gradient in two bf16 parts (only
+//! the label's share needs more than one).
 
 #[cfg(amx)]
 mod adapter;
@@ -50,6 +52,8 @@ mod softmax;
 #[cfg(amx)]
 mod split;
 #[cfg(amx)]
+mod store;
+#[cfg(amx)]
 mod tile;
 #[cfg(amx)]
 mod vector;
@@ -62,6 +66,7 @@ pub(super) use self::{
     head::Head,
     small::{Panel, Values, product, transpose, transpose_f32},
     softmax::{Running, Scores, online_softmax, softmax_gradient},
+    store::store,
     tile::{BLOCK, Tiles},
     vector::{few_rows, multiply_few},
 };

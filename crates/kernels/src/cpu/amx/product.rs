@@ -11,6 +11,7 @@ use super::Side;
 use super::dense::{self, Dense};
 use super::fill::{Source, Straight, Transposed};
 use super::rows::Rows;
+use super::store::fence;
 use super::tile::{self, BLOCK, STEP, Segment, Sums, Tiles};
 use crate::cpu::dropout::Mask;
 use crate::cpu::four_bit::{FourBit, RUN};
@@ -30,6 +31,8 @@ const ROWS: usize = 1024;
 const ROWS_OF_FEW_COLS: usize = 512;
 /// Tasks over the columns that are enough for the threads.
 const ENOUGH: usize = 8;
+/// Elements of an output that is stored past the caches.
+const LARGE: usize = 1 << 19;
 /// Most steps of a panel: 32 rows of activations of that depth (36 KiB) fit L1.
 const STEPS: usize = 18;
 /// Most steps of a pass, unless one part has more: a part and 16 ranks of an adapter.
@@ -111,10 +114,15 @@ pub(super) fn product_tasks<'a>(
 ) -> impl Iterator<Item = Task<'a>> {
     let width = even(cols, COLS, 64);
     let most = if cols.div_ceil(width) < ENOUGH { ROWS_OF_FEW_COLS } else { ROWS };
+    let past_caches = out.len() >= LARGE;
     tiles(out, cols, 0..cols, even(m, most, BLOCK), width).into_iter().map(move |tile| {
-        Box::new(move || match masked {
-            Some(masked) => fill_masked(terms, masked, cols, tile, finish),
-            None => fill_tile(terms, tile, finish),
+        Box::new(move || {
+            let tile = tile.of_matrix_unit(past_caches);
+            match masked {
+                Some(masked) => fill_masked(terms, masked, cols, tile, finish),
+                None => fill_tile(terms, tile, finish),
+            }
+            fence();
         }) as Task<'a>
     })
 }
