@@ -108,18 +108,17 @@ fn fill_transposed(w: Dense<'_>, panel: &mut [__m512i], col: usize, steps: Range
 fn transpose_tile(rows: &[bf16], stride: usize, out: &mut [__m512i; TILE]) {
     assert!((TILE - 1) * stride + STEP <= rows.len(), "rows end too early");
     for (lane, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        let rows = [0, 1, 2, 3].map(|i| {
-            let part = |j: usize| {
-                // SAFETY: within the last of 16 rows, as asserted, or before.
-                let values = unsafe { rows.as_ptr().add((i + j) * stride + 8 * lane) };
-                // SAFETY: 16 readable bytes.
-                unsafe { _mm_loadu_si128(values.cast()) }
-            };
-            let lanes = _mm512_castsi128_si512(part(0));
-            let lanes = _mm512_inserti32x4::<1>(lanes, part(4));
-            let lanes = _mm512_inserti32x4::<2>(lanes, part(8));
-            _mm512_inserti32x4::<3>(lanes, part(12))
-        });
+        let first = rows.as_ptr().wrapping_add(8 * lane);
+        let row = |i: usize| first.wrapping_add(i * stride);
+        // SAFETY: 16 bytes of rows 0 to 15, within the last as asserted, or before.
+        let rows = unsafe {
+            [
+                gather(row(0), stride),
+                gather(row(1), stride),
+                gather(row(2), stride),
+                gather(row(3), stride),
+            ]
+        };
         let (a, b) =
             (_mm512_unpacklo_epi32(rows[0], rows[1]), _mm512_unpacklo_epi32(rows[2], rows[3]));
         let (c, d) =
@@ -131,6 +130,18 @@ fn transpose_tile(rows: &[bf16], stride: usize, out: &mut [__m512i; TILE]) {
             _mm512_unpackhi_epi64(c, d),
         ];
     }
+}
+
+/// 16 bytes of every fourth row. Safety: those of `row`, and of rows 4, 8 and 12 after it, can be read.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn gather(row: *const bf16, stride: usize) -> __m512i {
+    // SAFETY: by the caller's contract.
+    let part = |i: usize| unsafe { _mm_loadu_si128(row.wrapping_add(i * stride).cast()) };
+    let lanes = _mm512_castsi128_si512(part(0));
+    let lanes = _mm512_inserti32x4::<1>(lanes, part(4));
+    let lanes = _mm512_inserti32x4::<2>(lanes, part(8));
+    _mm512_inserti32x4::<3>(lanes, part(12))
 }
 
 /// Words of two rows in turns: the lower 16 columns, then the upper.
