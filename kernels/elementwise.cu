@@ -5,9 +5,11 @@ extern "C" __global__ void __launch_bounds__(256) add(const __grid_constant__ Ad
     each_vector(p.len, [&](uint64_t i, bool whole, uint32_t count) {
         float x[kVector], y[kVector];
         load_vector(x, p.x, i, whole, count);
-        load_vector(y, p.y, i, whole, count);
+        if (p.y.data != 0) {
+            load_vector(y, p.y, i, whole, count);
 #pragma unroll
-        for (int e = 0; e < kVector; ++e) x[e] += y[e];
+            for (int e = 0; e < kVector; ++e) x[e] += y[e];
+        }
         store_vector(p.out, i, x, whole, count);
     });
 }

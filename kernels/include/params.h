@@ -37,7 +37,7 @@ typedef struct {
 } DropoutMask;
 
 typedef struct {
-    Tensor x, y, out;
+    Tensor x, y, out; /* y.data 0: none */
     uint64_t len;
 } AddParams;
 

@@ -136,13 +136,18 @@ impl<'m, K: Backend> Tape<'m, K> {
         Ok(self.backend.alloc(dtype, len, MemoryKind::Activations)?)
     }
 
+    /// Whether the backward will need to make results again.
+    pub(crate) fn remakes(&self) -> bool {
+        self.recording && !self.keeps
+    }
+
     /// How to make the `count` results of an operation again, where the backward will need that: the first of them.
     pub(crate) fn remake(
         &mut self,
         count: usize,
         run: impl Fn(&K) -> Result<Made<K>> + 'm,
     ) -> Option<ValueId> {
-        (self.recording && !self.keeps).then(|| self.push_remake(count, run))
+        self.remakes().then(|| self.push_remake(count, run))
     }
 
     fn push_remake(&mut self, count: usize, run: impl Fn(&K) -> Result<Made<K>> + 'm) -> ValueId {
@@ -271,11 +276,14 @@ impl<K: Backend> Backward<'_, K> {
             self.grads[id.0] = Some(grad);
             return Ok(());
         }
-        if self.grads[id.0].is_none() {
-            let zeros = self.backend.zeros(var.dtype, var.len, MemoryKind::ActivationGradients)?;
-            self.grads[id.0] = Some(Arc::new(zeros));
-        }
-        self.accumulate(var, |pass, buffer, _| Ok(pass.backend.add_assign(buffer, &grad)?))
+        self.accumulate(var, |pass, buffer, partial| {
+            if partial {
+                pass.backend.add_assign(buffer, &grad)?;
+            } else {
+                pass.backend.convert(&grad, buffer)?;
+            }
+            Ok(())
+        })
     }
 
     /// A gradient buffer for an operand that is not on the tape's way but that the kernel writes.
@@ -285,16 +293,21 @@ impl<K: Backend> Backward<'_, K> {
 
     /// A buffer to write to: the given one, where nobody else holds it.
     pub(crate) fn unshare(&self, shared: Arc<K::Buffer>) -> Result<K::Buffer> {
-        Arc::try_unwrap(shared).or_else(|shared| {
-            let mut own = self.backend.alloc(
-                shared.dtype(),
-                shared.len(),
-                MemoryKind::ActivationGradients,
-            )?;
-            self.backend.copy(&shared, 0, &mut own, 0, shared.len())?;
-            Ok(own)
-        })
+        unshare(&self.backend, shared, MemoryKind::ActivationGradients)
     }
+}
+
+/// A buffer to write to: the given one, where nobody else holds it, or a copy.
+pub(crate) fn unshare<K: Backend>(
+    backend: &K,
+    shared: Arc<K::Buffer>,
+    kind: MemoryKind,
+) -> Result<K::Buffer> {
+    Arc::try_unwrap(shared).or_else(|shared| {
+        let mut own = backend.alloc(shared.dtype(), shared.len(), kind)?;
+        backend.copy(&shared, 0, &mut own, 0, shared.len())?;
+        Ok(own)
+    })
 }
 
 /// Where a variable's gradient goes: what a backward closure keeps of it, without its value.

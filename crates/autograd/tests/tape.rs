@@ -149,9 +149,9 @@ impl Network {
             [0, 1, 2].map(|i| linear(tape, &h, adapted(i), kept >> (1 + i) & 1 == 1))
         };
         set(tape, 6);
-        let q = tape.rope(&q, HEAD_DIM, &self.rope, &self.positions)?;
+        let q = tape.rope(q, HEAD_DIM, &self.rope, &self.positions)?;
         set(tape, 7);
-        let k = tape.rope(&k, HEAD_DIM, &self.rope, &self.positions)?;
+        let k = tape.rope(k, HEAD_DIM, &self.rope, &self.positions)?;
         let op = Attention {
             heads: HEADS,
             kv_heads: HEADS,
@@ -288,6 +288,29 @@ fn linears_of_one_input_are_those_of_one_each() {
         assert_eq!(flops, flops_together, "{apart:#b}: each is made again once");
         assert!(peak_together <= peak, "{apart:#b}: {peak_together} of {peak}");
     }
+}
+
+#[test]
+fn what_nobody_else_holds_is_rotated_in_place() {
+    let (network, _) = network();
+    let (cpu, tokens) = (&network.cpu, IDS.len());
+    let values = normal(3, tokens * HIDDEN, 1.0);
+    let rotated = |hold: bool| {
+        let x = Var::constant(Tensor::new(up(cpu, &values), &[tokens, HIDDEN]));
+        let held = hold.then(|| x.clone());
+        let mut tape = Tape::inference(cpu, Precision::F32);
+        let y = tape.rope(x, HEAD_DIM, &network.rope, &network.positions).unwrap();
+        let (copied, _) = live(&network);
+        if let Some(held) = held {
+            assert_eq!(cpu.download(held.tensor().buffer()).unwrap(), values);
+        }
+        (cpu.download(y.tensor().buffer()).unwrap(), copied)
+    };
+    let (in_place, nothing) = rotated(false);
+    let (beside, copied) = rotated(true);
+    assert_ne!(in_place, values);
+    assert_eq!(in_place, beside);
+    assert_eq!((nothing, copied), (0, 4 * values.len()));
 }
 
 /// Bytes of activations, and the most bytes at once.

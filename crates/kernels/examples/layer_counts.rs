@@ -104,7 +104,7 @@ impl Layer {
         let positions = self.u32(&(0..self.tokens as u32).collect::<Vec<_>>())?;
         let len = self.tokens * heads * HEAD_DIM;
         let op = Rope { tokens: self.tokens, heads, head_dim: HEAD_DIM, inverse };
-        self.cuda.rope(op, &table, &positions, &self.bf16(len)?, &mut self.bf16(len)?)
+        self.cuda.rope(op, &table, &positions, &mut self.bf16(len)?)
     }
 
     fn forward(&self) -> Result<()> {

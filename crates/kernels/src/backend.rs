@@ -101,6 +101,8 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
 
     /// `out = x + y`, all of one length.
     fn add(&self, x: &Self::Buffer, y: &Self::Buffer, out: &mut Self::Buffer) -> Result<()>;
+    /// `out = x`, each element rounded to the type of `out`.
+    fn convert(&self, x: &Self::Buffer, out: &mut Self::Buffer) -> Result<()>;
     /// `acc += x`.
     fn add_assign(&self, acc: &mut Self::Buffer, x: &Self::Buffer) -> Result<()>;
     /// `x *= factor`.
@@ -181,14 +183,13 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
         self.linears_backward(x, &mut [linear], dx, accumulate_dx)
     }
 
-    /// Rotates `x` into `out`; `positions` u32 `[tokens]` indexes the table.
+    /// Rotates `x` in place; `positions` u32 `[tokens]` indexes the table.
     fn rope(
         &self,
         op: Rope,
         table: &RopeTable<Self>,
         positions: &Self::Buffer,
-        x: &Self::Buffer,
-        out: &mut Self::Buffer,
+        x: &mut Self::Buffer,
     ) -> Result<()>;
 
     /// `o = softmax(mask(scale * q.k^T)) . v` by sequence; `lse` f32 `[q_tokens, heads]` is the

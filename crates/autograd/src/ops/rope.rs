@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use kernels::ops::{Rope, RopeTable};
-use kernels::{Backend, Buffer, MemoryKind};
+use kernels::{Backend, MemoryKind};
 
-use crate::tape::Slot;
+use crate::tape::{Slot, unshare};
 use crate::{Result, Tape, Tensor, Var};
 
 impl<K: Backend> Tape<'_, K> {
-    /// Rotates `[tokens, heads * head_dim]` by the angles of `positions` (u32 `[tokens]`).
+    /// Rotates `[tokens, heads * head_dim]` by the angles of `positions` (u32 `[tokens]`), in place where nobody else
+    /// holds it: neither this backward nor those of what it is made by read it.
     pub fn rope(
         &mut self,
-        x: &Var<K>,
+        x: Var<K>,
         head_dim: usize,
         table: &Arc<RopeTable<K>>,
         positions: &Arc<K::Buffer>,
@@ -20,23 +21,27 @@ impl<K: Backend> Tape<'_, K> {
         let (tokens, shape) = (x.tensor.rows(), x.tensor.shape().to_vec());
         let op = Rope { tokens, heads: x.tensor.cols() / head_dim, head_dim, inverse: false };
         let (table, positions) = (Arc::clone(table), Arc::clone(positions));
-        let rotate = move |backend: &K, inverse, x: &K::Buffer, kind| -> Result<K::Buffer> {
-            let mut out = backend.alloc(x.dtype(), x.len(), kind)?;
-            backend.rope(Rope { inverse, ..op }, &table, &positions, x, &mut out)?;
-            Ok(out)
+        let rotate = move |backend: &K, inverse, x, kind| -> Result<K::Buffer> {
+            let mut x = unshare(backend, x, kind)?;
+            backend.rope(Rope { inverse, ..op }, &table, &positions, &mut x)?;
+            Ok(x)
         };
+        let (slot, needs_grad) = (Slot::of(&x), x.requires_grad());
+        // An operand that is not going to be needed would hold it.
+        let operand = self.remakes().then(|| self.operand(&x));
         let kind = MemoryKind::Activations;
-        let out = rotate(self.backend(), false, x.tensor.buffer(), kind)?;
+        let out = rotate(self.backend(), false, x.tensor.into_buffer(), kind)?;
         let out = Tensor::new(out, &shape);
-        let (operand, again) = (self.operand(x), rotate.clone());
-        let value = self.remake(1, move |backend| {
-            let x = operand.get(backend)?;
-            let out = again(backend, false, x.buffer(), MemoryKind::Recomputed)?;
-            Ok(vec![Tensor::new(out, &shape)])
+        let again = rotate.clone();
+        let value = operand.and_then(|operand| {
+            self.remake(1, move |backend| {
+                let x = operand.get(backend)?.into_buffer();
+                let out = again(backend, false, x, MemoryKind::Recomputed)?;
+                Ok(vec![Tensor::new(out, &shape)])
+            })
         });
-        let slot = Slot::of(x);
-        Ok(self.push(out, value, x.requires_grad(), move |pass, grad| {
-            let dx = rotate(&pass.backend, true, &grad, MemoryKind::ActivationGradients)?;
+        Ok(self.push(out, value, needs_grad, move |pass, grad| {
+            let dx = rotate(&pass.backend, true, grad, MemoryKind::ActivationGradients)?;
             pass.give(&slot, dx.into())
         }))
     }

@@ -13,6 +13,13 @@ pub(super) fn add(x: &CpuBuffer, y: &CpuBuffer, out: &mut CpuBuffer) -> Result<(
     Ok(())
 }
 
+pub(super) fn convert(x: &CpuBuffer, out: &mut CpuBuffer) -> Result<()> {
+    let name = Op("convert");
+    let len = out.len();
+    blocks::map([name.float("x", x, len)?], [name.float_mut("out", out, len)?], |[x]| [x]);
+    Ok(())
+}
+
 pub(super) fn add_assign(acc: &mut CpuBuffer, x: &CpuBuffer) -> Result<()> {
     let name = Op("add_assign");
     let len = acc.len();

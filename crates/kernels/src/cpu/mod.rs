@@ -217,6 +217,11 @@ impl Backend for Cpu {
         elementwise::add(x, y, out)
     }
 
+    fn convert(&self, x: &CpuBuffer, out: &mut CpuBuffer) -> Result<()> {
+        let _run = self.begin("convert");
+        elementwise::convert(x, out)
+    }
+
     fn add_assign(&self, acc: &mut CpuBuffer, x: &CpuBuffer) -> Result<()> {
         let _run = self.begin("add_assign");
         elementwise::add_assign(acc, x)
@@ -291,11 +296,10 @@ impl Backend for Cpu {
         op: Rope,
         table: &RopeTable<Self>,
         positions: &CpuBuffer,
-        x: &CpuBuffer,
-        out: &mut CpuBuffer,
+        x: &mut CpuBuffer,
     ) -> Result<()> {
         let _run = self.begin("rope");
-        rope::rotate(op, table, positions, x, out)
+        rope::rotate(op, table, positions, x)
     }
 
     fn attention(

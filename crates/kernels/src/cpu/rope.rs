@@ -15,8 +15,7 @@ pub(super) fn rotate(
     op: Rope,
     table: &RopeTable<Cpu>,
     positions: &CpuBuffer,
-    x: &CpuBuffer,
-    out: &mut CpuBuffer,
+    x: &mut CpuBuffer,
 ) -> Result<()> {
     let name = Op("rope");
     let Rope { tokens, heads, head_dim, inverse } = op;
@@ -27,24 +26,16 @@ pub(super) fn rotate(
     let positions = name.u32("positions", positions, tokens)?;
     name.indices(positions, table.positions)?;
     let width = heads * head_dim;
-    let x = name.float("x", x, tokens * width)?;
-    let out = name.float_mut("out", out, tokens * width)?;
+    let x = name.float_mut("x", x, tokens * width)?;
     let sign = if inverse { -1.0 } else { 1.0 };
-    let outputs = out.chunks(TOKENS * width).into_iter();
-    let tasks = outputs.zip(positions.chunks(TOKENS)).enumerate();
-    team::for_each(tasks, |(task, (mut out, positions))| {
-        let x = x.chunk(task, TOKENS * width);
-        let mut wide = vec![0.0; 2 * width];
-        let (wide_x, wide_out) = wide.split_at_mut(width);
-        simd!(for (token, &position) in positions.iter().enumerate() {
+    let tasks = x.chunks(TOKENS * width).into_iter().zip(positions.chunks(TOKENS));
+    team::for_each(tasks, |(mut x, positions)| {
+        let mut wide = vec![0.0; width];
+        simd!(for &position in positions {
             let angles = position as usize * half..(position as usize + 1) * half;
             let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-            let out = out.next_row(width);
-            let x = x.row(token, width, wide_x);
-            out.write_row(wide_out, |out| {
-                for (out, x) in out.chunks_mut(head_dim).zip(x.chunks(head_dim)) {
-                    rotate_head(out, x, cos, sin, sign);
-                }
+            x.next_row(width).update_row(&mut wide, |x| {
+                x.chunks_mut(head_dim).for_each(|x| rotate_head(x, cos, sin, sign));
             });
         });
     });
@@ -53,15 +44,10 @@ pub(super) fn rotate(
 
 #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
-fn rotate_head(out: &mut [f32], x: &[f32], cos: &[f32], sin: &[f32], sign: f32) {
-    let half = cos.len();
-    let (out1, out2) = out.split_at_mut(half);
-    let (x1, x2) = x.split_at(half);
-    let outputs = out1.iter_mut().zip(out2);
-    let angles = cos.iter().zip(sin);
-    for (((out1, out2), (x1, x2)), (cos, sin)) in outputs.zip(x1.iter().zip(x2)).zip(angles) {
+fn rotate_head(x: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    let (x1, x2) = x.split_at_mut(cos.len());
+    for ((x1, x2), (cos, sin)) in x1.iter_mut().zip(x2).zip(cos.iter().zip(sin)) {
         let sin = sign * sin;
-        *out1 = x1 * cos - x2 * sin;
-        *out2 = x2 * cos + x1 * sin;
+        (*x1, *x2) = (*x1 * cos - *x2 * sin, *x2 * cos + *x1 * sin);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::params::{
     ACTIVATION_GELU_TANH, ACTIVATION_SILU, ADD, AddParams, GATED, GATED_BACKWARD,
-    GatedBackwardParams, GatedParams, SCALE, ScaleParams,
+    GatedBackwardParams, GatedParams, SCALE, ScaleParams, Tensor,
 };
 use super::{Cuda, CudaBuffer};
 use crate::check::Op;
@@ -28,6 +28,13 @@ pub(super) fn add(cuda: &Cuda, x: &CudaBuffer, y: &CudaBuffer, out: &mut CudaBuf
         out: name.tensor("out", out, len)?,
         len: len as u64,
     };
+    cuda.driver().launch(&ADD, &params, grid(len), THREADS, 0)
+}
+
+pub(super) fn convert(cuda: &Cuda, x: &CudaBuffer, out: &mut CudaBuffer) -> Result<()> {
+    let (name, len) = (Op("convert"), out.len());
+    let (x, out) = (name.tensor("x", x, len)?, name.tensor("out", out, len)?);
+    let params = AddParams { x, y: Tensor::default(), out, len: len as u64 };
     cuda.driver().launch(&ADD, &params, grid(len), THREADS, 0)
 }
 

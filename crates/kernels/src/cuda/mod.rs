@@ -228,6 +228,11 @@ impl Backend for Cuda {
         elementwise::add(self, x, y, out)
     }
 
+    fn convert(&self, x: &CudaBuffer, out: &mut CudaBuffer) -> Result<()> {
+        let _run = self.memory.ledger.begin("convert");
+        elementwise::convert(self, x, out)
+    }
+
     fn add_assign(&self, acc: &mut CudaBuffer, x: &CudaBuffer) -> Result<()> {
         let _run = self.memory.ledger.begin("add_assign");
         elementwise::add_assign(self, acc, x)
@@ -302,11 +307,10 @@ impl Backend for Cuda {
         op: Rope,
         table: &RopeTable<Self>,
         positions: &CudaBuffer,
-        x: &CudaBuffer,
-        out: &mut CudaBuffer,
+        x: &mut CudaBuffer,
     ) -> Result<()> {
         let _run = self.memory.ledger.begin("rope");
-        rows::rope(self, op, table, positions, x, out)
+        rows::rope(self, op, table, positions, x)
     }
 
     fn attention(

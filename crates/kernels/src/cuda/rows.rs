@@ -171,16 +171,16 @@ pub(super) fn rope(
     op: Rope,
     table: &RopeTable<Cuda>,
     positions: &CudaBuffer,
-    x: &CudaBuffer,
-    out: &mut CudaBuffer,
+    x: &mut CudaBuffer,
 ) -> Result<()> {
     let name = Op("rope");
     name.rope(op)?;
     let Rope { tokens, heads, head_dim, inverse } = op;
     let (half, width) = (head_dim / 2, heads * head_dim);
+    let x = name.tensor("x", x, tokens * width)?;
     let params = RopeParams {
-        x: name.tensor("x", x, tokens * width)?,
-        out: name.tensor("out", out, tokens * width)?,
+        x,
+        out: x,
         cos: name.single("cos", &table.cos, table.positions * half)?,
         sin: name.single("sin", &table.sin, table.positions * half)?,
         positions: positions.address(),

@@ -1,6 +1,6 @@
 use kernels::{Backend, Buffer, DType};
 
-use crate::support::{FLOATS, Host, assert_close, output, upload_u32};
+use crate::support::{FLOATS, Host, assert_close, output, rounded, upload_u32};
 
 const LENGTHS: [usize; 6] = [0, 1, 3, 17, 1_000, 20_011];
 
@@ -27,6 +27,16 @@ pub(crate) fn check_add_assign<K: Backend>(k: &K, dtype: DType) {
         k.add_assign(&mut buffer, &x.upload(k)).unwrap();
         let (naive, truth) = sums(&acc, &x);
         assert_close(k, &format!("{x_dtype} added in place"), &buffer, &naive, &truth);
+    }
+}
+
+/// Rounded once, to the bit.
+pub(crate) fn check_convert<K: Backend>(k: &K, dtype: DType) {
+    for (len, to) in LENGTHS.into_iter().flat_map(|len| FLOATS.map(|to| (len, to))) {
+        let x = Host::normal(dtype, 1, len);
+        let mut out = output(k, to, len);
+        k.convert(&x.upload(k), &mut out).unwrap();
+        assert_eq!(k.download(&out).unwrap(), rounded(to, x.f32), "{len} to {to}");
     }
 }
 
@@ -63,7 +73,7 @@ pub(crate) fn check_copy_and_gather<K: Backend>(k: &K, dtype: DType) {
         let mut out = output(k, out_dtype, ids.len() * cols);
         k.gather_rows(&buffer, &upload_u32(k, &ids), cols, &mut out).unwrap();
         let picked: Vec<f32> = ids.iter().flat_map(|&id| row(id as usize)).copied().collect();
-        assert_eq!(k.download(&out).unwrap(), crate::support::rounded(out_dtype, picked));
+        assert_eq!(k.download(&out).unwrap(), rounded(out_dtype, picked));
     }
     let mut none = output(k, dtype, 0);
     k.gather_rows(&buffer, &upload_u32(k, &[]), cols, &mut none).unwrap();

@@ -102,8 +102,7 @@ fn norm_rope_and_gate() {
 
     let table = RopeTable { cos: floats(4), sin: floats(4), positions: 2 };
     let op = Rope { tokens: 1, heads: 1, head_dim: 4, inverse: false };
-    let rope =
-        |op, positions: &[u32]| cpu.rope(op, &table, &ids(positions), &floats(4), &mut floats(4));
+    let rope = |op, positions: &[u32]| cpu.rope(op, &table, &ids(positions), &mut floats(4));
     rope(op, &[1]).unwrap();
     assert!(matches!(rope(op, &[2]), Err(Error::Index { index: 2, len: 2, .. })));
     length(rope(op, &[0, 1]), ("rope", "positions"));

@@ -36,7 +36,7 @@ macro_rules! checks {
     ($name:ident, $backend:expr, $dtype:expr) => {
         mod $name {
             checks!(@each $backend, $dtype,
-                elementwise::check_add, elementwise::check_add_assign, elementwise::check_scale,
+                elementwise::check_add, elementwise::check_add_assign, elementwise::check_convert, elementwise::check_scale,
                 elementwise::check_copy_and_gather,
                 rms_norm::check_rms_norm, rms_norm::check_add_rms_norm, rms_norm::check_rms_norm_backward,
                 rope::check_rope,

@@ -1,7 +1,7 @@
 use kernels::ops::{Rope, RopeTable};
 use kernels::{Backend, DType, reference};
 
-use crate::support::{Host, assert_close, output, upload_u32};
+use crate::support::{Host, assert_close, upload_u32};
 
 /// `cos` and `sin` of positions times falling frequencies.
 pub(crate) fn table(positions: usize, half: usize) -> (Host, Host) {
@@ -21,8 +21,8 @@ pub(crate) fn check_rope<K: Backend>(k: &K, dtype: DType) {
         let x = Host::normal(dtype, 1, tokens * heads * head_dim);
         for inverse in [false, true] {
             let op = Rope { tokens, heads, head_dim, inverse };
-            let mut out = output(k, dtype, x.f32.len());
-            k.rope(op, &rope_table, &upload_u32(k, &ids), &x.upload(k), &mut out).unwrap();
+            let mut out = x.upload(k);
+            k.rope(op, &rope_table, &upload_u32(k, &ids), &mut out).unwrap();
             let naive = reference::rope(op, &cos.f32, &sin.f32, &ids, &x.f32);
             let truth = reference::rope(op, &cos.f64, &sin.f64, &ids, &x.f64);
             assert_close(k, &format!("{op:?}"), &out, &naive, &truth);

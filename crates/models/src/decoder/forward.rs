@@ -186,7 +186,7 @@ impl<K: Backend> Decoder<K> {
             (q, k) = (by_head(q, q_norm)?, by_head(k, k_norm)?);
         }
         let mut rotate = |x| tape.rope(x, head_dim, &inputs.rope, &inputs.positions);
-        Ok((rotate(&q)?, rotate(&k)?))
+        Ok((rotate(q)?, rotate(k)?))
     }
 
     fn attention_op(&self, layer: usize) -> Attention {

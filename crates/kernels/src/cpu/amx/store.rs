@@ -33,6 +33,7 @@ pub(super) fn fence() {
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
+#[expect(clippy::cast_ptr_alignment, reason = "asked for only where it was looked for")]
 fn store_lines(values: &[f32], out: &mut [bf16], past_caches: bool) {
     let (values, last) = values.as_chunks::<LINE>();
     let (out, last_out) = out.as_chunks_mut::<LINE>();
