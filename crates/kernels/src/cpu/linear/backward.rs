@@ -73,7 +73,7 @@ pub(in crate::cpu) fn backward(
     Ok(())
 }
 
-/// Of linears of which none is masked, or of one alone. What is to be written is taken out of `parts`.
+/// Of linears that are [`together`]. What is to be written is taken out of `parts`.
 fn backward_together<'a>(
     cpu: &Cpu,
     x: FloatRef<'a>,

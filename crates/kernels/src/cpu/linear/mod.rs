@@ -192,13 +192,17 @@ pub(super) fn forward(cpu: &Cpu, x: &CpuBuffer, linears: &mut [LinearInto<'_, Cp
     Ok(())
 }
 
-/// How many of linears of one input have the same input: each mask makes another of it.
+/// How many of linears of one input are tried on the tiles together: each mask makes another input, and weights in f32
+/// are not for the tiles.
 fn together<'a>(mut linears: impl ExactSizeIterator<Item = &'a Checked<'a>>) -> usize {
     let count = linears.len();
-    if linears.any(|linear| linear.mask().is_some()) { 1 } else { count }
+    let alone = |linear: &Checked<'_>| {
+        linear.mask().is_some() || matches!(linear.weight, WeightRef::Dense(FloatRef::F32(_)))
+    };
+    if linears.any(alone) { 1 } else { count }
 }
 
-/// Linears of which none is masked, or one alone. False, and nothing done, where the tiles can't do all.
+/// Linears that are [`together`]. False, and nothing done, where the tiles can't do all.
 fn forward_on_tiles(cpu: &Cpu, x: FloatRef<'_>, parts: &mut [Part<'_>]) -> Result<bool> {
     let Checked { m, k, .. } = parts[0].checked;
     let copy = parts[0].checked.dropped(cpu, x)?;
