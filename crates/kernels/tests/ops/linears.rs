@@ -12,8 +12,8 @@ use crate::support::{Host, assert_close_product, rounded};
 type Group = ((usize, usize), &'static [(usize, Stored, bool, Option<(usize, f32)>)]);
 
 /// Linears of one input that kernels do together or not: ragged; with and without bias and adapter; of few rows; of
-/// none; in two kinds of storage; all without dropout; in more tiles than 82 multiprocessors do at a time, the last of which, of one linear
-/// and of two, are done as halves.
+/// none; in two kinds of storage; all without dropout; in more tiles than 82 multiprocessors do at a time, the last of
+/// which, of one linear and of two, are done as halves.
 const GROUPS: [Group; 12] = {
     const NF4: Stored = nf4(64, true);
     const BF16: Stored = Stored::Dense(DType::Bf16);

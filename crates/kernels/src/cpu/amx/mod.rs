@@ -6,9 +6,9 @@
 //! Every output element is summed in the order of the depth, however the work is cut.
 //!
 //! Measured on two cores of a Xeon (2 MiB of L2 each; 29 GB/s a core from L3, 14 from beyond) that others share: steps
-//! of `SmolLM2-135M` with LoRA (4 x 256 tokens, all trained, bf16, NF4, rank 16) take 0.50 to 0.55 s, 6 % less than
+//! of `SmolLM2-135M` with LoRA (4 x 256 tokens, all trained, bf16, NF4, rank 16) take 0.52 to 0.55 s, 6 % less than
 //! before what is named last. Of 0.54 s that were profiled, linears take 0.31, attention 0.085, the head 0.065 and
-//! element-wise operations 0.06, at the memory's pace. The products alone run at 2.1 to 2.6 TFLOP/s from warm caches;
+//! element-wise operations 0.07, at the memory's pace. The products alone run at 2.1 to 2.6 TFLOP/s from warm caches;
 //! within a step they take half as long again: the first of about seven pairs of columns to meet 32 rows takes four
 //! times as long as any other, 10 % of a step. Threads wait for each other for 5 %. What moved most: huge pages, threads
 //! that stay awake, the adapter, attention and head on tiles, exponentials of base 2; then gates of fused products,
