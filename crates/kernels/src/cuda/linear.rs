@@ -6,7 +6,7 @@ use super::params::{BlockScales, DropoutMask, MASK_EXTRA, MASK_NONE, MatmulParam
 use super::{Cuda, CudaBuffer};
 use crate::Result;
 use crate::check::Op;
-use crate::ops::{Dropout, Linear, LinearBackward, LinearGrads, LinearInto, Lora};
+use crate::ops::{Dropout, Linear, LinearBackward, LinearInto, Lora};
 
 /// Checked shape and weights.
 struct Checked {
@@ -62,8 +62,14 @@ pub(super) fn forward(
     x: &CudaBuffer,
     linears: &mut [LinearInto<'_, Cuda>],
 ) -> Result<()> {
-    let products =
-        linears.iter_mut().map(|linear| product(cuda, x, linear)).collect::<Result<Vec<_>>>()?;
+    let Some(&LinearInto { op: Linear { m, k, .. }, .. }) = linears.first() else {
+        return Ok(());
+    };
+    let products = linears.iter_mut().map(|linear| {
+        Op("linear").one_input(&linear.op, (m, k))?;
+        product(cuda, x, linear)
+    });
+    let products = products.collect::<Result<Vec<_>>>()?;
     frozen(cuda, &products)
 }
 
@@ -109,49 +115,46 @@ pub(super) fn backward(
     mut dx: Option<&mut CudaBuffer>,
     accumulate_dx: bool,
 ) -> Result<()> {
-    for (i, LinearBackward { op, xa, dy, da, db }) in linears.iter_mut().enumerate() {
-        let grads = LinearGrads {
-            dx: dx.as_deref_mut(),
-            accumulate_dx: accumulate_dx || i > 0,
-            da: da.as_deref_mut(),
-            db: db.as_deref_mut(),
-        };
-        backward_one(cuda, op, x, *xa, dy, grads)?;
+    let Some(&LinearBackward { op: Linear { m, k, .. }, .. }) = linears.first() else {
+        return Ok(());
+    };
+    for (i, linear) in linears.iter_mut().enumerate() {
+        Op("linear_backward").one_input(&linear.op, (m, k))?;
+        backward_one(cuda, x, linear, dx.as_deref_mut(), accumulate_dx || i > 0)?;
     }
     Ok(())
 }
 
 fn backward_one(
     cuda: &Cuda,
-    op: &Linear<'_, Cuda>,
     x: &CudaBuffer,
-    xa: Option<&CudaBuffer>,
-    dy: &CudaBuffer,
-    grads: LinearGrads<'_, Cuda>,
+    LinearBackward { op, xa, dy, da, db }: &mut LinearBackward<'_, Cuda>,
+    dx: Option<&mut CudaBuffer>,
+    accumulate_dx: bool,
 ) -> Result<()> {
     let name = Op("linear_backward");
     let checked = Checked::new(name, op)?;
     let Checked { m, n, k, .. } = checked;
     let x = name.tensor("x", x, m * k)?;
     let dy = name.tensor("dy", dy, m * n)?;
-    let dx = grads.dx.map(|dx| name.tensor("dx", dx, m * k)).transpose()?;
+    let dx = dx.map(|dx| name.tensor("dx", dx, m * k)).transpose()?;
     let input_gradient = |out| MatmulParams {
         a: rows(dy, n),
         b: rows(checked.weight, k),
         scales: checked.scales,
         out,
-        accumulate: grads.accumulate_dx.into(),
+        accumulate: accumulate_dx.into(),
         ..size(m, k, n)
     };
     let Some(adapter) = checked.lora else {
-        name.require(grads.da.is_none() && grads.db.is_none(), || {
+        name.require(da.is_none() && db.is_none(), || {
             "there is no adapter whose gradients could be written to `da` and `db`".into()
         })?;
         return dx.map_or(Ok(()), |dx| frozen(cuda, &[input_gradient(dx)]));
     };
     let (r, alpha) = (adapter.r, adapter.scale);
-    let da = grads.da.map(|da| name.tensor("da", da, r * k)).transpose()?;
-    let db = grads.db.map(|db| name.tensor("db", db, n * r)).transpose()?;
+    let da = da.as_mut().map(|da| name.tensor("da", da, r * k)).transpose()?;
+    let db = db.as_mut().map(|db| name.tensor("db", db, n * r)).transpose()?;
     let xa = xa.map(|xa| name.single("xa", xa, m * r).map(|_| xa.tensor())).transpose()?;
     let gradient = Activations { x: dy, mask: None, m, k: n };
     let input = Activations { x, mask: adapter.mask, m, k };

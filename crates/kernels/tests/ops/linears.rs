@@ -3,7 +3,7 @@
 use std::iter;
 
 use kernels::ops::{LinearBackward, LinearInto};
-use kernels::{Backend, DType, reference};
+use kernels::{Backend, DType, Error, reference};
 
 use crate::linear::{Case, Operands, Stored, Uploaded, fp4, nf4};
 use crate::support::{Host, assert_close_product, rounded};
@@ -113,6 +113,34 @@ pub(crate) fn check_linears<K: Backend>(k: &K, dtype: DType) {
     }
 }
 
+/// Of linears of one input each reads all of it, in the same rows.
+pub(crate) fn check_inputs_that_differ<K: Backend>(k: &K, dtype: DType) {
+    let case = |m, k| Case {
+        shape: (m, 5, k),
+        stored: Stored::Dense(DType::F32),
+        bias: false,
+        lora: None,
+    };
+    let linears = upload_group(k, &[case(2, 6), case(3, 4)], dtype);
+    let mut outputs: Vec<_> = linears.iter().map(|linear| linear.outputs(k, dtype).0).collect();
+    let dys: Vec<_> = [10, 15].map(|len| Host::normal(dtype, 6, len).upload(k)).into();
+    let into = linears.iter().zip(&mut outputs);
+    let mut into: Vec<_> =
+        into.map(|(linear, y)| LinearInto { op: linear.op(), y, xa: None }).collect();
+    let back = linears.iter().zip(&dys).map(|(linear, dy)| {
+        let op = linear.op();
+        LinearBackward { op, xa: None, dy, da: None, db: None }
+    });
+    let x = &linears[0].x;
+    for result in
+        [k.linears(x, &mut into), k.linears_backward(x, &mut back.collect::<Vec<_>>(), None, false)]
+    {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::Parameter { .. }), "{error}");
+        assert!(error.to_string().contains("3 x 4 beside others of 2 x 6"), "{error}");
+    }
+}
+
 /// Gradients to be added to: of the input, and of A and B where there is an adapter.
 struct Before {
     dx: Host,
@@ -143,7 +171,7 @@ struct Wanted {
 /// `dx`, and of each linear the gradients of A and B.
 type Gradients<K> = (<K as Backend>::Buffer, Vec<Option<[<K as Backend>::Buffer; 2]>>);
 
-/// By one operation, or by one for each linear.
+/// By one operation.
 fn backward<K: Backend>(
     k: &K,
     linears: &[Uploaded<K>],
@@ -233,7 +261,9 @@ pub(crate) fn check_linears_backward<K: Backend>(k: &K, dtype: DType) {
 
 /// Bits of all results of a group in which linears are multiplied together.
 pub(crate) fn results<K: Backend>(k: &K, dtype: DType) -> Vec<(&'static str, Vec<u32>)> {
-    let cases = groups().find(|cases| cases.len() == 3 && cases.iter().all(no_dropout)).unwrap();
+    let alike = |cases: &Vec<Case>| cases.iter().all(no_dropout);
+    let adapted = |cases: &Vec<Case>| cases.iter().any(|case| case.lora.is_some());
+    let cases = groups().find(|cases| cases.len() == 3 && alike(cases) && adapted(cases)).unwrap();
     let linears = upload_group(k, &cases, dtype);
     let dys = cases.iter().map(|case| Host::normal(dtype, 6, case.shape.0 * case.shape.1));
     let dys: Vec<Host> = dys.collect();

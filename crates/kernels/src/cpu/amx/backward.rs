@@ -16,7 +16,7 @@ use super::split::{
     width,
 };
 use super::tile::BLOCK;
-use super::{Dropped, Factors, Gradients, LinearGradients, Side};
+use super::{Factors, Gradients, LinearGradients, Side};
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::simd::simd;
@@ -41,7 +41,7 @@ impl Gradients<'_> {
         cpu: &Cpu,
         finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
     ) -> Result<()> {
-        let &mut Self { dropped: Dropped { keep, mask, .. }, m, k, .. } = self;
+        let &mut Self { dropped, m, k, .. } = self;
         let Some((x, dys, sources)) = self.operands() else { return Ok(()) };
         let dy_rows =
             self.linears.iter().zip(&dys).map(|(linear, dy)| Rows::new(cpu, dy, m, linear.n));
@@ -57,7 +57,7 @@ impl Gradients<'_> {
         for (adapter, dy) in adapters.iter_mut().zip(&dy_rows) {
             let Some(adapter) = adapter else { continue };
             let turned = adapter.da.as_ref().and_then(|_| turned.next());
-            tasks.extend(adapter.shrink(dy, (m, keep), turned));
+            tasks.extend(adapter.shrink(dy, (m, dropped.keep()), turned));
         }
         team::run_all(tasks);
 
@@ -90,7 +90,7 @@ impl Gradients<'_> {
             for ((rows, source), low) in dy_rows.iter().zip(&sources).zip(&lows) {
                 terms.extend(source.as_deref().map(|source| Operands { rows, source }));
                 let low = low.as_ref().map(|(rows, source)| Operands { rows, source });
-                match mask {
+                match dropped.mask {
                     Some(mask) => masked = low.map(|low| (low, mask)),
                     None => terms.extend(low),
                 }

@@ -43,7 +43,7 @@ impl<'a> Products<'a> {
         team::run_all(adapters.iter_mut().flatten().flat_map(|adapter| adapter.split(k)));
 
         let rows = Rows::new(cpu, dropped, m, k)?;
-        let keep = self.dropped.keep;
+        let keep = self.dropped.keep();
         let xas = self.linears.iter_mut().zip(&mut adapters);
         let xas =
             xas.filter_map(|(linear, adapter)| linear.xa.as_deref_mut().zip(adapter.as_mut()));

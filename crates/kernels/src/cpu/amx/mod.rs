@@ -99,13 +99,17 @@ pub(super) struct Factors<'a> {
 
 /// What adapters read.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(amx), expect(dead_code, reason = "nothing is multiplied there"))]
 pub(super) struct Dropped<'a> {
-    /// `[m, k]` with zeros where it is dropped; what is kept is `keep` times as much.
+    /// `[m, k]` with zeros where it is dropped; what is kept is [`keep`](Self::keep) times as much.
     pub(super) x: FloatRef<'a>,
-    pub(super) keep: f32,
     /// Of what is dropped.
     pub(super) mask: Option<Mask>,
+}
+
+impl Dropped<'_> {
+    pub(super) fn keep(&self) -> f32 {
+        self.mask.map_or(1.0, |mask| mask.keep())
+    }
 }
 
 /// Linears of one input `[m, k]`.

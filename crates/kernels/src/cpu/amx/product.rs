@@ -122,7 +122,9 @@ pub(super) fn product_tasks<'a>(
                 Some(masked) => fill_masked(terms, masked, cols, tile, finish),
                 None => fill_tile(terms, tile, finish),
             }
-            fence();
+            if past_caches {
+                fence();
+            }
         }) as Task<'a>
     })
 }

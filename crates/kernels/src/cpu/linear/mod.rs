@@ -58,10 +58,10 @@ impl DroppedCopy {
     /// `copy`, where there is one, or `x` itself.
     fn or<'s>(copy: Option<&'s Self>, x: FloatRef<'s>) -> Dropped<'s> {
         let Some(Self { copy, len, mask }) = copy else {
-            return Dropped { x, keep: 1.0, mask: None };
+            return Dropped { x, mask: None };
         };
         let x = FloatRef::Bf16(&bytemuck::cast_slice(copy)[..*len]);
-        Dropped { x, keep: mask.keep(), mask: Some(*mask) }
+        Dropped { x, mask: Some(*mask) }
     }
 }
 
@@ -275,7 +275,7 @@ fn down_projection(
 ) -> Result<()> {
     let r = adapter.r;
     let k = adapter.a.len() / r;
-    if amx::shrink(cpu, dropped.x, &adapter.a, (k, r), dropped.keep, xa)? {
+    if amx::shrink(cpu, dropped.x, &adapter.a, (k, r), dropped.keep(), xa)? {
         return Ok(());
     }
     let a = Mat::new(&adapter.a, r, k).t();
