@@ -24,6 +24,28 @@ pub(super) struct FourBit<'a> {
     pub(super) k: usize,
 }
 
+/// Most runs that are taken of a row at a time.
+#[cfg(amx)]
+pub(super) const RUNS: usize = 9;
+
+/// Some runs of a row.
+#[cfg(amx)]
+#[derive(Clone, Copy)]
+pub(super) struct RowRuns<'a> {
+    codes: &'a [[u8; RUN / 2]],
+    absmax: [f32; RUNS],
+}
+
+#[cfg(amx)]
+impl RowRuns<'_> {
+    /// Packed codes and absmax of one.
+    #[expect(clippy::inline_always, reason = "as `run`")]
+    #[inline(always)]
+    pub(super) fn get(&self, i: usize) -> (&[u8; RUN / 2], f32) {
+        (self.codes.get(i).unwrap_or(&[0; RUN / 2]), self.absmax[i])
+    }
+}
+
 impl<'a> FourBit<'a> {
     /// Nothing where a run of 64 in a row might span two blocks.
     pub(super) fn new(weight: &'a CpuQuantizedWeight, n: usize, k: usize) -> Option<Self> {
@@ -73,6 +95,40 @@ impl<'a> FourBit<'a> {
                 nested.map[code] * nested.absmax[block >> self.nested_shift] + nested.offset
             }
         }
+    }
+
+    /// Runs of a row from `col` on, at most [`RUNS`]; zeros beyond the last row.
+    #[cfg(amx)]
+    #[expect(clippy::inline_always, reason = "as `run`")]
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize, cols: Range<usize>) -> RowRuns<'a> {
+        if row >= self.n {
+            return RowRuns { codes: &[], absmax: [0.0; RUNS] };
+        }
+        let first = row * self.k + cols.start;
+        let end = first + cols.len();
+        let codes = self.packed[first / 2..end / 2].as_chunks().0;
+        let blocks = first >> self.shift..((end - 1) >> self.shift) + 1;
+        let mut absmax = [0.0; RUNS];
+        let out = &mut absmax[..codes.len()];
+        match self.absmax {
+            nf4::Absmax::Nested(nested)
+                if blocks.len() == out.len()
+                    && blocks.start >> self.nested_shift
+                        == (blocks.end - 1) >> self.nested_shift =>
+            {
+                let factor = nested.absmax[blocks.start >> self.nested_shift];
+                for (out, code) in out.iter_mut().zip(&nested.codes[blocks]) {
+                    *out = nested.map[usize::from(*code)] * factor + nested.offset;
+                }
+            }
+            _ => {
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = self.absmax_of((first + i * RUN) >> self.shift);
+                }
+            }
+        }
+        RowRuns { codes, absmax }
     }
 
     /// Fetches codes of a row that will be needed soon; none beyond the last row.

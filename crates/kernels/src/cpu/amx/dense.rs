@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512i, _mm_loadu_si128, _mm512_castsi128_si512, _mm512_inserti32x4,
+    __m512i, _mm_loadu_si128, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_loadu_si512,
     _mm512_permutex2var_epi16, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
     _mm512_unpacklo_epi64,
 };
@@ -48,6 +48,17 @@ impl<'a> Dense<'a> {
         }
         let values = self.values[row * self.stride + col..].first_chunk();
         *values.expect("rows are made of whole steps")
+    }
+
+    /// Columns of a row; zeros beyond the last one.
+    #[inline]
+    fn row(&self, row: usize, cols: &Range<usize>) -> &'a [[bf16; STEP]] {
+        const ZEROS: &[[bf16; STEP]] = &[[bf16::ZERO; STEP]; 32];
+        if row >= self.n {
+            return &ZEROS[..cols.len().div_ceil(STEP)];
+        }
+        let first = row * self.stride;
+        self.values[first + cols.start..first + cols.end].as_chunks().0
     }
 
     /// Fetches part of a row that will be needed soon; nothing beyond the last row.
@@ -155,6 +166,13 @@ const fn turns() -> [[u16; 32]; 2] {
     index
 }
 
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(values: &[bf16; STEP]) -> __m512i {
+    // SAFETY: 64 readable bytes of plain bits.
+    unsafe { _mm512_loadu_si512(values.as_ptr().cast()) }
+}
+
 #[target_feature(enable = "avx512f,avx512bw")]
 fn fill_straight(w: Dense<'_>, panel: &mut [__m512i], cols: Range<usize>, steps: Range<usize>) {
     // SAFETY: arrays and vectors of 64 bytes of plain bits.
@@ -165,12 +183,12 @@ fn fill_straight(w: Dense<'_>, panel: &mut [__m512i], cols: Range<usize>, steps:
             let row = first + 2 * i;
             w.prefetch(row + AHEAD, cols.clone());
             w.prefetch(row + AHEAD + 1, cols.clone());
-            for (col, panel) in cols.clone().step_by(32).zip(panel.chunks_exact_mut(pair)) {
-                let values = [w.get::<32>(row, col), w.get::<32>(row + 1, col)];
-                // SAFETY: as above.
-                let [a, b] = values.map(|x| unsafe { transmute::<[bf16; 32], __m512i>(x) });
-                panel[2 * step * TILE + i] = _mm512_permutex2var_epi16(a, lower, b);
-                panel[(2 * step + 1) * TILE + i] = _mm512_permutex2var_epi16(a, upper, b);
+            let at = 2 * step * TILE + i;
+            let (first, second) = (w.row(row, &cols), w.row(row + 1, &cols));
+            for ((a, b), panel) in first.iter().zip(second).zip(panel.chunks_exact_mut(pair)) {
+                let (a, b) = (load(a), load(b));
+                panel[at] = _mm512_permutex2var_epi16(a, lower, b);
+                panel[at + TILE] = _mm512_permutex2var_epi16(a, upper, b);
             }
         }
     }

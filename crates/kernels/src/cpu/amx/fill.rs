@@ -16,7 +16,7 @@ use std::mem::transmute;
 use std::ops::Range;
 
 use super::tile::STEP;
-use crate::cpu::four_bit::{FourBit, RUN};
+use crate::cpu::four_bit::{FourBit, RUN, RUNS};
 
 /// Rows between what is expanded and what is fetched for later.
 const AHEAD: usize = 16;
@@ -145,12 +145,28 @@ fn fill_transposed(w: &FourBit<'_>, panel: &mut [__m512i], col: usize, steps: Ra
     for (pair, panel) in pairs.enumerate() {
         for half in 0..2 {
             let row = col + pair * 32 + half * 16;
+            let mut rows = [w.row(usize::MAX, 0..0); TILE];
             for (i, panel) in panel.chunks_exact_mut(4 * TILE).enumerate() {
                 let depth = (steps.start + 2 * i) * STEP;
+                if i % RUNS == 0 {
+                    let end = (steps.end * STEP).min(depth + RUNS * RUN);
+                    for (r, runs) in rows.iter_mut().enumerate() {
+                        *runs = w.row(row + r, depth..end);
+                    }
+                }
+                let even = i % 2 == 0;
                 let mut pairs = [Runs { bytes: shift, table: shift }; 8];
-                for (i, pair) in pairs.iter_mut().enumerate() {
-                    let row = row + 2 * i;
-                    *pair = runs(w.run(row, depth), w.run(row + 1, depth), w.codebook());
+                for (r, pair) in pairs.iter_mut().enumerate() {
+                    let row = row + 2 * r;
+                    *pair = runs(
+                        rows[2 * r].get(i % RUNS),
+                        rows[2 * r + 1].get(i % RUNS),
+                        w.codebook(),
+                    );
+                    if even {
+                        w.prefetch(row + AHEAD, depth..depth + 2 * RUN);
+                        w.prefetch(row + AHEAD + 1, depth..depth + 2 * RUN);
+                    }
                 }
                 for quarter in 0..4 {
                     let bytes = [0, 1].map(|i| load(&TRANSPOSED[2 * quarter + i]));
