@@ -1,4 +1,4 @@
-// Gated activations: out = act(gate) . up, and both gradients in one pass, in the place of the inputs. Eight elements a thread and turn.
+// Gated activations: out = act(gate) . up, and both gradients in one pass, in the place of the inputs, with the output again in the place of its gradient. Eight elements a thread and turn.
 #include "common/element.cuh"
 
 namespace {
@@ -45,9 +45,12 @@ extern "C" __global__ void __launch_bounds__(256) gated_backward(const __grid_co
         for (int e = 0; e < kVector; ++e) {
             const Activated a = activate(p.activation, gate[e]);
             gate[e] = d_out[e] * up[e] * a.slope;
-            up[e] = d_out[e] * a.value;
+            const float d_up = d_out[e] * a.value;
+            d_out[e] = a.value * up[e];
+            up[e] = d_up;
         }
         store_vector(p.gate, i, gate, whole, count);
         store_vector(p.up, i, up, whole, count);
+        store_vector(p.d_out, i, d_out, whole, count);
     });
 }

@@ -20,10 +20,10 @@ const IDS: [u32; 7] = [3, 1, 4, 1, 5, 9, 2];
 const LABELS: [u32; 7] = [1, IGNORE, 1, IGNORE, 9, 2, IGNORE];
 
 /// Bits of what is kept: every operation of a block, and the blocks alone.
-const ALL: u32 = (1 << 13) - 1;
-const BLOCKS: u32 = 1 << 12;
+const ALL: u32 = (1 << 11) - 1;
+const BLOCKS: u32 = 1 << 10;
 /// Linears of one input as one operation, of which the first one's bit counts.
-const TOGETHER: u32 = 1 << 13;
+const TOGETHER: u32 = 1 << 11;
 
 struct Network {
     cpu: Cpu,
@@ -55,8 +55,8 @@ fn network() -> (Network, Params<Cpu>) {
     let cpu = Cpu::new();
     let mut params = Params::default();
     let (mut linears, mut loras) = (Vec::new(), Vec::new());
-    // q, k, v, gate, up and the head; the head has no adapter.
-    for (i, n) in [HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, VOCAB].into_iter().enumerate() {
+    // q, k, v, gate, up, down and the head; the head has no adapter.
+    for (i, n) in [HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, VOCAB].into_iter().enumerate() {
         let stream = 10 * i as u64;
         linears.push(FrozenLinear {
             weight: FrozenWeight::Dense(up(&cpu, &normal(stream, n * HIDDEN, 0.4))),
@@ -123,7 +123,7 @@ impl Network {
         for pass in 0..2 {
             x = self.block(tape, params, &x, pass, kept).unwrap();
         }
-        tape.linear_cross_entropy(&x, &self.linears[5], &self.labels, 1.0).unwrap().sum()
+        tape.linear_cross_entropy(&x, &self.linears[6], &self.labels, 1.0).unwrap().sum()
     }
 
     fn block<'m>(
@@ -148,9 +148,9 @@ impl Network {
         } else {
             [0, 1, 2].map(|i| linear(tape, &h, adapted(i), kept >> (1 + i) & 1 == 1))
         };
-        set(tape, 6);
+        set(tape, 5);
         let q = tape.rope(q, HEAD_DIM, &self.rope, &self.positions)?;
-        set(tape, 7);
+        set(tape, 6);
         let k = tape.rope(k, HEAD_DIM, &self.rope, &self.positions)?;
         let op = Attention {
             heads: HEADS,
@@ -160,19 +160,13 @@ impl Network {
             window: None,
             softcap: None,
         };
-        set(tape, 8);
+        set(tape, 7);
         let o = tape.attention(op, &self.sequences, &q, &k, &v)?;
-        let keeps = [9, 10].map(|bit| kept >> bit & 1 == 1);
+        let keeps = [8, 9].map(|bit| kept >> bit & 1 == 1);
         let (x, h) = tape.add_rms_norm(x, &o, &self.norm, 1e-5, keeps)?;
-        let [gate, up] = if kept & TOGETHER != 0 {
-            set(tape, 4);
-            tape.linears(&h, [3, 4].map(adapted))?
-        } else {
-            [3, 4].map(|i| linear(tape, &h, adapted(i), kept >> (1 + i) & 1 == 1))
-        };
-        set(tape, 11);
-        let y = tape.gated(Activation::Silu, &gate, &up)?;
-        set(tape, 12);
+        set(tape, 4);
+        let y = tape.mlp(Activation::Silu, &h, [3, 4].map(adapted), adapted(5))?;
+        set(tape, 10);
         tape.add(&x, &y)
     }
 
@@ -225,7 +219,7 @@ fn gradients_agree_with_finite_differences() {
 #[test]
 fn two_losses_of_one_hidden_state_add_up() {
     let (network, params) = network();
-    let (cpu, head) = (&network.cpu, &network.linears[5]);
+    let (cpu, head) = (&network.cpu, &network.linears[6]);
     // The labels of the even and of the odd tokens.
     let half = |odd: usize| {
         let keep = |(i, label): (usize, &u32)| if i % 2 == odd { *label } else { IGNORE };
@@ -258,8 +252,8 @@ fn what_is_kept_changes_no_bit() {
     let (network, params) = network();
     for precision in [Precision::F32, Precision::BF16] {
         let whole = network.gradients(&params, ALL, precision);
-        let single = (0..13).flat_map(|bit| [1 << bit, ALL ^ (1 << bit)]);
-        for kept in single.chain([0, BLOCKS, 0b0_1010_1010_1010, 0b1_0101_0101_0101]) {
+        let single = (0..11).flat_map(|bit| [1 << bit, ALL ^ (1 << bit)]);
+        for kept in single.chain([0, BLOCKS, 0b010_1010_1010, 0b101_0101_0101]) {
             assert!(whole == network.gradients(&params, kept, precision), "{kept:#b}");
         }
     }
@@ -268,14 +262,14 @@ fn what_is_kept_changes_no_bit() {
 #[test]
 fn linears_of_one_input_are_those_of_one_each() {
     // Queries and keys with what is made of them.
-    let (q_k_v, gate_up) = (0b1100_1110, 0b0011_0000);
+    let q_k_v = 0b110_1110;
     let of = |kept| {
         let (network, params) = network();
         let results = network.gradients(&params, kept, Precision::F32);
         let usage = network.cpu.memory();
         (results, usage.flops, usage.peak)
     };
-    for apart in [ALL, BLOCKS, ALL ^ q_k_v, ALL ^ gate_up, BLOCKS | q_k_v, BLOCKS | gate_up] {
+    for apart in [ALL, BLOCKS, ALL ^ q_k_v, BLOCKS | q_k_v] {
         let (expected, flops, peak) = of(apart);
         let (results, flops_together, peak_together) = of(apart | TOGETHER);
         assert_eq!(expected.0, results.0, "{apart:#b}: losses");
@@ -336,7 +330,7 @@ fn what_is_not_kept_is_not_held() {
     assert!(blocks * 3 < all, "{blocks} of {all}");
     assert!(least < most, "{least} of {most}");
     // Of the last only what it is made of can be kept instead.
-    for bit in 0..12 {
+    for bit in 0..10 {
         assert!(held(ALL ^ (1 << bit)).0 <= all, "{bit}");
     }
 }

@@ -3,8 +3,8 @@
 //! bounds of the counts.
 
 use kernels::ops::{
-    Activation, Attention, AttentionGrads, Linear, LinearCrossEntropy, LinearGrads, Lora, RmsNorm,
-    Rope, RopeTable, Sequences, Weight,
+    Activation, Attention, AttentionGrads, Linear, LinearBackward, LinearCrossEntropy, LinearGrads,
+    Lora, RmsNorm, Rope, RopeTable, Sequences, Weight,
 };
 use kernels::{
     Backend, Cuda, CudaBuffer, CudaQuantizedWeight, DType, HostSlice, MemoryKind, Result,
@@ -109,6 +109,8 @@ impl Layer {
 
     fn forward(&self) -> Result<()> {
         self.recompute()?;
+        let wide = || self.bf16(self.tokens * INTERMEDIATE);
+        self.cuda.gated(Activation::Silu, &wide()?, &wide()?, &mut wide()?)?;
         self.linear(&self.projection(HIDDEN, INTERMEDIATE)?)?;
         let [x, o, mut sum] = self.hidden()?;
         self.cuda.add(&x, &o, &mut sum)
@@ -127,16 +129,23 @@ impl Layer {
         self.cuda.add(&x, &o, &mut sum)?;
         self.norm(false)?;
         let up = self.projection(INTERMEDIATE, HIDDEN)?;
-        [&up, &up].into_iter().try_for_each(|p| self.linear(p))?;
-        let wide = || self.bf16(self.tokens * INTERMEDIATE);
-        self.cuda.gated(Activation::Silu, &wide()?, &wide()?, &mut wide()?)
+        [&up, &up].into_iter().try_for_each(|p| self.linear(p))
+    }
+
+    /// With what is gated, which is made again on the way.
+    fn down_backward(&self, p: &Projection) -> Result<()> {
+        let wide = || self.bf16(self.tokens * p.k);
+        let (mut gate, mut up, mut gated) = (wide()?, wide()?, wide()?);
+        let (dy, xa) = (self.bf16(self.tokens * p.n)?, self.f32(self.tokens * RANK)?);
+        let (mut da, mut db) = (self.f32(RANK * p.k)?, self.f32(p.n * RANK)?);
+        let (da, db) = (Some(&mut da), Some(&mut db));
+        let linear = LinearBackward { op: self.op(p), xa: Some(&xa), dy: &dy, da, db };
+        let act = Activation::Silu;
+        self.cuda.linear_of_gated_backward(act, &mut gate, &mut up, &mut gated, linear)
     }
 
     fn backward(&self) -> Result<()> {
-        self.linear_backward(&self.projection(HIDDEN, INTERMEDIATE)?, false)?;
-        let wide = || self.bf16(self.tokens * INTERMEDIATE);
-        let (mut gate, mut up) = (wide()?, wide()?);
-        self.cuda.gated_backward(Activation::Silu, &mut gate, &mut up, &wide()?)?;
+        self.down_backward(&self.projection(HIDDEN, INTERMEDIATE)?)?;
         let up = self.projection(INTERMEDIATE, HIDDEN)?;
         self.linear_backward(&up, false)?;
         self.linear_backward(&up, true)?;

@@ -221,13 +221,24 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
         up: &Self::Buffer,
         out: &mut Self::Buffer,
     ) -> Result<()>;
-    /// Turns the inputs of [`gated`](Self::gated) into their gradients, in place: an MLP's are the widest of a layer.
+    /// Turns the inputs of [`gated`](Self::gated) into their gradients, and the gradient of its output into the output,
+    /// in place: an MLP's are the widest of a layer.
     fn gated_backward(
         &self,
         act: Activation,
         gate: &mut Self::Buffer,
         up: &mut Self::Buffer,
-        d_out: &Self::Buffer,
+        d_out: &mut Self::Buffer,
+    ) -> Result<()>;
+    /// Gradients of a linear of [`gated`](Self::gated), which nobody kept: turns `gate` and `up` into their gradients,
+    /// adds to those of the adapter, and leaves in `gated` what it was.
+    fn linear_of_gated_backward(
+        &self,
+        act: Activation,
+        gate: &mut Self::Buffer,
+        up: &mut Self::Buffer,
+        gated: &mut Self::Buffer,
+        linear: LinearBackward<'_, Self>,
     ) -> Result<()>;
 
     /// Cross-entropy of `softmax(x . W^T)` against `labels` (u32 `[tokens]`, [`IGNORE`] skips):

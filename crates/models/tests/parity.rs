@@ -237,9 +237,9 @@ fn bitsandbytes_checkpoint() {
 /// Every choice of what is kept of a layer.
 fn keeps() -> impl Iterator<Item = Keep> {
     (0..64u32).map(|bits| {
-        let [norms, qkv, attention, residual, gate_up, gated] =
+        let [norms, qkv, attention, residual, gate_up, input] =
             std::array::from_fn(|i| bits >> i & 1 == 1);
-        Keep { norms, qkv, attention, residual, gate_up, gated, input: gated }
+        Keep { norms, qkv, attention, residual, gate_up, input }
     })
 }
 

@@ -1,6 +1,5 @@
-//! Rows of a frozen table, residual sum, gated activation.
+//! Rows of a frozen table, residual sum.
 
-use kernels::ops::Activation;
 use kernels::{Backend, Buffer, MemoryKind};
 
 use crate::tape::Slot;
@@ -36,30 +35,6 @@ impl<K: Backend> Tape<'_, K> {
             pass.give(&y, grad)
         })
     }
-
-    /// `act(gate) * up`.
-    pub fn gated(&mut self, act: Activation, gate: &Var<K>, up: &Var<K>) -> Result<Var<K>> {
-        same_shape("gated", "up", gate, up)?;
-        let kind = MemoryKind::Activations;
-        let out = multiply(self.backend(), act, &gate.tensor, &up.tensor, kind)?;
-        let operands = [gate, up].map(|x| self.operand(x));
-        let value = self.remake(1, move |backend| {
-            let [gate, up] = operands.each_ref().map(|x| x.get(backend));
-            Ok(vec![multiply(backend, act, &gate?, &up?, MemoryKind::Recomputed)?])
-        });
-        let needs_grad = gate.requires_grad() || up.requires_grad();
-        let saved = [gate, up].map(|x| self.save(x));
-        let (gate, up) = (Slot::of(gate), Slot::of(up));
-        Ok(self.push(out, value, needs_grad, move |pass, grad| {
-            let [d_gate, d_up] = saved.map(|x| x.take(&pass.backend));
-            let mut d_gate = pass.unshare(d_gate?.into_buffer())?;
-            let mut d_up = pass.unshare(d_up?.into_buffer())?;
-            pass.backend.gated_backward(act, &mut d_gate, &mut d_up, &grad)?;
-            drop(grad);
-            pass.give(&gate, d_gate.into())?;
-            pass.give(&up, d_up.into())
-        }))
-    }
 }
 
 /// `x + y`, like `x`.
@@ -72,19 +47,6 @@ fn sum<K: Backend>(
     let mut out = backend.alloc(x.dtype(), x.len(), kind)?;
     backend.add(x.buffer(), y.buffer(), &mut out)?;
     Ok(Tensor::new(out, x.shape()))
-}
-
-/// `act(gate) * up`, like `gate`.
-fn multiply<K: Backend>(
-    backend: &K,
-    act: Activation,
-    gate: &Tensor<K>,
-    up: &Tensor<K>,
-    kind: MemoryKind,
-) -> Result<Tensor<K>> {
-    let mut out = backend.alloc(gate.dtype(), gate.len(), kind)?;
-    backend.gated(act, gate.buffer(), up.buffer(), &mut out)?;
-    Ok(Tensor::new(out, gate.shape()))
 }
 
 pub(super) fn same_shape<K: Backend>(

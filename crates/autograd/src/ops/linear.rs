@@ -50,18 +50,51 @@ impl<'m, K: Backend> Tape<'m, K> {
         x: &Var<K>,
         linears: [AdaptedLinear<'m, K>; N],
     ) -> Result<[Var<K>; N]> {
-        let ops = linears.map(|linear| self.op(x, linear));
-        if let Some(linear) =
-            linears.iter().find(|linear| linear.linear.in_features != x.tensor.cols())
-        {
-            return Err(Error::Shape {
+        let ops = self.ops(x, linears)?;
+        let made = multiply(self.backend(), &ops, &x.tensor, dtype, MemoryKind::Activations)?;
+        Ok(self.push_linears(x, linears, ops, made))
+    }
+
+    /// Linears of `x` as the backend is given them.
+    pub(super) fn ops<const N: usize>(
+        &self,
+        x: &Var<K>,
+        linears: [AdaptedLinear<'m, K>; N],
+    ) -> Result<[Linear<'m, K>; N]> {
+        let (rows, cols) = (x.tensor.rows(), x.tensor.cols());
+        match linears.iter().find(|linear| linear.linear.in_features != cols) {
+            None => Ok(linears.map(|linear| self.op(rows, linear))),
+            Some(linear) => Err(Error::Shape {
                 op: "linear",
                 operand: "x",
                 actual: x.tensor.shape().to_vec(),
-                expected: vec![x.tensor.rows(), linear.linear.in_features],
-            });
+                expected: vec![rows, linear.linear.in_features],
+            }),
         }
-        let made = multiply(self.backend(), &ops, &x.tensor, dtype, MemoryKind::Activations)?;
+    }
+
+    pub(super) fn op(&self, rows: usize, linear: AdaptedLinear<'m, K>) -> Linear<'m, K> {
+        let AdaptedLinear { linear, adapter, dropout } = linear;
+        let dropout = dropout.filter(|_| self.is_recording());
+        Linear {
+            m: rows,
+            n: linear.out_features,
+            k: linear.in_features,
+            weight: linear.weight.operand(),
+            bias: linear.bias.as_ref(),
+            lora: adapter.map(|(lora, params)| lora.operand(params, dropout)),
+        }
+    }
+
+    /// What `ops` made of `x`, and their backward.
+    pub(super) fn push_linears<const N: usize>(
+        &mut self,
+        x: &Var<K>,
+        linears: [AdaptedLinear<'m, K>; N],
+        ops: [Linear<'m, K>; N],
+        made: Made<K>,
+    ) -> [Var<K>; N] {
+        let dtype = made[0].dtype();
         let operand = self.operand(x);
         let value = self.remake(made.len(), move |backend| {
             multiply(backend, &ops, &operand.get(backend)?, dtype, MemoryKind::Recomputed)
@@ -74,24 +107,11 @@ impl<'m, K: Backend> Tape<'m, K> {
             ((y, value.map(|value| value.result(which))), xa)
         });
         let adapters = linears.map(|linear| linear.adapter.map(|(lora, _)| lora));
-        Ok(self.push_linears(x, results, ops, adapters))
-    }
-
-    fn op(&self, x: &Var<K>, linear: AdaptedLinear<'m, K>) -> Linear<'m, K> {
-        let AdaptedLinear { linear, adapter, dropout } = linear;
-        let dropout = dropout.filter(|_| self.is_recording());
-        Linear {
-            m: x.tensor.rows(),
-            n: linear.out_features,
-            k: linear.in_features,
-            weight: linear.weight.operand(),
-            bias: linear.bias.as_ref(),
-            lora: adapter.map(|(lora, params)| lora.operand(params, dropout)),
-        }
+        self.push_products(x, results, ops, adapters)
     }
 
     /// Results `y` and `xa` of linears, and their backward.
-    fn push_linears<const N: usize>(
+    fn push_products<const N: usize>(
         &mut self,
         x: &Var<K>,
         results: [Product<'m, K>; N],
@@ -138,7 +158,7 @@ impl<'m, K: Backend> Tape<'m, K> {
 type Product<'m, K> = ((Tensor<K>, Option<ValueId>), Option<Saved<'m, K>>);
 
 /// Of each linear the product, and with an adapter `dropout(x) . A^T`.
-fn multiply<K: Backend>(
+pub(super) fn multiply<K: Backend>(
     backend: &K,
     ops: &[Linear<'_, K>],
     x: &Tensor<K>,

@@ -5,6 +5,7 @@ mod attention;
 mod elementwise;
 mod linear;
 mod loss;
+mod mlp;
 mod norm;
 mod rope;
 

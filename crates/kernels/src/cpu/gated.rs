@@ -77,33 +77,35 @@ pub(super) fn backward(
     act: Activation,
     gate: &mut CpuBuffer,
     up: &mut CpuBuffer,
-    d_out: &CpuBuffer,
+    d_out: &mut CpuBuffer,
 ) -> Result<()> {
     let name = Op("gated_backward");
     let len = d_out.len();
-    let inputs = [name.float("d_out", d_out, len)?];
-    let outputs = [name.float_mut("gate", gate, len)?, name.float_mut("up", up, len)?];
+    let outputs = [
+        name.float_mut("d_out", d_out, len)?,
+        name.float_mut("gate", gate, len)?,
+        name.float_mut("up", up, len)?,
+    ];
     #[cfg(amx)]
     if has_amx()
-        && let [FloatRef::Bf16(d_out)] = inputs
-        && let [FloatMut::Bf16(gate), FloatMut::Bf16(up)] = outputs
+        && let [FloatMut::Bf16(d_out), FloatMut::Bf16(gate), FloatMut::Bf16(up)] = outputs
     {
-        let outputs = gate.chunks_mut(CHUNK).zip(up.chunks_mut(CHUNK));
-        let tasks = d_out.chunks(CHUNK).zip(outputs);
+        let gates = gate.chunks_mut(CHUNK).zip(up.chunks_mut(CHUNK));
+        let tasks = d_out.chunks_mut(CHUNK).zip(gates);
         team::for_each(tasks, |(d_out, (gate, up))| amx::gate_gradients(act, d_out, gate, up));
         return Ok(());
     }
-    let tasks = Operands { inputs, outputs }.tasks().collect();
+    let tasks = Operands { inputs: [], outputs }.tasks().collect();
     match act {
-        Activation::Silu => blocks::update(tasks, |x, old| gradients(silu, x, old)),
-        Activation::GeluTanh => blocks::update(tasks, |x, old| gradients(gelu_tanh, x, old)),
+        Activation::Silu => blocks::update(tasks, |[], old| gradients(silu, old)),
+        Activation::GeluTanh => blocks::update(tasks, |[], old| gradients(gelu_tanh, old)),
     }
     Ok(())
 }
 
-/// Of the gate and of what it gates.
+/// The output, and the gradients of the gate and of what it gates.
 #[inline(always)]
-fn gradients(act: impl Fn(f32) -> (f32, f32), [d_out]: [f32; 1], [gate, up]: [f32; 2]) -> [f32; 2] {
+fn gradients(act: impl Fn(f32) -> (f32, f32), [d_out, gate, up]: [f32; 3]) -> [f32; 3] {
     let (value, slope) = act(gate);
-    [d_out * up * slope, d_out * value]
+    [value * up, d_out * up * slope, d_out * value]
 }

@@ -288,7 +288,7 @@ impl Backend for Cpu {
         let _run = self.begin("linear_backward");
         let flops = linears.iter().map(|linear| linear.flops(dx.is_some())).sum();
         self.count_flops("linear_backward", flops);
-        linear::backward(self, x, linears, dx, accumulate_dx)
+        linear::backward(self, linear::Input::Given { x, dx }, linears, accumulate_dx)
     }
 
     fn rope(
@@ -342,10 +342,24 @@ impl Backend for Cpu {
         act: Activation,
         gate: &mut CpuBuffer,
         up: &mut CpuBuffer,
-        d_out: &CpuBuffer,
+        d_out: &mut CpuBuffer,
     ) -> Result<()> {
         let _run = self.begin("gated_backward");
         gated::backward(act, gate, up, d_out)
+    }
+
+    fn linear_of_gated_backward(
+        &self,
+        act: Activation,
+        gate: &mut CpuBuffer,
+        up: &mut CpuBuffer,
+        gated: &mut CpuBuffer,
+        linear: LinearBackward<'_, Self>,
+    ) -> Result<()> {
+        let _run = self.begin("linear_of_gated_backward");
+        self.count_flops("linear_of_gated_backward", linear.flops(true));
+        let input = linear::Input::Gated { act, gate, up, out: gated };
+        linear::backward(self, input, &mut [linear], false)
     }
 
     fn linear_cross_entropy(

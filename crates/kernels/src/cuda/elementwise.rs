@@ -83,7 +83,7 @@ pub(super) fn gated_backward(
     act: Activation,
     gate: &mut CudaBuffer,
     up: &mut CudaBuffer,
-    d_out: &CudaBuffer,
+    d_out: &mut CudaBuffer,
 ) -> Result<()> {
     let (name, len) = (Op("gated_backward"), d_out.len());
     let params = GatedBackwardParams {

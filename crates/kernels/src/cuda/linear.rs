@@ -1,12 +1,13 @@
 //! Frozen linear with LoRA.
 
+use super::elementwise;
 use super::lora::{Activations, Layout};
 use super::matmul::{frozen, rows, size, transposed};
-use super::params::{BlockScales, DropoutMask, MASK_EXTRA, MASK_NONE, MatmulParams, Tensor};
+use super::params::{BlockScales, DropoutMask, MASK_EXTRA, MatmulParams, Tensor};
 use super::{Cuda, CudaBuffer};
 use crate::Result;
 use crate::check::Op;
-use crate::ops::{Dropout, Linear, LinearBackward, LinearInto, Lora};
+use crate::ops::{Activation, Dropout, Linear, LinearBackward, LinearInto, Lora};
 
 /// Checked shape and weights.
 struct Checked {
@@ -115,83 +116,116 @@ pub(super) fn backward(
     mut dx: Option<&mut CudaBuffer>,
     accumulate_dx: bool,
 ) -> Result<()> {
+    let name = Op("linear_backward");
     let Some(&LinearBackward { op: Linear { m, k, .. }, .. }) = linears.first() else {
         return Ok(());
     };
+    let x = name.tensor("x", x, m * k)?;
     for (i, linear) in linears.iter_mut().enumerate() {
-        Op("linear_backward").one_input(&linear.op, (m, k))?;
-        backward_one(cuda, x, linear, dx.as_deref_mut(), accumulate_dx || i > 0)?;
+        name.one_input(&linear.op, (m, k))?;
+        let dx = dx.as_deref_mut().map(|dx| name.tensor("dx", dx, m * k)).transpose()?;
+        let gradients = Gradients::new(name, linear)?;
+        let dyb = gradients.input(cuda, dx, accumulate_dx || i > 0)?;
+        gradients.factors(cuda, x, &dyb)?;
     }
     Ok(())
 }
 
-fn backward_one(
+/// Gradients of a linear of `act(gate) * up`, which takes the place of its gradient in `gated`.
+pub(super) fn backward_of_gated(
     cuda: &Cuda,
-    x: &CudaBuffer,
-    LinearBackward { op, xa, dy, da, db }: &mut LinearBackward<'_, Cuda>,
-    dx: Option<&mut CudaBuffer>,
-    accumulate_dx: bool,
+    act: Activation,
+    [gate, up, gated]: [&mut CudaBuffer; 3],
+    linear: &mut LinearBackward<'_, Cuda>,
 ) -> Result<()> {
-    let name = Op("linear_backward");
-    let checked = Checked::new(name, op)?;
-    let Checked { m, n, k, .. } = checked;
-    let x = name.tensor("x", x, m * k)?;
-    let dy = name.tensor("dy", dy, m * n)?;
-    let dx = dx.map(|dx| name.tensor("dx", dx, m * k)).transpose()?;
-    let input_gradient = |out| MatmulParams {
-        a: rows(dy, n),
-        b: rows(checked.weight, k),
-        scales: checked.scales,
-        out,
-        accumulate: accumulate_dx.into(),
-        ..size(m, k, n)
-    };
-    let Some(adapter) = checked.lora else {
-        name.require(da.is_none() && db.is_none(), || {
+    let name = Op("linear_of_gated_backward");
+    let x = name.tensor("gated", gated, linear.op.m * linear.op.k)?;
+    let gradients = Gradients::new(name, linear)?;
+    let dyb = gradients.input(cuda, Some(x), false)?;
+    elementwise::gated_backward(cuda, act, gate, up, gated)?;
+    gradients.factors(cuda, x, &dyb)
+}
+
+/// Checked operands of the gradients of one linear.
+struct Gradients {
+    checked: Checked,
+    dy: Tensor,
+    xa: Option<Tensor>,
+    da: Option<Tensor>,
+    db: Option<Tensor>,
+}
+
+impl Gradients {
+    fn new(name: Op, linear: &mut LinearBackward<'_, Cuda>) -> Result<Self> {
+        let LinearBackward { op, xa, dy, da, db } = linear;
+        let checked = Checked::new(name, op)?;
+        let Checked { m, n, k, .. } = checked;
+        name.require(checked.lora.is_some() || (da.is_none() && db.is_none()), || {
             "there is no adapter whose gradients could be written to `da` and `db`".into()
         })?;
-        return dx.map_or(Ok(()), |dx| frozen(cuda, &[input_gradient(dx)]));
-    };
-    let (r, alpha) = (adapter.r, adapter.scale);
-    let da = da.as_mut().map(|da| name.tensor("da", da, r * k)).transpose()?;
-    let db = db.as_mut().map(|db| name.tensor("db", db, n * r)).transpose()?;
-    let xa = xa.map(|xa| name.single("xa", xa, m * r).map(|_| xa.tensor())).transpose()?;
-    let gradient = Activations { x: dy, mask: None, m, k: n };
-    let input = Activations { x, mask: adapter.mask, m, k };
-    if let Some(db) = db {
-        // Held until what reads it is submitted.
-        let own = cuda.scratch(if xa.is_none() { m * r } else { 0 })?;
-        let xa = if let Some(xa) = xa {
-            xa
-        } else {
-            input.shrink(cuda, (adapter.a, Layout::RankByK), r, own.tensor())?;
-            own.tensor()
+        let r = checked.lora.map_or(0, |adapter| adapter.r);
+        Ok(Self {
+            dy: name.tensor("dy", dy, m * n)?,
+            xa: xa.map(|xa| name.single("xa", xa, m * r).map(|_| xa.tensor())).transpose()?,
+            da: da.as_mut().map(|da| name.tensor("da", da, r * k)).transpose()?,
+            db: db.as_mut().map(|db| name.tensor("db", db, n * r)).transpose()?,
+            checked,
+        })
+    }
+
+    /// The gradient of the input, if it is wanted, and `dY . B` where somebody reads it.
+    fn input(&self, cuda: &Cuda, dx: Option<Tensor>, accumulate: bool) -> Result<CudaBuffer> {
+        let &Self { ref checked, dy, da, .. } = self;
+        let &Checked { m, n, k, lora, .. } = checked;
+        let adapter = lora.filter(|_| dx.is_some() || da.is_some());
+        let dyb = cuda.scratch(adapter.map_or(0, |adapter| m * adapter.r))?;
+        if let Some(Adapter { b, r, .. }) = adapter {
+            let gradient = Activations { x: dy, mask: None, m, k: n };
+            gradient.shrink(cuda, (b, Layout::KByRank), r, dyb.tensor())?;
+        }
+        let Some(out) = dx else { return Ok(dyb) };
+        let mut product = MatmulParams {
+            a: rows(dy, n),
+            b: rows(checked.weight, k),
+            scales: checked.scales,
+            out,
+            accumulate: accumulate.into(),
+            ..size(m, k, n)
         };
-        gradient.gradient(cuda, xa, r, (db, Layout::KByRank), alpha)?;
+        if let Some(Adapter { a, r, scale, mask, .. }) = adapter {
+            product.extra_a = rows(dyb.tensor(), r);
+            product.extra_b = rows(a, k);
+            product.extra_k = r as u64;
+            product.extra_alpha = scale;
+            if let Some(mask) = mask {
+                (product.masked, product.mask) = (MASK_EXTRA, mask);
+            }
+        }
+        frozen(cuda, &[product])?;
+        Ok(dyb)
     }
-    if dx.is_none() && da.is_none() {
-        return Ok(());
+
+    /// Of the factors, as far as they are wanted.
+    fn factors(&self, cuda: &Cuda, x: Tensor, dyb: &CudaBuffer) -> Result<()> {
+        let &Self { ref checked, dy, xa, da, db } = self;
+        let &Checked { m, n, k, .. } = checked;
+        let Some(Adapter { a, r, scale, mask, .. }) = checked.lora else { return Ok(()) };
+        let input = Activations { x, mask, m, k };
+        if let Some(db) = db {
+            // Held until what reads it is submitted.
+            let own = cuda.scratch(if xa.is_none() { m * r } else { 0 })?;
+            let xa = if let Some(xa) = xa {
+                xa
+            } else {
+                input.shrink(cuda, (a, Layout::RankByK), r, own.tensor())?;
+                own.tensor()
+            };
+            let gradient = Activations { x: dy, mask: None, m, k: n };
+            gradient.gradient(cuda, xa, r, (db, Layout::KByRank), scale)?;
+        }
+        match da {
+            Some(da) => input.gradient(cuda, dyb.tensor(), r, (da, Layout::RankByK), scale),
+            None => Ok(()),
+        }
     }
-    // Held until what reads it is submitted.
-    let scratch = cuda.scratch(m * r)?;
-    let dyb = scratch.tensor();
-    gradient.shrink(cuda, (adapter.b, Layout::KByRank), r, dyb)?;
-    if let Some(da) = da {
-        input.gradient(cuda, dyb, r, (da, Layout::RankByK), alpha)?;
-    }
-    if let Some(out) = dx {
-        let (masked, mask) =
-            adapter.mask.map_or((MASK_NONE, DropoutMask::default()), |mask| (MASK_EXTRA, mask));
-        let delta = MatmulParams {
-            extra_a: rows(dyb, r),
-            extra_b: rows(adapter.a, k),
-            extra_k: r as u64,
-            extra_alpha: alpha,
-            masked,
-            mask,
-            ..input_gradient(out)
-        };
-        frozen(cuda, &[delta])?;
-    }
-    Ok(())
 }

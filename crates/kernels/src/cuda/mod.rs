@@ -353,10 +353,23 @@ impl Backend for Cuda {
         act: Activation,
         gate: &mut CudaBuffer,
         up: &mut CudaBuffer,
-        d_out: &CudaBuffer,
+        d_out: &mut CudaBuffer,
     ) -> Result<()> {
         let _run = self.memory.ledger.begin("gated_backward");
         elementwise::gated_backward(self, act, gate, up, d_out)
+    }
+
+    fn linear_of_gated_backward(
+        &self,
+        act: Activation,
+        gate: &mut CudaBuffer,
+        up: &mut CudaBuffer,
+        gated: &mut CudaBuffer,
+        mut linear: LinearBackward<'_, Self>,
+    ) -> Result<()> {
+        let _run = self.memory.ledger.begin("linear_of_gated_backward");
+        self.count_flops("linear_of_gated_backward", linear.flops(true));
+        linear::backward_of_gated(self, act, [gate, up, gated], &mut linear)
     }
 
     fn linear_cross_entropy(

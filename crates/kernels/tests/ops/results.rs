@@ -89,7 +89,8 @@ pub(crate) fn of_rows<K: Backend>(k: &K, rows: usize, cols: usize, dtype: DType)
     for (from, to) in [(&x, &mut d_gate), (&up, &mut d_up)] {
         k.copy(from, 0, to, 0, from.len()).unwrap();
     }
-    k.gated_backward(act, &mut d_gate, &mut d_up, &dy).unwrap();
+    let mut d_gated = Host::normal(dtype, 3, len).upload(k);
+    k.gated_backward(act, &mut d_gate, &mut d_up, &mut d_gated).unwrap();
     k.add(&x, &up, &mut added).unwrap();
     k.add_assign(&mut added, &dy).unwrap();
     k.scale(&mut added, 0.3).unwrap();

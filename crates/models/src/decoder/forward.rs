@@ -154,14 +154,9 @@ impl<K: Backend> Decoder<K> {
         drop(o);
 
         tape.keep(keep.gate_up);
-        let [gate, up] = tape.linears(&h, [Projection::Gate, Projection::Up].map(adapted))?;
+        let gate_up = [Projection::Gate, Projection::Up].map(adapted);
+        let down = tape.mlp(Activation::Silu, &h, gate_up, adapted(Projection::Down))?;
         drop(h);
-        tape.keep(keep.gated);
-        let act = tape.gated(Activation::Silu, &gate, &up)?;
-        drop((gate, up));
-        tape.keep(keep.gate_up);
-        let [down] = tape.linears(&act, [adapted(Projection::Down)])?;
-        drop(act);
         // The next layer's input.
         tape.keep(true);
         tape.add(&x, &down)

@@ -18,8 +18,6 @@ pub struct Keep {
     pub residual: bool,
     /// The MLP's two projections, `4 intermediate` bytes: two products.
     pub gate_up: bool,
-    /// Their gated product, `2 intermediate` bytes: a pass over memory.
-    pub gated: bool,
     /// The layer's input, `4 hidden` bytes, on the device; otherwise it is put away in the host's memory.
     pub input: bool,
 }
@@ -37,16 +35,14 @@ pub enum Part {
     Residual,
     /// [`Keep::gate_up`].
     GateUp,
-    /// [`Keep::gated`].
-    Gated,
     /// [`Keep::input`].
     Input,
 }
 
 impl Part {
     /// What can be computed again, in forward order.
-    pub const COMPUTED: [Self; 6] =
-        [Self::Norms, Self::Qkv, Self::Attention, Self::Residual, Self::GateUp, Self::Gated];
+    pub const COMPUTED: [Self; 5] =
+        [Self::Norms, Self::Qkv, Self::Attention, Self::Residual, Self::GateUp];
 
     /// As its field is called.
     pub const fn name(self) -> &'static str {
@@ -56,7 +52,6 @@ impl Part {
             Self::Attention => "attention",
             Self::Residual => "residual",
             Self::GateUp => "gate_up",
-            Self::Gated => "gated",
             Self::Input => "input",
         }
     }
@@ -70,7 +65,6 @@ impl Keep {
         attention: true,
         residual: true,
         gate_up: true,
-        gated: true,
         input: true,
     };
 
@@ -81,7 +75,6 @@ impl Keep {
         attention: false,
         residual: false,
         gate_up: false,
-        gated: false,
         input: true,
     };
 
@@ -97,7 +90,6 @@ impl Keep {
             Part::Attention => self.attention = false,
             Part::Residual => self.residual = false,
             Part::GateUp => self.gate_up = false,
-            Part::Gated => self.gated = false,
             Part::Input => self.input = false,
         }
         self
@@ -111,7 +103,6 @@ impl Keep {
             Part::Attention => self.attention,
             Part::Residual => self.residual,
             Part::GateUp => self.gate_up,
-            Part::Gated => self.gated,
             Part::Input => self.input,
         }
     }

@@ -82,9 +82,13 @@ impl<'a> Products<'a> {
             })
             .collect();
         let products = self.linears.iter_mut().zip(&terms).zip(&finishes);
-        team::run_all(products.flat_map(|((linear, terms), finish)| {
+        let tasks = products.flat_map(|((linear, terms), finish)| {
             product_tasks(terms, None, linear.y.reborrow(), (m, linear.n), finish)
-        }));
+        });
+        // Some rows of all linears one after the other: they stay in the cache of a thread.
+        let mut tasks: Vec<(usize, Task<'_>)> = tasks.collect();
+        tasks.sort_by_key(|(row, _)| *row);
+        team::run_all(tasks.into_iter().map(|(_, task)| task));
         Ok(true)
     }
 

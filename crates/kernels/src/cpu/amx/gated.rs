@@ -27,10 +27,11 @@ pub(in crate::cpu) fn gate(act: Activation, gate: &[bf16], up: &[bf16], out: &mu
     unsafe { gate_all(act, gate, up, out) }
 }
 
-/// Turns `gate` and `up` into their gradients. Panics where there are no tiles.
+/// Turns `gate` and `up` into their gradients, and the output's gradient into the output. Panics where there are no
+/// tiles.
 pub(in crate::cpu) fn gate_gradients(
     act: Activation,
-    d_out: &[bf16],
+    d_out: &mut [bf16],
     gate: &mut [bf16],
     up: &mut [bf16],
 ) {
@@ -61,18 +62,19 @@ fn product(act: Activation, gate: &[bf16; LANES], up: &[bf16; LANES]) -> [bf16; 
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn gradients_all(act: Activation, d_out: &[bf16], gate: &mut [bf16], up: &mut [bf16]) {
-    let (d_out, last_d_out) = d_out.as_chunks();
+fn gradients_all(act: Activation, d_out: &mut [bf16], gate: &mut [bf16], up: &mut [bf16]) {
+    let (d_out, last_d_out) = d_out.as_chunks_mut();
     let (gate, last_gate) = gate.as_chunks_mut();
     let (up, last_up) = up.as_chunks_mut();
-    for ((d_out, gate), up) in d_out.iter().zip(gate).zip(up) {
-        prefetch::to_read_beyond(d_out, AHEAD);
+    for ((d_out, gate), up) in d_out.iter_mut().zip(gate).zip(up) {
+        prefetch::to_write_beyond(d_out, AHEAD);
         prefetch::to_write_beyond(gate, AHEAD);
         prefetch::to_write_beyond(up, AHEAD);
         gradients(act, d_out, gate, up);
     }
-    let (mut gate, mut up) = (padded(last_gate), padded(last_up));
-    gradients(act, &padded(last_d_out), &mut gate, &mut up);
+    let (mut d_out, mut gate, mut up) = (padded(last_d_out), padded(last_gate), padded(last_up));
+    gradients(act, &mut d_out, &mut gate, &mut up);
+    last_d_out.copy_from_slice(&d_out[..last_d_out.len()]);
     last_gate.copy_from_slice(&gate[..last_gate.len()]);
     last_up.copy_from_slice(&up[..last_up.len()]);
 }
@@ -81,14 +83,15 @@ fn gradients_all(act: Activation, d_out: &[bf16], gate: &mut [bf16], up: &mut [b
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn gradients(
     act: Activation,
-    d_out: &[bf16; LANES],
+    d_out: &mut [bf16; LANES],
     gate: &mut [bf16; LANES],
     up: &mut [bf16; LANES],
 ) {
-    let d_out = widen(d_out);
     let (value, slope) = activate(act, widen(gate));
-    let d_gate = _mm512_mul_ps(_mm512_mul_ps(d_out, widen(up)), slope);
-    (*gate, *up) = (narrow(d_gate), narrow(_mm512_mul_ps(d_out, value)));
+    let (old_up, old_d_out) = (widen(up), widen(d_out));
+    *d_out = narrow(_mm512_mul_ps(value, old_up));
+    *gate = narrow(_mm512_mul_ps(_mm512_mul_ps(old_d_out, old_up), slope));
+    *up = narrow(_mm512_mul_ps(old_d_out, value));
 }
 
 fn padded(x: &[bf16]) -> [bf16; LANES] {

@@ -25,6 +25,8 @@ use crate::cpu::weight::WeightRef;
 
 /// Most columns of a task.
 pub(super) const COLS: usize = 256;
+/// Most of one whose rows do not stay in L2 from columns to columns, where there are few columns.
+const COLS_OF_PASSES: usize = 320;
 /// Most rows of a task where there are many columns: each task fills its panels itself.
 const ROWS: usize = 1024;
 /// Most rows of a task where there are few columns to share out.
@@ -104,28 +106,33 @@ pub(super) struct Area {
     pub(super) cols: usize,
 }
 
-/// The tasks of a sum of products, plus a low-rank one of which something is dropped.
+/// The tasks of a sum of products, plus a low-rank one of which something is dropped, each with its first row.
 pub(super) fn product_tasks<'a>(
     terms: &'a [Operands<'a>],
     masked: Option<(Operands<'a>, Mask)>,
     out: FloatMut<'a>,
     (m, cols): (usize, usize),
     finish: &'a (impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync),
-) -> impl Iterator<Item = Task<'a>> {
-    let width = even(cols, COLS, 64);
-    let most = if cols.div_ceil(width) < ENOUGH { ROWS_OF_FEW_COLS } else { ROWS };
+) -> impl Iterator<Item = (usize, Task<'a>)> {
+    let few = cols.div_ceil(COLS) < ENOUGH;
+    let most = if few && passes(terms).len() > 1 { COLS_OF_PASSES } else { COLS };
+    let width = even(cols, most, 64);
+    let most = if few { ROWS_OF_FEW_COLS } else { ROWS };
     let past_caches = out.len() >= LARGE;
     tiles(out, cols, 0..cols, even(m, most, BLOCK), width).into_iter().map(move |tile| {
-        Box::new(move || {
-            let tile = tile.of_matrix_unit(past_caches);
-            match masked {
-                Some(masked) => fill_masked(terms, masked, cols, tile, finish),
-                None => fill_tile(terms, tile, finish),
-            }
-            if past_caches {
-                fence();
-            }
-        }) as Task<'a>
+        (
+            tile.row,
+            Box::new(move || {
+                let tile = tile.of_matrix_unit(past_caches);
+                match masked {
+                    Some(masked) => fill_masked(terms, masked, cols, tile, finish),
+                    None => fill_tile(terms, tile, finish),
+                }
+                if past_caches {
+                    fence();
+                }
+            }) as Task<'a>,
+        )
     })
 }
 

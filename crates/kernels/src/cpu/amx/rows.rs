@@ -23,8 +23,14 @@ pub(super) struct Rows<'a> {
     steps: usize,
     /// The first block that was copied.
     first: usize,
-    /// `[block][step][32][32]`, from the first on.
-    copy: Option<F32Scratch>,
+    copy: Copy<'a>,
+}
+
+/// `[block][step][32][32]`, from the first on.
+#[derive(Debug)]
+enum Copy<'a> {
+    Own(F32Scratch),
+    Lent(&'a [bf16]),
 }
 
 impl<'a> Rows<'a> {
@@ -50,18 +56,29 @@ impl<'a> Rows<'a> {
                 }
             }
         });
-        Ok(Self { x, depth, steps, first, copy: Some(copy) })
+        Ok(Self { x, depth, steps, first, copy: Copy::Own(copy) })
     }
 
     /// Blocks of 32 rows of `steps` whole steps that are in the order of the tiles.
     pub(super) fn ordered(pieces: F32Scratch, steps: usize) -> Self {
-        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: Some(pieces) }
+        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: Copy::Own(pieces) }
+    }
+
+    /// As [`ordered`](Self::ordered), of somebody else's.
+    pub(super) const fn in_order(pieces: &'a [bf16], steps: usize) -> Self {
+        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: Copy::Lent(pieces) }
     }
 
     /// Whole blocks of rows of whole steps, in place.
     pub(super) fn whole(x: &'a [bf16], depth: usize) -> Self {
         assert!(depth.is_multiple_of(STEP) && x.len().is_multiple_of(BLOCK * depth));
-        Self { x, depth, steps: depth / STEP, first: x.len() / (BLOCK * depth), copy: None }
+        Self {
+            x,
+            depth,
+            steps: depth / STEP,
+            first: x.len() / (BLOCK * depth),
+            copy: Copy::Lent(&[]),
+        }
     }
 
     /// Columns.
@@ -85,7 +102,10 @@ impl<'a> Rows<'a> {
         }
         let piece = (block - self.first) * self.steps + step;
         let last = (block - self.first + 1) * self.steps;
-        let copy: &[bf16] = self.copy.as_deref().map_or(&[], bytemuck::cast_slice);
+        let copy = match &self.copy {
+            Copy::Own(copy) => bytemuck::cast_slice(copy),
+            Copy::Lent(copy) => copy,
+        };
         let pieces = &copy[piece * PIECE..last * PIECE];
         let bytes = bytemuck::cast_slice::<_, u8>(pieces);
         Left { first: bytes.as_ptr(), row: 2 * STEP, step: 2 * PIECE }

@@ -17,8 +17,6 @@ use crate::cpu::{Cpu, F32Scratch};
 pub(super) const RANKS: usize = 16;
 /// Values of a task that splits them.
 const SPLIT: usize = 16_384;
-/// Pieces of a task that turns them.
-const PIECES: usize = 16;
 
 /// Which part of each value stands where among four, or two, neighbours.
 pub(super) const TURNS: [bool; 4] = [false, true, false, true];
@@ -153,7 +151,6 @@ pub(super) struct Turned {
 pub(super) struct TurnedRanks<'a> {
     pieces: &'a mut [[bf16; PIECE]],
     steps: usize,
-    r: usize,
 }
 
 impl Turned {
@@ -171,7 +168,7 @@ impl Turned {
         let of = |&r: &usize| {
             let len = r.div_ceil(RANKS) * *steps;
             let pieces = rest.split_off_mut(..len).expect("pieces of all ranks");
-            TurnedRanks { pieces, steps: *steps, r }
+            TurnedRanks { pieces, steps: *steps }
         };
         ranks.iter().map(of).collect()
     }
@@ -191,13 +188,6 @@ impl<'a> TurnedRanks<'a> {
             parts[i % self.steps / per_part].push(piece);
         }
         parts
-    }
-
-    /// Tasks that [`turn`] all of `left` `[m, r]`.
-    pub(super) fn fill(self, left: &'a [f32], scale: f32) -> impl Iterator<Item = Task<'a>> {
-        let (r, tokens) = (self.r, PIECES * STEP);
-        let parts = self.parts(tokens).into_iter().zip(left.chunks(tokens * r));
-        parts.map(move |(pieces, left)| Box::new(move || turn(left, r, scale, pieces)) as Task<'a>)
     }
 }
 

@@ -1,29 +1,47 @@
 //! Gradients of linears of one input: that and the adapters; the weights are frozen.
 
 use super::{Adapter, Checked, DroppedCopy, Scratch, down_projection, together};
-use crate::Result;
-use crate::cpu::Cpu;
-use crate::cpu::amx::{Gradients, LinearGradients};
+use crate::cpu::amx::{FactorGradients, Gradients, LinearGradients};
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
 use crate::cpu::fma::{self, Left, Mat, Source, Stored, gemm};
+use crate::cpu::gated;
 use crate::cpu::panel::Matrix;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};
 use crate::cpu::view::{FloatMut, FloatRef, sized};
-use crate::ops::LinearBackward;
+use crate::cpu::{Cpu, F32Scratch};
+use crate::ops::{Activation, LinearBackward};
+use crate::{Buffer, DType, Result};
 
 /// Columns of A, and rows of B, whose gradient is one task.
 const GRAD_COLS: usize = 96;
 /// Rows of X and dY that a task of the adapter's gradients reads at a time.
 const GRAD_ROWS: usize = 256;
 
+/// What the linears read.
+pub(in crate::cpu) enum Input<'a> {
+    /// `x`, whose gradient may be wanted.
+    Given { x: &'a CpuBuffer, dx: Option<&'a mut CpuBuffer> },
+    /// `act(gate) * up`, which `out` receives; the others receive their gradients.
+    Gated {
+        act: Activation,
+        gate: &'a mut CpuBuffer,
+        up: &'a mut CpuBuffer,
+        out: &'a mut CpuBuffer,
+    },
+}
+
 /// One of the linears, checked.
 struct Part<'a> {
     checked: Checked<'a>,
     dy: FloatRef<'a>,
     xa: Option<&'a [f32]>,
+}
+
+/// The gradients of the factors of one, if wanted.
+struct Outs<'a> {
     da: Option<FloatMut<'a>>,
     db: Option<FloatMut<'a>>,
 }
@@ -33,7 +51,7 @@ impl<'a> Part<'a> {
         name: Op,
         linear: &'a mut LinearBackward<'_, Cpu>,
         (m, k): (usize, usize),
-    ) -> Result<Self> {
+    ) -> Result<(Self, Outs<'a>)> {
         let LinearBackward { op, xa, dy, da, db } = linear;
         name.one_input(op, (m, k))?;
         let checked = Checked::new(name, op)?;
@@ -41,92 +59,172 @@ impl<'a> Part<'a> {
             "there is no adapter whose gradients could be written to `da` and `db`".into()
         })?;
         let r = checked.rank();
-        Ok(Self {
-            dy: name.float("dy", dy, m * op.n)?,
-            xa: xa.map(|xa| name.f32("xa", xa, m * r)).transpose()?,
+        let outs = Outs {
             da: da.as_mut().map(|da| name.float_mut("da", da, r * k)).transpose()?,
             db: db.as_mut().map(|db| name.float_mut("db", db, op.n * r)).transpose()?,
-            checked,
-        })
+        };
+        let dy = name.float("dy", dy, m * op.n)?;
+        let xa = xa.map(|xa| name.f32("xa", xa, m * r)).transpose()?;
+        Ok((Self { checked, dy, xa }, outs))
+    }
+
+    fn gradients<'s>(&'s self, Outs { da, db }: Outs<'s>) -> LinearGradients<'s> {
+        let &Checked { n, weight, ref lora, .. } = &self.checked;
+        let factors = lora.as_ref().map(Adapter::factors);
+        LinearGradients { n, weight, factors, xa: self.xa, dy: self.dy, da, db }
     }
 }
 
+/// The gradient of the input comes first: what is gated is made again from it.
 pub(in crate::cpu) fn backward(
     cpu: &Cpu,
-    x: &CpuBuffer,
+    mut input: Input<'_>,
     linears: &mut [LinearBackward<'_, Cpu>],
-    dx: Option<&mut CpuBuffer>,
     accumulate_dx: bool,
 ) -> Result<()> {
     let name = Op("linear_backward");
     let Some(first) = linears.first() else { return Ok(()) };
     let (m, k) = (first.op.m, first.op.k);
-    let x = name.float("x", x, m * k)?;
-    let mut dx = dx.map(|dx| name.float_mut("dx", dx, m * k)).transpose()?;
+    let dtype = input.check(name, m * k)?;
     let parts = linears.iter_mut().map(|linear| Part::new(name, linear, (m, k)));
-    let mut parts: Vec<Part<'_>> = parts.collect::<Result<_>>()?;
+    let parts: Vec<_> = parts.collect::<Result<_>>()?;
+    let (parts, outs): (Vec<Part<'_>>, Vec<Outs<'_>>) = parts.into_iter().unzip();
     let together = together(parts.iter().map(|part| &part.checked));
-    for (i, parts) in parts.chunks_mut(together).enumerate() {
+
+    let mut dx = input.gradient().map(|dx| name.float_mut("dx", dx, m * k)).transpose()?;
+    let mut outs = outs.into_iter();
+    let mut begun = Vec::new();
+    for (i, parts) in parts.chunks(together).enumerate() {
+        let linears = parts.iter().zip(&mut outs).map(|(part, outs)| part.gradients(outs));
+        let group = Group { parts, linears: linears.collect() };
         let dx = dx.as_mut().map(FloatMut::reborrow);
-        backward_together(cpu, x, parts, dx, accumulate_dx || i > 0)?;
+        begun.push(group.input_gradient(cpu, dtype, dx, accumulate_dx || i > 0)?);
     }
-    Ok(())
+    let x = name.float("x", input.finish()?, m * k)?;
+    begun.into_iter().try_for_each(|group| group.factor_gradients(cpu, x))
 }
 
-/// Of linears that are [`together`]. What is to be written is taken out of `parts`.
-fn backward_together<'a>(
-    cpu: &Cpu,
-    x: FloatRef<'a>,
-    parts: &mut [Part<'a>],
-    dx: Option<FloatMut<'_>>,
-    mut accumulate_dx: bool,
-) -> Result<()> {
-    let outs: Vec<_> = parts.iter_mut().map(|part| (part.da.take(), part.db.take())).collect();
-    let Checked { m, k, .. } = parts[0].checked;
-    let copy = parts[0].checked.dropped(cpu, x)?;
-    let dropped = DroppedCopy::or(copy.as_ref(), x);
-    let mut own = Vec::new();
-    for (part, (_, db)) in parts.iter().zip(&outs) {
-        let len = if part.xa.is_none() && db.is_some() { m * part.checked.rank() } else { 0 };
-        let mut xa = cpu.scratch(len)?;
-        if let Some(adapter) = part.checked.lora.as_ref().filter(|_| len > 0) {
-            down_projection(cpu, adapter, x, dropped, &mut xa)?;
-        }
-        own.push(xa);
-    }
-
-    let linears = parts.iter().zip(&own).zip(outs).map(|((part, own), (da, db))| {
-        let &Checked { n, weight, ref lora, .. } = &part.checked;
-        let factors = lora.as_ref().map(Adapter::factors);
-        LinearGradients { n, weight, factors, xa: part.xa.unwrap_or(own), dy: part.dy, da, db }
-    });
-    let mut gradients = Gradients { dropped, m, k, linears: linears.collect(), dx };
-    gradients.run(cpu, |scratch, out, tile| store(accumulate_dx, scratch, out, tile))?;
-
-    let Gradients { linears, mut dx, .. } = gradients;
-    for (Part { checked, dy, .. }, linear) in parts.iter().zip(linears) {
-        let LinearGradients { n, xa, da, db, .. } = linear;
-        let adapter = checked.lora.as_ref();
-        if let Some((adapter, db)) = adapter.zip(db) {
-            b_gradient(adapter, *dy, xa, (m, n), db);
-        }
-        let adapter = adapter.filter(|_| dx.is_some() || da.is_some());
-        let mut dyb = cpu.scratch(adapter.map_or(0, |adapter| m * adapter.r))?;
-        if let Some(adapter) = adapter {
-            up_projection(adapter, *dy, n, &mut dyb);
-        }
-        if let Some((adapter, da)) = adapter.zip(da) {
-            a_gradient(adapter, &dyb, x, (m, k), da);
-        }
-        if let Some(dx) = &mut dx {
-            let low = adapter.map(|adapter| (adapter, &*dyb));
-            input_gradient(checked, *dy, low, dx.reborrow(), |scratch, out, tile| {
-                store(accumulate_dx, scratch, out, tile);
-            });
-            accumulate_dx = true;
+impl<'a> Input<'a> {
+    /// The type of what the linears read.
+    fn check(&mut self, name: Op, len: usize) -> Result<DType> {
+        match self {
+            Self::Given { x, .. } => name.float("x", x, len).map(|_| x.dtype()),
+            Self::Gated { gate, up, out, .. } => {
+                name.float("gate", gate, len)?;
+                name.float("up", up, len)?;
+                name.float("gated", out, len).map(|_| out.dtype())
+            }
         }
     }
-    Ok(())
+
+    /// Where its gradient goes, if that is wanted.
+    fn gradient(&mut self) -> Option<&mut CpuBuffer> {
+        match self {
+            Self::Given { dx, .. } => dx.as_deref_mut(),
+            Self::Gated { out, .. } => Some(out),
+        }
+    }
+
+    /// What the linears read, once its gradient is computed.
+    fn finish(self) -> Result<&'a CpuBuffer> {
+        match self {
+            Self::Given { x, .. } => Ok(x),
+            Self::Gated { act, gate, up, out } => {
+                gated::backward(act, gate, up, out)?;
+                Ok(out)
+            }
+        }
+    }
+}
+
+/// Linears that are [`together`].
+struct Group<'a> {
+    parts: &'a [Part<'a>],
+    linears: Vec<LinearGradients<'a>>,
+}
+
+/// The gradients of the factors that are left to do.
+struct Begun<'a> {
+    parts: &'a [Part<'a>],
+    /// Whether the gradient of each B is wanted.
+    wants_db: Vec<bool>,
+    on_tiles: Option<FactorGradients<'a>>,
+    /// Of each linear what is not done on tiles, and `dY . B`.
+    rest: Vec<(Outs<'a>, F32Scratch)>,
+}
+
+impl<'a> Group<'a> {
+    fn input_gradient(
+        self,
+        cpu: &Cpu,
+        dtype: DType,
+        mut dx: Option<FloatMut<'_>>,
+        mut accumulate: bool,
+    ) -> Result<Begun<'a>> {
+        let Self { parts, linears } = self;
+        let &Checked { m, k, .. } = &parts[0].checked;
+        let wants_db = linears.iter().map(|linear| linear.db.is_some()).collect();
+        let mut gradients = Gradients { mask: parts[0].checked.mask(), m, k, linears };
+        let mut on_tiles = None;
+        if dtype == DType::Bf16 {
+            let dx = dx.as_mut().map(FloatMut::reborrow);
+            on_tiles = gradients.input(cpu, dx, |scratch, out, tile| {
+                store(accumulate, scratch, out, tile);
+            })?;
+        }
+        let mut dx = dx.filter(|_| on_tiles.is_none());
+        let mut rest = Vec::new();
+        for (Part { checked, dy, .. }, linear) in parts.iter().zip(gradients.linears) {
+            let LinearGradients { n, da, db, .. } = linear;
+            let adapter = checked.lora.as_ref().filter(|_| dx.is_some() || da.is_some());
+            let mut dyb = cpu.scratch(adapter.map_or(0, |adapter| m * adapter.r))?;
+            if let Some(adapter) = adapter {
+                up_projection(adapter, *dy, n, &mut dyb);
+            }
+            if let Some(dx) = &mut dx {
+                let low = adapter.map(|adapter| (adapter, &*dyb));
+                input_gradient(checked, *dy, low, dx.reborrow(), |scratch, out, tile| {
+                    store(accumulate, scratch, out, tile);
+                });
+                accumulate = true;
+            }
+            rest.push((Outs { da, db }, dyb));
+        }
+        Ok(Begun { parts, wants_db, on_tiles, rest })
+    }
+}
+
+impl Begun<'_> {
+    fn factor_gradients(self, cpu: &Cpu, x: FloatRef<'_>) -> Result<()> {
+        let Self { parts, wants_db, on_tiles, rest } = self;
+        let Checked { m, k, .. } = parts[0].checked;
+        let copy = parts[0].checked.dropped(cpu, x)?;
+        let dropped = DroppedCopy::or(copy.as_ref(), x);
+        let mut own = Vec::new();
+        for (part, wanted) in parts.iter().zip(wants_db) {
+            let len = if part.xa.is_none() && wanted { m * part.checked.rank() } else { 0 };
+            let mut xa = cpu.scratch(len)?;
+            if let Some(adapter) = part.checked.lora.as_ref().filter(|_| len > 0) {
+                down_projection(cpu, adapter, x, dropped, &mut xa)?;
+            }
+            own.push(xa);
+        }
+        let xas = parts.iter().zip(&own).map(|(part, own)| part.xa.unwrap_or(own));
+        let xas: Vec<&[f32]> = xas.collect();
+        if let (Some(on_tiles), FloatRef::Bf16(dropped)) = (on_tiles, dropped.x) {
+            on_tiles.run(dropped, &xas);
+        }
+        for ((part, xa), (Outs { da, db }, dyb)) in parts.iter().zip(xas).zip(rest) {
+            let Some(adapter) = &part.checked.lora else { continue };
+            if let Some(db) = db {
+                b_gradient(adapter, part.dy, xa, (m, part.checked.n), db);
+            }
+            if let Some(da) = da {
+                a_gradient(adapter, &dyb, x, (m, k), da);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Stores sums to a tile, with what is there if it is to be added to.

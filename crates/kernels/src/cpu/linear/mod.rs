@@ -24,7 +24,7 @@ use super::{Cpu, F32Scratch};
 use crate::Result;
 use crate::ops::{Linear, LinearInto, Lora};
 
-pub(super) use self::backward::backward;
+pub(super) use self::backward::{Input, backward};
 
 /// Rows of a task that drops elements.
 const LORA_ROWS: usize = 64;
