@@ -262,14 +262,14 @@ fn what_is_kept_changes_no_bit() {
 #[test]
 fn linears_of_one_input_are_those_of_one_each() {
     // Queries and keys with what is made of them.
-    let q_k_v = 0b110_1110;
+    let (q_k_v, mlp) = (0b110_1110, 0b001_0000);
     let of = |kept| {
         let (network, params) = network();
         let results = network.gradients(&params, kept, Precision::F32);
         let usage = network.cpu.memory();
         (results, usage.flops, usage.peak)
     };
-    for apart in [ALL, BLOCKS, ALL ^ q_k_v, BLOCKS | q_k_v] {
+    for apart in [ALL, BLOCKS, ALL ^ q_k_v, ALL ^ mlp, BLOCKS | q_k_v, BLOCKS | mlp] {
         let (expected, flops, peak) = of(apart);
         let (results, flops_together, peak_together) = of(apart | TOGETHER);
         assert_eq!(expected.0, results.0, "{apart:#b}: losses");
@@ -354,6 +354,49 @@ fn shapes_that_do_not_fit_are_errors() {
     let lora = Some((network.loras[0], &params));
     let linear = tape.linear(&x, &network.linears[0], lora, None);
     assert!(matches!(linear, Err(Error::Shape { op: "linear", .. })));
+    let x = Var::constant(Tensor::new(up(&network.cpu, &[0.0; 2 * HIDDEN]), &[2, HIDDEN]));
+    let plain =
+        |i: usize| AdaptedLinear { linear: &network.linears[i], adapter: None, dropout: None };
+    let mlp = tape.mlp(Activation::Silu, &x, [3, 6].map(plain), plain(5));
+    assert!(matches!(mlp, Err(Error::Shape { op: "mlp", operand: "up", .. })));
+}
+
+#[test]
+fn an_mlp_trains_its_last_linear_alike_whether_its_input_does_or_not() {
+    let (network, params) = network();
+    let values = up(&network.cpu, &normal(7, IDS.len() * HIDDEN, 1.0));
+    let input = Var::constant(Tensor::new(values, &[IDS.len(), HIDDEN]));
+    let gradients = |precision: Precision, trained: bool, keep: bool| -> Vec<Vec<f32>> {
+        let mut grads = ParamGrads::zeros(&network.cpu, &params).unwrap();
+        let mut tape = Tape::training(&network.cpu, precision);
+        let adapted = |i: usize| AdaptedLinear {
+            linear: &network.linears[i],
+            adapter: Some((network.loras[i], &params)),
+            dropout: Some(Dropout { p: 0.25, key: 5, stream: i as u64 }),
+        };
+        let plain = |i: usize| AdaptedLinear { adapter: None, ..adapted(i) };
+        let [x] = tape.linears(&input, [adapted(1)]).unwrap();
+        let x = if trained { x } else { Var::constant(x.tensor().clone()) };
+        tape.keep(keep);
+        let y = tape.mlp(Activation::GeluTanh, &x, [3, 4].map(plain), adapted(5)).unwrap();
+        tape.linear_cross_entropy(&y, &network.linears[6], &network.labels, 1.0).unwrap();
+        tape.backward(&mut grads).unwrap();
+        grads.buffers().iter().map(|g| network.cpu.download(g).unwrap()).collect()
+    };
+    for (precision, keep) in
+        [Precision::F32, Precision::BF16].map(|p| [(p, true), (p, false)]).concat()
+    {
+        let [alone, with_input] = [false, true].map(|trained| gradients(precision, trained, keep));
+        let trains = |grads: &[Vec<f32>]| -> Vec<bool> {
+            grads.iter().map(|grad| grad.iter().any(|x| *x != 0.0)).collect()
+        };
+        let [mut first, mut both] = [[false; 12]; 2];
+        first[10..].fill(true);
+        both[2..4].fill(true);
+        both[10..].fill(true);
+        assert_eq!((&*trains(&alone), &*trains(&with_input)), (&first[..], &both[..]));
+        assert_eq!(alone[10..], with_input[10..], "{precision:?}, {keep}");
+    }
 }
 
 #[test]

@@ -50,29 +50,34 @@ impl<'m, K: Backend> Tape<'m, K> {
         x: &Var<K>,
         linears: [AdaptedLinear<'m, K>; N],
     ) -> Result<[Var<K>; N]> {
-        let ops = self.ops(x, linears)?;
-        let made = multiply(self.backend(), &ops, &x.tensor, dtype, MemoryKind::Activations)?;
-        Ok(self.push_linears(x, linears, ops, made))
-    }
-
-    /// Linears of `x` as the backend is given them.
-    pub(super) fn ops<const N: usize>(
-        &self,
-        x: &Var<K>,
-        linears: [AdaptedLinear<'m, K>; N],
-    ) -> Result<[Linear<'m, K>; N]> {
-        let (rows, cols) = (x.tensor.rows(), x.tensor.cols());
-        match linears.iter().find(|linear| linear.linear.in_features != cols) {
-            None => Ok(linears.map(|linear| self.op(rows, linear))),
-            Some(linear) => Err(Error::Shape {
+        let ops = linears.map(|linear| self.op(x.tensor.rows(), linear));
+        if let Some(linear) =
+            linears.iter().find(|linear| linear.linear.in_features != x.tensor.cols())
+        {
+            return Err(Error::Shape {
                 op: "linear",
                 operand: "x",
                 actual: x.tensor.shape().to_vec(),
-                expected: vec![rows, linear.linear.in_features],
-            }),
+                expected: vec![x.tensor.rows(), linear.linear.in_features],
+            });
         }
+        let made = multiply(self.backend(), &ops, &x.tensor, dtype, MemoryKind::Activations)?;
+        let operand = self.operand(x);
+        let value = self.remake(made.len(), move |backend| {
+            multiply(backend, &ops, &operand.get(backend)?, dtype, MemoryKind::Recomputed)
+        });
+        let mut made = made.into_iter().enumerate();
+        let results = ops.map(|op| {
+            let mut next = || made.next().expect("results of each");
+            let (which, y) = next();
+            let xa = op.lora.map(|_| next()).map(|(which, xa)| self.save_result(value, which, &xa));
+            ((y, value.map(|value| value.result(which))), xa)
+        });
+        let adapters = linears.map(|linear| linear.adapter.map(|(lora, _)| lora));
+        Ok(self.push_linears(x, results, ops, adapters))
     }
 
+    /// Of an input of `rows`, as the backend is given it.
     pub(super) fn op(&self, rows: usize, linear: AdaptedLinear<'m, K>) -> Linear<'m, K> {
         let AdaptedLinear { linear, adapter, dropout } = linear;
         let dropout = dropout.filter(|_| self.is_recording());
@@ -86,32 +91,8 @@ impl<'m, K: Backend> Tape<'m, K> {
         }
     }
 
-    /// What `ops` made of `x`, and their backward.
-    pub(super) fn push_linears<const N: usize>(
-        &mut self,
-        x: &Var<K>,
-        linears: [AdaptedLinear<'m, K>; N],
-        ops: [Linear<'m, K>; N],
-        made: Made<K>,
-    ) -> [Var<K>; N] {
-        let dtype = made[0].dtype();
-        let operand = self.operand(x);
-        let value = self.remake(made.len(), move |backend| {
-            multiply(backend, &ops, &operand.get(backend)?, dtype, MemoryKind::Recomputed)
-        });
-        let mut made = made.into_iter().enumerate();
-        let results = ops.map(|op| {
-            let mut next = || made.next().expect("results of each");
-            let (which, y) = next();
-            let xa = op.lora.map(|_| next()).map(|(which, xa)| self.save_result(value, which, &xa));
-            ((y, value.map(|value| value.result(which))), xa)
-        });
-        let adapters = linears.map(|linear| linear.adapter.map(|(lora, _)| lora));
-        self.push_products(x, results, ops, adapters)
-    }
-
     /// Results `y` and `xa` of linears, and their backward.
-    fn push_products<const N: usize>(
+    fn push_linears<const N: usize>(
         &mut self,
         x: &Var<K>,
         results: [Product<'m, K>; N],

@@ -18,19 +18,19 @@ impl<'m, K: Backend> Tape<'m, K> {
         down: AdaptedLinear<'m, K>,
     ) -> Result<Var<K>> {
         let (dtype, kind) = (self.precision().activations, MemoryKind::Activations);
-        let ops = self.ops(x, gate_up)?;
-        let op = self.op(ops[0].m, down);
-        if [ops[0].n, ops[1].n] != [op.k; 2] {
-            return Err(Error::Shape {
-                op: "mlp",
-                operand: "gate and up",
-                actual: vec![ops[0].n, ops[1].n],
-                expected: vec![op.k; 2],
-            });
+        let [gate, up] = self.linears(x, gate_up)?;
+        for (operand, x) in [("gate", &gate), ("up", &up)] {
+            if x.tensor.cols() != down.linear.in_features {
+                return Err(Error::Shape {
+                    op: "mlp",
+                    operand,
+                    actual: x.tensor.shape().to_vec(),
+                    expected: vec![x.tensor.rows(), down.linear.in_features],
+                });
+            }
         }
-        let made = multiply(self.backend(), &ops, &x.tensor, dtype, kind)?;
-        let [gate, up] = self.push_linears(x, gate_up, ops, made);
         let gated = gated(self.backend(), act, [&gate.tensor, &up.tensor], kind)?;
+        let op = self.op(x.tensor.rows(), down);
         let made = multiply(self.backend(), &[op], &gated, dtype, kind)?;
         Ok(self.push_down(act, [&gate, &up], (op, down), made))
     }
@@ -57,36 +57,31 @@ impl<'m, K: Backend> Tape<'m, K> {
         let adapter = down.adapter.map(|(lora, _)| lora);
         let gates = slots.iter().any(Slot::wanted);
         self.push(y, value, gates || adapter.is_some(), move |pass, dy| {
-            let backend = pass.backend.clone();
             // What it would be made of is needed no more then.
             let xa = xa.and_then(|xa| xa.at_hand());
-            let [gate, up] = saved.map(|x| x.take(&backend));
+            let [gate, up] = saved.map(|x| x.take(&pass.backend));
             let (gate, up) = (gate?, up?);
-            let [da, db] = match adapter {
-                None => [None, None],
-                Some(lora) => {
-                    let mut grads = pass.params.pairs_mut([[lora.a, lora.b]].into_iter());
-                    grads.pop().expect("gradients of an adapter").map(Some)
-                }
-            };
-            let linear =
-                LinearBackward { op, xa: xa.as_ref().map(Tensor::buffer), dy: &dy, da, db };
+            let grads = adapter.map(|lora| {
+                let mut grads = pass.params.pairs_mut([[lora.a, lora.b]].into_iter());
+                grads.pop().expect("gradients of an adapter")
+            });
+            let [da, db] = grads.map_or([None, None], |grads| grads.map(Some));
+            let xa = xa.as_ref().map(Tensor::buffer);
+            let linear = LinearBackward { op, xa, dy: &dy, da, db };
+            let backend = &pass.backend;
             if !gates {
-                let gated = gated(&backend, act, [&gate, &up], MemoryKind::Recomputed)?;
+                let gated = gated(backend, act, [&gate, &up], MemoryKind::Recomputed)?;
                 return Ok(backend.linears_backward(gated.buffer(), &mut [linear], None, false)?);
             }
             let mut gated = backend.alloc(gate.dtype(), gate.len(), MemoryKind::Recomputed)?;
-            let mut grads = Vec::new();
-            for x in [gate, up] {
-                grads.push(unshare(&backend, x.into_buffer(), MemoryKind::ActivationGradients)?);
-            }
-            let [d_gate, d_up] = &mut *grads else { unreachable!("two") };
-            backend.linear_of_gated_backward(act, d_gate, d_up, &mut gated, linear)?;
+            let own =
+                |x: Tensor<K>| unshare(backend, x.into_buffer(), MemoryKind::ActivationGradients);
+            let (mut d_gate, mut d_up) = (own(gate)?, own(up)?);
+            backend.linear_of_gated_backward(act, &mut d_gate, &mut d_up, &mut gated, linear)?;
             drop((gated, dy));
-            for (slot, grad) in slots.iter().zip(grads) {
-                pass.give(slot, grad.into())?;
-            }
-            Ok(())
+            let [gate, up] = slots;
+            pass.give(&gate, d_gate.into())?;
+            pass.give(&up, d_up.into())
         })
     }
 }

@@ -2,6 +2,7 @@ use kernels::ops::{Activation, LinearBackward};
 use kernels::{Backend, DType, reference};
 
 use crate::linear::{self, Case, Operands, Stored, Uploaded};
+use crate::results::bits;
 use crate::support::{Host, assert_close, output};
 
 const LENGTHS: [usize; 5] = [0, 1, 17, 1_003, 20_011];
@@ -106,8 +107,4 @@ fn backward<'a, K: Backend>(
         None => [None, None],
     };
     LinearBackward { op: operands.op(), xa, dy, da, db }
-}
-
-fn bits<K: Backend>(k: &K, x: &K::Buffer) -> Vec<u32> {
-    k.download(x).unwrap().into_iter().map(f32::to_bits).collect()
 }

@@ -11,10 +11,10 @@ use crate::support::{Host, assert_close_product, rounded};
 /// Rows, depth, and linears that read them.
 type Group = ((usize, usize), &'static [(usize, Stored, bool, Option<(usize, f32)>)]);
 
-/// Linears of one input that kernels do together or not: ragged; with and without bias and adapter; of few rows; of
-/// none; in two kinds of storage; all without dropout; in more tiles than 82 multiprocessors do at a time, the last of
+/// Linears of one input that kernels do together or not: ragged; with and without bias and adapter; of few rows, of
+/// many, of none; in two kinds of storage; all without dropout; in more tiles than 82 multiprocessors do at a time, the last of
 /// which, of one linear and of two, are done as halves.
-const GROUPS: [Group; 12] = {
+const GROUPS: [Group; 13] = {
     const NF4: Stored = nf4(64, true);
     const BF16: Stored = Stored::Dense(DType::Bf16);
     [
@@ -52,6 +52,7 @@ const GROUPS: [Group; 12] = {
                 (64, NF4, false, None),
             ],
         ),
+        ((2_341, 64), &[(96, NF4, false, Some((16, 0.0))), (64, NF4, false, Some((20, 0.0)))]),
         ((300, 192), &[(1_216, BF16, false, Some((1, 0.0))), (128, NF4, true, Some((16, 0.0)))]),
         (
             (70, 64),

@@ -12,7 +12,7 @@ use crate::{attention, cross_entropy, linear, optimizer, rope};
 /// Bits of results, by name.
 pub(crate) type Bits = Vec<(&'static str, Vec<u32>)>;
 
-fn bits<K: Backend>(k: &K, buffer: &K::Buffer) -> Vec<u32> {
+pub(crate) fn bits<K: Backend>(k: &K, buffer: &K::Buffer) -> Vec<u32> {
     k.download(buffer).unwrap().into_iter().map(f32::to_bits).collect()
 }
 

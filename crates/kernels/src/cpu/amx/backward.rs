@@ -1,6 +1,7 @@
 //! Gradients of linears of one input. What does not wait for one another is one loop over the threads: splitting the
-//! factors; multiplying gradients by a factor, and splitting the results while they are at hand; the gradients of all
-//! factors, those of the A in one pass over the input; the gradient of the input, one sum over all linears.
+//! factors; multiplying gradients by a factor, and splitting the results while they are at hand, and what the same rows
+//! add to the gradient of each B; the gradient of the input, one sum over all linears; the gradients of all factors,
+//! those of the A in one pass over the input.
 
 use std::cell::RefCell;
 use std::slice;
@@ -97,7 +98,8 @@ impl<'a> Gradients<'a> {
                     None => terms.extend(low),
                 }
             }
-            team::run_all(product_tasks(&terms, masked, dx, (m, k), &finish).map(|x| x.1));
+            let tasks = product_tasks(&terms, masked, dx, (m, k), &finish);
+            team::run_all(tasks.map(|(_, task)| task));
         }
         Ok(Some(FactorGradients { m, k, adapters, dys, dyb }))
     }
@@ -262,7 +264,7 @@ fn add_group(
     PIECES.with_borrow_mut(|pieces| {
         let pieces = pieces.bf16(blocks * steps * PIECE);
         turn(xa, r, scale, pieces.as_chunks_mut().0.iter_mut().collect());
-        let rows = Rows::in_order(pieces, steps);
+        let rows = Rows::lent(pieces, steps);
         let base = Operands { rows: &rows, source: &source };
         for (i, sums) in sums.chunks_mut(blocks * RANKS * B_COLS).enumerate() {
             let col = i * B_COLS;

@@ -6,14 +6,15 @@
 //! Every output element is summed in the order of the depth, however the work is cut.
 //!
 //! Measured on two cores of a Xeon (2 MiB of L2 each; 29 GB/s a core from L3, 14 from beyond) that others share: steps
-//! of `SmolLM2-135M` with LoRA (4 x 256 tokens, all trained, bf16, NF4, rank 16) take 0.52 to 0.55 s, 6 % less than
-//! before what is named last. Of 0.54 s that were profiled, linears take 0.31, attention 0.085, the head 0.065 and
-//! element-wise operations 0.07, at the memory's pace. The products alone run at 2.1 to 2.6 TFLOP/s from warm caches;
-//! within a step they take half as long again: the first of about seven pairs of columns to meet 32 rows takes four
-//! times as long as any other, 10 % of a step. Threads wait for each other for 5 %. What moved most: huge pages, threads
-//! that stay awake, the adapter, attention and head on tiles, exponentials of base 2; then gates of fused products,
-//! larger blocks of tokens for the head, softmax without masks; then linears of one input together and stores past
-//! the caches.
+//! of `SmolLM2-135M` with LoRA (4 x 256 tokens, all trained, bf16, NF4, rank 16) take 0.41 to 0.50 s, 2 to 7 % less
+//! than before what is named last. Of 0.46 s that were profiled, linears take 0.27 with the gates' gradients,
+//! attention 0.075, the head 0.06 and element-wise operations 0.05, at the memory's pace. The products alone run at 2.1 to 2.6 TFLOP/s from warm caches. A
+//! step of a 32 x 32 block takes 52 ticks of 2.6 GHz at best, 70 with all of it in L1, 85 within a training step, and
+//! for the first pair of columns to meet 32 rows 246, or 398 where a row is 1536 deep: a third of the time of the
+//! tiles. Threads wait for each other for 5 %. What moved most: huge pages, threads that stay awake, the adapter,
+//! attention and head on tiles, exponentials of base 2; then gates of fused products, larger blocks of tokens for the
+//! head, softmax without masks; then linears of one input together and stores past the caches; then panels filled
+//! faster, and rows read less often.
 //!
 //! Rejected: storing each 32 x 32 block of sums while the next is multiplied (3 % less with 576 columns, 2 % more
 //! with 4096), or as it is done (2 to 6 % more of a step); fetching the next rows meanwhile, to L1 or L2, at once or
@@ -22,8 +23,8 @@
 //! warm caches, the same within a step), in parts of the depth that fit L1, 192 or 256 columns at a time (no gain);
 //! reading rows that start within a cache line (7 % of a step); panels of the head's gradient in two bf16 parts (only
 //! the label's share needs more than one); gates and their gradients computed from the sums while those are at hand
-//! (3 to 5 % more of a step: strips of rows come from memory more slowly than whole ones); finishing sums every two or
-//! four pairs of columns (no gain); rows in the order of the tiles (7 % less of a product, and more to make them).
+//! (3 to 4 % more of a step: strips of rows come from memory more slowly than whole ones); finishing sums every two or
+//! four pairs of columns (no gain); rows in the order of the tiles (6 % less of the products, and more to make them).
 
 #[cfg(amx)]
 mod adapter;

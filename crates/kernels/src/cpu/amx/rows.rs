@@ -23,12 +23,12 @@ pub(super) struct Rows<'a> {
     steps: usize,
     /// The first block that was copied.
     first: usize,
-    copy: Copy<'a>,
+    copy: InOrder<'a>,
 }
 
 /// `[block][step][32][32]`, from the first on.
 #[derive(Debug)]
-enum Copy<'a> {
+enum InOrder<'a> {
     Own(F32Scratch),
     Lent(&'a [bf16]),
 }
@@ -56,17 +56,17 @@ impl<'a> Rows<'a> {
                 }
             }
         });
-        Ok(Self { x, depth, steps, first, copy: Copy::Own(copy) })
+        Ok(Self { x, depth, steps, first, copy: InOrder::Own(copy) })
     }
 
     /// Blocks of 32 rows of `steps` whole steps that are in the order of the tiles.
     pub(super) fn ordered(pieces: F32Scratch, steps: usize) -> Self {
-        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: Copy::Own(pieces) }
+        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: InOrder::Own(pieces) }
     }
 
     /// As [`ordered`](Self::ordered), of somebody else's.
-    pub(super) const fn in_order(pieces: &'a [bf16], steps: usize) -> Self {
-        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: Copy::Lent(pieces) }
+    pub(super) const fn lent(pieces: &'a [bf16], steps: usize) -> Self {
+        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: InOrder::Lent(pieces) }
     }
 
     /// Whole blocks of rows of whole steps, in place.
@@ -77,7 +77,7 @@ impl<'a> Rows<'a> {
             depth,
             steps: depth / STEP,
             first: x.len() / (BLOCK * depth),
-            copy: Copy::Lent(&[]),
+            copy: InOrder::Lent(&[]),
         }
     }
 
@@ -103,8 +103,8 @@ impl<'a> Rows<'a> {
         let piece = (block - self.first) * self.steps + step;
         let last = (block - self.first + 1) * self.steps;
         let copy = match &self.copy {
-            Copy::Own(copy) => bytemuck::cast_slice(copy),
-            Copy::Lent(copy) => copy,
+            InOrder::Own(copy) => bytemuck::cast_slice(copy),
+            InOrder::Lent(copy) => copy,
         };
         let pieces = &copy[piece * PIECE..last * PIECE];
         let bytes = bytemuck::cast_slice::<_, u8>(pieces);

@@ -82,7 +82,7 @@ pub(in crate::cpu) fn backward(
     linears: &mut [LinearBackward<'_, Cpu>],
     accumulate_dx: bool,
 ) -> Result<()> {
-    let name = Op("linear_backward");
+    let name = input.name();
     let Some(first) = linears.first() else { return Ok(()) };
     let (m, k) = (first.op.m, first.op.k);
     let dtype = input.check(name, m * k)?;
@@ -105,8 +105,16 @@ pub(in crate::cpu) fn backward(
 }
 
 impl<'a> Input<'a> {
+    /// Of the operation.
+    const fn name(&self) -> Op {
+        Op(match self {
+            Self::Given { .. } => "linear_backward",
+            Self::Gated { .. } => "linear_of_gated_backward",
+        })
+    }
+
     /// The type of what the linears read.
-    fn check(&mut self, name: Op, len: usize) -> Result<DType> {
+    fn check(&self, name: Op, len: usize) -> Result<DType> {
         match self {
             Self::Given { x, .. } => name.float("x", x, len).map(|_| x.dtype()),
             Self::Gated { gate, up, out, .. } => {
