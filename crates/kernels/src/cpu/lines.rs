@@ -37,6 +37,12 @@ impl Lines {
         &self.0
     }
 
+    /// As [`as_lines`](Self::as_lines).
+    #[cfg(amx)]
+    pub(super) fn as_lines_mut(&mut self) -> &mut [[u64; 8]] {
+        &mut self.0
+    }
+
     pub(super) fn f32(&mut self, len: usize) -> &mut [f32] {
         &mut bytemuck::cast_slice_mut(self.lines(len.div_ceil(16)))[..len]
     }

@@ -101,6 +101,18 @@ impl<'a> Tile<'a> {
         }
     }
 
+    /// Overwrites part of a row, from column `col` on, with values that are rounded already. Panics unless the matrix is
+    /// of bf16.
+    #[cfg(amx)]
+    pub(super) fn set(&mut self, row: usize, col: usize, values: &[bf16]) {
+        assert!(row < self.rows && col + values.len() <= self.cols, "beyond the tile");
+        let First::Bf16(x) = self.first else { panic!("values are rounded for a matrix of bf16") };
+        let part = x.wrapping_add(row * self.stride + col);
+        // SAFETY: as in `store`; the part lies in the row's.
+        let part = unsafe { slice::from_raw_parts_mut(part, values.len()) };
+        part.copy_from_slice(values);
+    }
+
     /// A tile of sums of the matrix unit, to be stored past the caches or not.
     #[cfg(amx)]
     pub(super) const fn of_matrix_unit(self, past_caches: bool) -> Self {

@@ -40,6 +40,25 @@ fn products_of_large_shapes() {
     }
 }
 
+/// More keys than a block has, and than a task keeps in order; windows that end in another block; more heads of a key
+/// head than are summed at a time.
+#[test]
+fn attention_of_many_keys_and_heads() {
+    let cpu = Cpu::new();
+    for (shape, lens, window, softcap) in [
+        ((9, 3, 64), &[(300, 300), (257, 520)][..], None, None),
+        ((18, 2, 32), &[(70, 70), (260, 600)], Some(270), None),
+        ((2, 1, 128), &[(290, 290), (1, 1)], None, Some(5.0)),
+        ((2, 1, 32), &[(33, 8_300)], None, None),
+        ((2, 1, 32), &[(300, 8_700)], Some(8_200), None),
+    ] {
+        let case = attention::Case::new(shape, lens, window, softcap);
+        let operands = attention::Operands::new(&case, DType::Bf16);
+        attention::check_output(&cpu, &case, &operands, DType::Bf16);
+        attention::check_gradients(&cpu, &case, DType::Bf16);
+    }
+}
+
 /// Results of all cases, of attention and of the head, a line each.
 fn all() -> String {
     let cpu = &Cpu::new();

@@ -223,7 +223,12 @@ fn check_nan<K: Backend>(k: &K, cases: Vec<Case>, dtype: DType) {
 }
 
 /// `o` and `lse` against the reference; returns `o`.
-fn check_output<K: Backend>(k: &K, case: &Case, operands: &Operands, dtype: DType) -> Vec<f32> {
+pub(crate) fn check_output<K: Backend>(
+    k: &K,
+    case: &Case,
+    operands: &Operands,
+    dtype: DType,
+) -> Vec<f32> {
     let (o, lse) = forward(k, case, operands, dtype);
     let naive = reference::attention(&operands.inputs(case, |x| &x.f32));
     let truth = reference::attention(&operands.inputs(case, |x| &x.f64));
@@ -248,7 +253,7 @@ pub(crate) fn check_shared_keys<K: Backend>(k: &K, dtype: DType) {
     }
 }
 
-fn check_gradients<K: Backend>(k: &K, case: &Case, dtype: DType) {
+pub(crate) fn check_gradients<K: Backend>(k: &K, case: &Case, dtype: DType) {
     let operands = Operands::new(case, dtype);
     let (o, lse) = forward(k, case, &operands, dtype);
     let got = backward(k, case, &operands, (&o, &lse), dtype);

@@ -8,11 +8,12 @@ use std::cell::RefCell;
 
 use half::bf16;
 
-use super::dense::{Dense, Straight, Transposed};
-use super::product::{Area, COLS, Operands, even, run, supports};
+use super::dense::{Dense, Transposed};
+use super::product::{Area, Operands, even, run, supports};
 use super::rows::Rows;
-use super::softmax::{Running, weigh};
-use super::tile::BLOCK;
+use super::small::{Out, Panel, Values, product};
+use super::softmax::{Running, Strip, rescale, weigh, weight};
+use super::tile::{BLOCK, Tiles};
 use crate::Result;
 use crate::cpu::exp::exp;
 use crate::cpu::lines::Lines;
@@ -27,11 +28,14 @@ const PANEL: usize = 512;
 const TOKENS: usize = 512;
 /// Tasks that are enough for the threads: the vocabulary is cut in parts until there are as many.
 const ENOUGH: usize = 8;
+/// Columns of the gradient that a panel of the head is put in order for.
+const GRADIENT_COLS: usize = 256;
 /// Elements of the gradient, for one part of the vocabulary, that are held at a time (8 MiB).
 const HELD: usize = 1 << 21;
 
 thread_local! {
     static PROBS: RefCell<Lines> = RefCell::default();
+    static GRADIENT_PANEL: RefCell<Panel> = RefCell::default();
 }
 
 /// A bf16 head `[vocab, hidden]` and bf16 hidden states.
@@ -59,16 +63,18 @@ impl State {
     const EMPTY: Self =
         Self { running: Running::EMPTY, label_logit: None, label_rest: 0.0, correction: 1.0 };
 
-    /// Turns logits into exponentials relative to the maximum, rounded into `probs`. `label` is where
-    /// the label lies among them.
-    fn add(&mut self, logits: &mut [f32], label: Option<usize>, probs: &mut [bf16]) {
-        if let Some(label) = label {
-            self.label_logit = Some(logits[label]);
-        }
-        self.correction = weigh(logits, probs, &mut self.running);
-        self.label_rest *= self.correction;
-        if let Some(label) = label {
-            self.label_rest += logits[label] - probs[label].to_f32();
+    /// Before the logits of a panel are weighed; `label` is the label's, if it is among them.
+    fn see(&mut self, label: Option<f32>) {
+        self.label_logit = label.or(self.label_logit);
+    }
+
+    /// After that. `label` is what its logit became, rounded, if it was among them.
+    fn add(&mut self, running: Running, correction: f32, label: Option<bf16>) {
+        self.running = running;
+        self.correction = correction;
+        self.label_rest *= correction;
+        if let (Some(logit), Some(prob)) = (self.label_logit, label) {
+            self.label_rest += weight(logit, running) - prob.to_f32();
         }
     }
 
@@ -101,6 +107,26 @@ struct Task<'a> {
     states: &'a mut [State],
     /// `[tokens, hidden]`, relative to the maxima; empty if it is not wanted.
     grad: &'a mut [f32],
+}
+
+/// Turns the logits of at most 32 tokens `[tokens, width]` into exponentials relative to the largest, rounded into
+/// `probs`. `n` of each row are logits, and the label is among them where it is given.
+fn add_logits<'a>(
+    states: impl Iterator<Item = (&'a mut State, Option<usize>)>,
+    (logits, probs): (&mut [f32], &mut [bf16]),
+    (n, width): (usize, usize),
+) {
+    let mut states: Vec<_> = states.collect();
+    let mut running = [Running::EMPTY; BLOCK];
+    for (row, ((state, label), running)) in states.iter_mut().zip(&mut running).enumerate() {
+        state.see(label.map(|label| logits[row * width + label]));
+        *running = state.running;
+    }
+    let strip = Strip { products: logits, probs: &mut *probs, width, cols: 0..width };
+    let corrections = weigh(strip, n, &mut running[..states.len()]);
+    for (row, (state, label)) in states.into_iter().enumerate() {
+        state.add(running[row], corrections[row], label.map(|label| probs[row * width + label]));
+    }
 }
 
 impl<'a> Head<'a> {
@@ -153,10 +179,10 @@ impl<'a> Head<'a> {
                 let label = &self.values[labels[i] * self.hidden..][..self.hidden];
                 let of_label = (state.label_rest / state.running.sum - 1.0) * grad_scale;
                 sum.extend(label.iter().map(|x| x.to_f32() * of_label));
-                for at in of(i) {
-                    let factor = exp(states[at].running.max - state.running.max)
-                        / state.running.sum
-                        * grad_scale;
+                for part in 0..parts {
+                    let max = states[part * tokens.len() + i].running.max;
+                    let factor = exp(max - state.running.max) / state.running.sum * grad_scale;
+                    let at = part * tokens.len().next_multiple_of(BLOCK) + i;
                     let grad = &grads[at * self.hidden..][..self.hidden];
                     simd!(for (sum, grad) in sum.iter_mut().zip(grad) {
                         *sum += grad * factor;
@@ -187,12 +213,14 @@ impl<'a> Head<'a> {
         let per_part = panels.div_ceil(parts);
         let parts = panels.div_ceil(per_part);
         let mut states = vec![State::EMPTY; parts * n];
-        let mut grads = cpu.scratch(if with_grad { parts * n * hidden } else { 0 })?;
+        let padded = n.next_multiple_of(BLOCK);
+        let mut grads = cpu.scratch(if with_grad { parts * padded * hidden } else { 0 })?;
         let mut tasks = Vec::new();
         let mut rest = &mut *grads;
         for (part, states) in states.chunks_mut(n).enumerate() {
             for (block, states) in states.chunks_mut(height).enumerate() {
-                let len = if with_grad { states.len() * hidden } else { 0 };
+                let rows = states.len().next_multiple_of(BLOCK);
+                let len = if with_grad { rows * hidden } else { 0 };
                 let grad = rest.split_off_mut(..len).expect("a gradient for each task");
                 let part = part * per_part..panels.min((part + 1) * per_part);
                 tasks.push(Task { first_token: block * height, part, states, grad });
@@ -219,7 +247,7 @@ impl<'a> Head<'a> {
         let Task { first_token, part, states, grad } = task;
         let labels = &labels[first_token..][..states.len()];
         let height = states.len();
-        grad.fill(0.0);
+        let mut begun = false;
         PROBS.with_borrow_mut(|probs| {
             for panel in part {
                 let first = panel * PANEL;
@@ -228,41 +256,60 @@ impl<'a> Head<'a> {
                 let probs = probs.bf16(height.next_multiple_of(BLOCK) * width);
                 // What lies beyond the tokens' end is unused, beyond the panel's multiplied by zeros.
                 probs[height * width..].fill(bf16::ZERO);
-                let weight = Dense::new(&self.values[first * self.hidden..], n, self.hidden);
-                let source = &Transposed(weight);
-                let area = Area { first_block: first_token / BLOCK, rows: height, col: 0, cols: n };
+                let values = &self.values[first * self.hidden..];
+                let source = &Transposed(Dense::new(values, n, self.hidden));
+                let weight =
+                    Values { data: values, rows: n, cols: self.hidden, stride: self.hidden };
+                let first_block = first_token / BLOCK;
+                let area = Area { first_block, rows: height, col: 0, cols: width };
                 run(&[Operands { rows, source }], area, |block, logits| {
-                    let rows = probs[block * BLOCK * width..].chunks_mut(width);
-                    let states = states[block * BLOCK..].iter_mut().zip(&labels[block * BLOCK..]);
-                    let rows = logits.chunks_mut(n).zip(rows).zip(states);
-                    for ((logits, probs), (state, label)) in rows {
-                        let label = label.checked_sub(first).filter(|&label| label < n);
-                        state.add(logits, label, &mut probs[..n]);
-                        probs[n..].fill(bf16::ZERO);
-                    }
+                    let probs = &mut probs[block * BLOCK * width..][..logits.len()];
+                    let states = states[block * BLOCK..].iter_mut().take(BLOCK);
+                    let labels = labels[block * BLOCK..]
+                        .iter()
+                        .map(|label| label.checked_sub(first).filter(|&label| label < n));
+                    add_logits(states.zip(labels), (logits, probs), (n, width));
                 });
                 if !grad.is_empty() {
-                    self.add_gradient(weight, &Rows::whole(probs, width), states, grad);
+                    self.add_gradient(weight, (probs, width), states, (&mut *grad, !begun));
+                    begun = true;
                 }
             }
         });
     }
 
-    /// `grad = grad * correction + probs . weight`.
-    fn add_gradient(self, weight: Dense<'_>, probs: &Rows<'_>, states: &[State], grad: &mut [f32]) {
+    /// `grad = grad * correction + probs . weight`, or without what is there if it is the first. `probs` have `width`
+    /// columns.
+    fn add_gradient(
+        self,
+        weight: Values<'_>,
+        (probs, width): (&[bf16], usize),
+        states: &[State],
+        (grad, first): (&mut [f32], bool),
+    ) {
         let hidden = self.hidden;
-        for col in (0..hidden).step_by(COLS) {
-            let cols = COLS.min(hidden - col);
-            let area = Area { first_block: 0, rows: states.len(), col, cols };
-            run(&[Operands { rows: probs, source: &Straight(weight) }], area, |block, sums| {
-                let grad = grad[block * BLOCK * hidden..].chunks_mut(hidden);
-                let states = &states[block * BLOCK..];
-                simd!(for ((grad, sums), state) in grad.zip(sums.chunks(cols)).zip(states) {
-                    for (grad, sum) in grad[col..col + cols].iter_mut().zip(sums) {
-                        *grad = *grad * state.correction + sum;
-                    }
-                });
-            });
+        let tiles = &Tiles::configure();
+        for (grad, states) in grad.chunks_mut(BLOCK * hidden).zip(states.chunks(BLOCK)) {
+            let mut corrections = [1.0; BLOCK];
+            if !first {
+                for (correction, state) in corrections.iter_mut().zip(states) {
+                    *correction = state.correction;
+                }
+            }
+            rescale(grad, &corrections);
         }
+        GRADIENT_PANEL.with_borrow_mut(|panel| {
+            for col in (0..hidden).step_by(GRADIENT_COLS) {
+                let cols = GRADIENT_COLS.min(hidden - col);
+                panel.set(Values { data: &weight.data[col..], cols, ..weight });
+                let right = panel.part(0..cols, 0);
+                let blocks = probs.chunks_exact(BLOCK * width);
+                for (probs, grad) in blocks.zip(grad.chunks_exact_mut(BLOCK * hidden)) {
+                    let left = Values { data: probs, rows: BLOCK, cols: width, stride: width };
+                    let out = Out { sums: grad, width: hidden, col, add: !first };
+                    product(tiles, left, &right, out);
+                }
+            }
+        });
     }
 }

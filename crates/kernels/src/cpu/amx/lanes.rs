@@ -3,10 +3,10 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m256bh, __m256i, __m512, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT,
-    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh,
-    _mm512_fmadd_ps, _mm512_maskz_scalef_ps, _mm512_roundscale_ps, _mm512_set1_ps,
-    _mm512_slli_epi32, _mm512_sub_ps,
+    __m256bh, __m256i, __m512, __m512bh, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT,
+    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_maskz_scalef_ps, _mm512_roundscale_ps,
+    _mm512_set1_ps, _mm512_slli_epi32, _mm512_sub_ps,
 };
 use std::mem::transmute;
 
@@ -14,6 +14,8 @@ use half::bf16;
 
 /// Elements of a register.
 pub(super) const LANES: usize = 16;
+/// bf16 values of a cache line.
+pub(super) const LINE: usize = 2 * LANES;
 
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -45,10 +47,25 @@ pub(super) fn narrow(x: __m512) -> [bf16; LANES] {
     unsafe { transmute::<__m256bh, [bf16; LANES]>(_mm512_cvtneps_pbh(x)) }
 }
 
+/// As [`narrow`], of two registers.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn narrow_line([low, high]: [__m512; 2]) -> [bf16; LINE] {
+    // SAFETY: both are 64 bytes of plain bits.
+    unsafe { transmute::<__m512bh, [bf16; LINE]>(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
 /// `2^x` to 1.7e-7 of it, infinities included; NaN stays NaN. Results below the smallest normal number are 0.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn exp2(x: __m512) -> __m512 {
+    exp2_in(u16::MAX, x)
+}
+
+/// As [`exp2`]; 0 but for the lanes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn exp2_in(lanes: u16, x: __m512) -> __m512 {
     /// The polynomial of degree 5 that is 1 at 0 with the least relative error over half an octave either
     /// side, 9e-8.
     #[expect(clippy::approx_constant, reason = "fitted, not the logarithm")]
@@ -61,7 +78,7 @@ pub(super) fn exp2(x: __m512) -> __m512 {
         p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(*c));
     }
     let p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0));
-    _mm512_maskz_scalef_ps(normal, p, n)
+    _mm512_maskz_scalef_ps(normal & lanes, p, n)
 }
 
 #[cfg(test)]

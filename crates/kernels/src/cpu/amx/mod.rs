@@ -35,6 +35,8 @@ mod dense;
 #[cfg(amx)]
 mod detect;
 #[cfg(amx)]
+mod dots;
+#[cfg(amx)]
 mod fill;
 #[cfg(amx)]
 mod forward;
@@ -49,15 +51,21 @@ mod product;
 #[cfg(amx)]
 mod rows;
 #[cfg(amx)]
+mod scores;
+#[cfg(amx)]
 mod small;
 #[cfg(amx)]
 mod softmax;
+#[cfg(amx)]
+mod softmax_gradient;
 #[cfg(amx)]
 mod split;
 #[cfg(amx)]
 mod store;
 #[cfg(amx)]
 mod tile;
+#[cfg(amx)]
+mod turn;
 #[cfg(amx)]
 mod vector;
 
@@ -66,12 +74,16 @@ pub(super) use self::{
     adapter::shrink,
     backward::FactorGradients,
     detect::available,
+    dots::row_dots,
     gated::{gate, gate_gradients},
     head::Head,
-    small::{Panel, Values, product, transpose, transpose_f32},
-    softmax::{Running, Scores, online_softmax, softmax_gradient},
+    scores::Scores,
+    small::{Out, Panel, Values, gather_rows, product, product_of_parts, transpose},
+    softmax::{Running, Strip, online_softmax, rescale},
+    softmax_gradient::{KeyStrip, softmax_gradient},
     store::store,
     tile::{BLOCK, Tiles},
+    turn::transpose_rounded,
     vector::{few_rows, multiply_few},
 };
 

@@ -69,18 +69,6 @@ impl<'a> Rows<'a> {
         Self { x: &[], depth: steps * STEP, steps, first: 0, copy: InOrder::Lent(pieces) }
     }
 
-    /// Whole blocks of rows of whole steps, in place.
-    pub(super) fn whole(x: &'a [bf16], depth: usize) -> Self {
-        assert!(depth.is_multiple_of(STEP) && x.len().is_multiple_of(BLOCK * depth));
-        Self {
-            x,
-            depth,
-            steps: depth / STEP,
-            first: x.len() / (BLOCK * depth),
-            copy: InOrder::Lent(&[]),
-        }
-    }
-
     /// Columns.
     pub(super) const fn depth(&self) -> usize {
         self.depth

@@ -1,21 +1,24 @@
-//! Softmax and its gradient over strips of raw products, as the tiles leave them.
+//! Softmax of strips of raw products, as the tiles leave them.
 //!
 //! Exponentials are of base 2, and sums and products fused: a third of the instructions of the loops that are
-//! compiled for all processors.
+//! compiled for all processors. What a row needs once is computed for 16 rows at a time.
 
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512, _mm512_add_ps, _mm512_div_ps, _mm512_fnmadd_ps, _mm512_mask_mov_ps,
-    _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_sub_ps,
+    __m512, _mm512_add_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_cmpeq_ps_mask,
+    _mm512_fmadd_ps, _mm512_fmsub_ps, _mm512_mask_max_ps, _mm512_mask_mov_ps, _mm512_max_ps,
+    _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_sub_ps,
+    _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
 use half::bf16;
 
-use super::lanes::{LANES, exp2, from, narrow, to};
+use super::lanes::{LANES, LINE, exp2, exp2_in, from, narrow_line, to};
+use super::scores::{Scores, lanes, to_score};
+use super::tile::BLOCK;
 use crate::ops::Attention;
 
 /// Softmax of a row over the columns seen so far.
@@ -32,255 +35,250 @@ impl Running {
     pub(in crate::cpu) const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 }
 
-/// What rows of scores are made from.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::cpu) struct Scores(Attention);
-
-impl Scores {
-    pub(in crate::cpu) const fn new(op: Attention) -> Self {
-        Self(op)
-    }
-
-    /// From the values that maxima are taken of to scores.
-    pub(in crate::cpu) const fn factor(self) -> f32 {
-        if self.monotonic() { self.0.scale } else { 1.0 }
-    }
-
-    /// Whether the largest product gives the largest score, and a factor is all that is between them.
-    const fn monotonic(self) -> bool {
-        self.0.softcap.is_none() && self.0.scale > 0.0
-    }
+/// Rows of raw products, and where their weights go. Both have `width` columns, of which `cols`, a multiple of 32
+/// that begins with one, are read and written.
+#[derive(Debug)]
+pub(in crate::cpu) struct Strip<'a> {
+    pub(in crate::cpu) products: &'a mut [f32],
+    pub(in crate::cpu) probs: &'a mut [bf16],
+    pub(in crate::cpu) width: usize,
+    pub(in crate::cpu) cols: Range<usize>,
 }
 
-/// Turns raw products `[rows, cols]`, of which row `i` sees those in `visible(i)`, into weights relative to
-/// the running maximum, rounded into `probs`, and rescales what came before in `out` `[rows, head_dim]`.
-/// `products` is left unspecified.
+/// Turns the raw products of at most 32 rows, of which row `i` sees those in `visible[i]`, into weights relative to
+/// the running maximum, rounded; hidden ones get 0. Gives the factors by which what came before is to be
+/// multiplied. Products are left unspecified.
 pub(in crate::cpu) fn online_softmax(
     op: Attention,
-    (products, probs): (&mut [f32], &mut [bf16]),
-    cols: usize,
-    visible: impl Fn(usize) -> Range<usize>,
-    (running, out): (&mut [Running], &mut [f32]),
-) {
+    strip: Strip<'_>,
+    visible: &[Range<usize>; BLOCK],
+    running: &mut [Running],
+) -> [f32; BLOCK] {
     assert!(super::available());
+    let scores = Scores::new(op);
     // SAFETY: a processor with the tiles has all features that are enabled.
-    unsafe { online_softmax_rows(op, (products, probs), cols, visible, (running, out)) }
+    unsafe {
+        if !scores.monotonic() {
+            to_natural_scores(op, strip.products);
+        }
+        weigh_rows(strip, scores.factor() * LOG2_E, visible, running)
+    }
 }
 
-/// Turns a row into exponentials relative to the running maximum, also rounded into `probs`; gives the factor
-/// that what came before is to be multiplied by.
-pub(in crate::cpu) fn weigh(row: &mut [f32], probs: &mut [bf16], running: &mut Running) -> f32 {
-    assert!(super::available() && row.len() == probs.len());
-    let all = 0..row.len();
-    // SAFETY: as above.
-    unsafe { weigh_row((row, probs), LOG2_E, &all, running) }
-}
-
-/// Probabilities and gradients of raw products, rounded, from the products `[rows, cols]` and the gradients of
-/// probabilities. Rows are keys and columns queries with their `lse`, times `log2(e)`, and `delta`; key `i` is
-/// seen by `visible(i)`, and elsewhere both results are 0.
-pub(in crate::cpu) fn softmax_gradient(
-    op: Attention,
-    (products, d_probs): (&[f32], &[f32]),
-    (lse, delta): (&[f32], &[f32]),
-    visible: impl Fn(usize) -> Range<usize>,
-    (probs, d_scores): (&mut [bf16], &mut [bf16]),
-) {
+/// As [`online_softmax`], with exponentials of the values themselves, all of them visible but for those beyond
+/// `len`.
+pub(in crate::cpu) fn weigh(strip: Strip<'_>, len: usize, running: &mut [Running]) -> [f32; BLOCK] {
     assert!(super::available());
     // SAFETY: as above.
-    unsafe {
-        let rows = (products, d_probs);
-        softmax_gradient_rows(op, rows, (lse, delta), visible, (probs, d_scores));
+    unsafe { weigh_rows(strip, LOG2_E, &[const { 0..0 }; BLOCK].map(|_| 0..len), running) }
+}
+
+/// The weight of one value among those that [`weigh`] has seen last, before it is rounded.
+pub(in crate::cpu) fn weight(value: f32, running: Running) -> f32 {
+    #[target_feature(enable = "avx512f")]
+    fn weight(value: f32, running: Running) -> f32 {
+        let factor = _mm512_set1_ps(LOG2_E);
+        let shift = _mm512_mul_ps(base_of(_mm512_set1_ps(running.max)), factor);
+        to(power_in(u16::MAX, _mm512_set1_ps(value), shift, factor))[0]
+    }
+    assert!(super::available());
+    // SAFETY: as above.
+    unsafe { weight(value, running) }
+}
+
+/// Multiplies the rows of `out`, one for each factor; ones cost nothing.
+pub(in crate::cpu) fn rescale(out: &mut [f32], factors: &[f32; BLOCK]) {
+    #[target_feature(enable = "avx512f")]
+    fn rescale(out: &mut [f32], factors: &[f32; BLOCK]) {
+        for (row, factor) in out.chunks_exact_mut(out.len() / BLOCK).zip(factors) {
+            if *factor != 1.0 {
+                for x in row.as_chunks_mut().0 {
+                    *x = to(_mm512_mul_ps(from(x), _mm512_set1_ps(*factor)));
+                }
+            }
+        }
+    }
+    assert!(super::available() && out.len().is_multiple_of(BLOCK * LANES));
+    // SAFETY: as above.
+    unsafe { rescale(out, factors) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn to_natural_scores(op: Attention, products: &mut [f32]) {
+    for products in products.as_chunks_mut().0 {
+        *products = to(_mm512_mul_ps(to_score(op, from(products)).0, _mm512_set1_ps(LN_2)));
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn online_softmax_rows(
-    op: Attention,
-    (products, probs): (&mut [f32], &mut [bf16]),
-    cols: usize,
-    visible: impl Fn(usize) -> Range<usize>,
-    (running, out): (&mut [Running], &mut [f32]),
-) {
-    let scores = Scores(op);
-    let state = running.iter_mut().zip(out.chunks_mut(op.head_dim));
-    let rows = products.chunks_mut(cols).zip(probs.chunks_mut(cols)).zip(state);
-    for (row, ((products, probs), (running, out))) in rows.enumerate() {
-        if !scores.monotonic() {
-            for products in products.as_chunks_mut().0 {
-                *products = to(_mm512_mul_ps(to_score(op, from(products)).0, _mm512_set1_ps(LN_2)));
-            }
+fn weigh_rows(
+    strip: Strip<'_>,
+    factor: f32,
+    visible: &[Range<usize>; BLOCK],
+    running: &mut [Running],
+) -> [f32; BLOCK] {
+    let Strip { products, probs, width, cols } = strip;
+    let lines = cols.len() / LINE;
+    let mut seen = [const { 0..0 }; BLOCK];
+    for (seen, visible) in seen.iter_mut().zip(visible) {
+        *seen = shifted(visible, &cols);
+    }
+    let visible = seen;
+    let whole = whole_lines(&visible[..running.len()]);
+    let factor = _mm512_set1_ps(factor);
+    let mut corrections = [1.0; BLOCK];
+    let corrections_of = corrections.as_chunks_mut().0.iter_mut();
+    for (half, (running, corrections)) in running.chunks_mut(LANES).zip(corrections_of).enumerate()
+    {
+        let rows = half * LANES..half * LANES + running.len();
+        let mut largest = [_mm512_set1_ps(f32::NEG_INFINITY); LANES];
+        for (row, largest) in rows.clone().zip(&mut largest) {
+            let row_products = &products[row * width + cols.start..][..lines * LINE];
+            *largest = largest_of(row_products.as_chunks().0.as_chunks().0, &whole, &visible[row]);
         }
-        let factor = scores.factor() * LOG2_E;
-        let correction = weigh_row((products, probs), factor, &visible(row), running);
-        if correction != 1.0 {
-            for out in out.as_chunks_mut().0 {
-                *out = to(_mm512_mul_ps(from(out), _mm512_set1_ps(correction)));
+        let largest = by_row::<true>(&largest);
+        let (mut old_max, mut old_sum) = ([0.0; LANES], [0.0; LANES]);
+        for (row, running) in running.iter().enumerate() {
+            (old_max[row], old_sum[row]) = (running.max, running.sum);
+        }
+        let old_max = from(&old_max);
+        // The second operand if either is NaN.
+        let max = _mm512_max_ps(largest, old_max);
+        let base = base_of(max);
+        let correction = exp2(_mm512_mul_ps(_mm512_sub_ps(old_max, base), factor));
+        let shift = to(_mm512_mul_ps(base, factor));
+
+        let mut sums = [_mm512_setzero_ps(); LANES];
+        for ((row, sum), shift) in rows.zip(&mut sums).zip(&shift) {
+            let at = row * width + cols.start..row * width + cols.end;
+            let (products, probs) = (&products[at.clone()], &mut probs[at]);
+            let (products, probs) = (products.as_chunks().0.as_chunks().0, probs.as_chunks_mut().0);
+            let scale = (_mm512_set1_ps(*shift), factor);
+            *sum = weigh_row((products, probs), scale, &whole, &visible[row]);
+        }
+        let sum = to(_mm512_fmadd_ps(from(&old_sum), correction, by_row::<false>(&sums)));
+        let max = to(max);
+        *corrections = to(correction);
+        for (row, running) in running.iter_mut().enumerate() {
+            *running = Running { max: max[row], sum: sum[row] };
+        }
+    }
+    corrections
+}
+
+/// A range counted from the first of `cols`.
+#[inline]
+fn shifted(range: &Range<usize>, cols: &Range<usize>) -> Range<usize> {
+    let count = |col: usize| col.clamp(cols.start, cols.end) - cols.start;
+    count(range.start)..count(range.end)
+}
+
+/// Lines that all rows see the whole of.
+fn whole_lines(visible: &[Range<usize>]) -> Range<usize> {
+    let (mut start, mut end) = (0, usize::MAX);
+    for range in visible {
+        (start, end) = (range.start.max(start), range.end.min(end));
+    }
+    let end = end / LINE;
+    start.div_ceil(LINE).min(end)..end
+}
+
+/// What exponents are relative to. Nothing seen, or nothing but negative infinity: 2^(-inf + inf) has no value.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn base_of(max: __m512) -> __m512 {
+    let nothing = _mm512_cmpeq_ps_mask(max, _mm512_set1_ps(f32::NEG_INFINITY));
+    _mm512_mask_mov_ps(max, nothing, _mm512_setzero_ps())
+}
+
+/// `2^(x * factor - shift)`; 0 but for the lanes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn power_in(lanes: u16, x: __m512, shift: __m512, factor: __m512) -> __m512 {
+    exp2_in(lanes, _mm512_fmsub_ps(x, factor, shift))
+}
+
+/// Two registers of values.
+type Line = [[f32; LANES]; 2];
+
+/// The largest visible values by lane; any where there is NaN.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn largest_of(row: &[Line], whole: &Range<usize>, visible: &Range<usize>) -> __m512 {
+    let mut largest = [_mm512_set1_ps(f32::NEG_INFINITY); 2];
+    for [low, high] in &row[whole.clone()] {
+        largest = [_mm512_max_ps(largest[0], from(low)), _mm512_max_ps(largest[1], from(high))];
+    }
+    for lines in [0..whole.start, whole.end..row.len()] {
+        for (i, line) in lines.clone().zip(&row[lines]) {
+            for ((half, x), largest) in line.iter().enumerate().zip(&mut largest) {
+                let lanes = lanes(visible, 2 * i + half);
+                *largest = _mm512_mask_max_ps(*largest, lanes, *largest, from(x));
             }
         }
     }
+    _mm512_max_ps(largest[0], largest[1])
 }
 
-/// As [`weigh`], with `2^(x * factor)` of those columns that are visible. Hidden ones get a weight of 0 in
-/// `probs`.
+/// Weights of a row, rounded, and their sums by lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn weigh_row(
-    (row, probs): (&mut [f32], &mut [bf16]),
-    factor: f32,
+    (row, probs): (&[Line], &mut [[bf16; LINE]]),
+    (shift, factor): (__m512, __m512),
+    whole: &Range<usize>,
     visible: &Range<usize>,
-    running: &mut Running,
-) -> f32 {
-    let (row, rest) = row.as_chunks_mut();
-    let (probs, last_probs) = probs.as_chunks_mut();
-    let mut last = [f32::NEG_INFINITY; LANES];
-    last[..rest.len()].copy_from_slice(rest);
-    // Most registers are visible as a whole and need no mask.
-    let whole = visible.start.div_ceil(LANES).min(row.len())..(visible.end / LANES).min(row.len());
-    let whole = whole.start..whole.end.max(whole.start);
-    let partly = (0..whole.start).chain(whole.end..row.len());
-
-    let mut largest = largest_of(&row[whole.clone()]);
-    for i in partly.clone() {
-        largest = larger(largest, from(&row[i]), lanes(visible, i));
-    }
-    largest = larger(largest, from(&last), lanes(visible, row.len()));
-    let largest = _mm512_reduce_max_ps(largest);
-    let mut correction = 1.0;
-    if largest > running.max {
-        if running.sum != 0.0 {
-            correction = to(exp2(_mm512_set1_ps((running.max - largest) * factor)))[0];
-        }
-        running.max = largest;
-    }
-    // Nothing visible so far, or nothing but negative infinity: 2^(-inf + inf) has no value.
-    let max = if running.max == f32::NEG_INFINITY { 0.0 } else { running.max };
-
-    let mut sums = _mm512_setzero_ps();
-    for (x, prob) in row[whole.clone()].iter_mut().zip(&mut probs[whole]) {
-        sums = _mm512_add_ps(sums, weigh_register(x, prob, (max, factor), u16::MAX));
-    }
-    for i in partly {
-        let lanes = lanes(visible, i);
-        if lanes == 0 {
-            probs[i] = [bf16::ZERO; LANES];
-        } else {
-            let weights = weigh_register(&mut row[i], &mut probs[i], (max, factor), lanes);
-            sums = _mm512_add_ps(sums, weights);
-        }
-    }
-    if !rest.is_empty() {
-        let (lanes, mut prob) = (lanes(visible, row.len()), [bf16::ZERO; LANES]);
-        let weights = weigh_register(&mut last, &mut prob, (max, factor), lanes);
-        sums = _mm512_add_ps(sums, weights);
-        rest.copy_from_slice(&last[..rest.len()]);
-        last_probs.copy_from_slice(&prob[..last_probs.len()]);
-    }
-    running.sum = running.sum * correction + _mm512_reduce_add_ps(sums);
-    correction
-}
-
-/// The largest values by lane; any where there is NaN.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn largest_of(row: &[[f32; LANES]]) -> __m512 {
-    let hidden = _mm512_set1_ps(f32::NEG_INFINITY);
-    // Several, for each waits for the one before.
-    let mut largest = [hidden; 4];
-    let (fours, few) = row.as_chunks::<4>();
-    for four in fours {
-        for (largest, x) in largest.iter_mut().zip(four) {
-            *largest = _mm512_max_ps(*largest, from(x));
-        }
-    }
-    for (largest, x) in largest.iter_mut().zip(few) {
-        *largest = _mm512_max_ps(*largest, from(x));
-    }
-    let [a, b, c, d] = largest;
-    _mm512_max_ps(_mm512_max_ps(a, b), _mm512_max_ps(c, d))
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn larger(largest: __m512, x: __m512, lanes: u16) -> __m512 {
-    // The second operand if either is NaN.
-    _mm512_max_ps(largest, _mm512_mask_mov_ps(_mm512_set1_ps(f32::NEG_INFINITY), lanes, x))
-}
-
-/// Turns values into weights relative to `max`, and gives them: 0 but for the lanes.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn weigh_register(
-    x: &mut [f32; LANES],
-    prob: &mut [bf16; LANES],
-    (max, factor): (f32, f32),
-    lanes: u16,
 ) -> __m512 {
-    let above = _mm512_sub_ps(from(x), _mm512_set1_ps(max));
-    let power = exp2(_mm512_mul_ps(above, _mm512_set1_ps(factor)));
-    let weights = _mm512_maskz_mov_ps(lanes, power);
-    (*x, *prob) = (to(weights), narrow(weights));
-    weights
-}
-
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn softmax_gradient_rows(
-    op: Attention,
-    (products, d_probs): (&[f32], &[f32]),
-    (lse, delta): (&[f32], &[f32]),
-    visible: impl Fn(usize) -> Range<usize>,
-    (probs, d_scores): (&mut [bf16], &mut [bf16]),
-) {
-    let cols = lse.len();
-    let (lse, delta) = (lse.as_chunks().0, delta.as_chunks().0);
-    let scale = _mm512_set1_ps(op.scale);
-    let inputs = products.chunks(cols).zip(d_probs.chunks(cols));
-    let rows = inputs.zip(probs.chunks_mut(cols).zip(d_scores.chunks_mut(cols)));
-    for (row, ((products, d_probs), (probs, d_scores))) in rows.enumerate() {
-        let visible = visible(row);
-        let inputs = products.as_chunks().0.iter().zip(d_probs.as_chunks().0);
-        let outputs = probs.as_chunks_mut().0.iter_mut().zip(d_scores.as_chunks_mut().0);
-        let columns = inputs.zip(lse.iter().zip(delta)).zip(outputs);
-        for (i, (((products, d_probs), (lse, delta)), (probs, d_scores))) in columns.enumerate() {
-            let lanes = lanes(&visible, i);
-            if lanes == 0 {
-                (*probs, *d_scores) = ([bf16::ZERO; LANES], [bf16::ZERO; LANES]);
-                continue;
-            }
-            let (score, slope) = to_score(op, from(products));
-            let prob = exp2(_mm512_sub_ps(score, from(lse)));
-            let prob = _mm512_maskz_mov_ps(lanes, prob);
-            let d_score = _mm512_mul_ps(_mm512_sub_ps(from(d_probs), from(delta)), scale);
-            let d_score = _mm512_mul_ps(_mm512_mul_ps(d_score, prob), slope);
-            *probs = narrow(prob);
-            *d_scores = narrow(_mm512_maskz_mov_ps(lanes, d_score));
+    let mut sums = [_mm512_setzero_ps(); 2];
+    for ([low, high], probs) in row[whole.clone()].iter().zip(&mut probs[whole.clone()]) {
+        let low = power_in(u16::MAX, from(low), shift, factor);
+        let high = power_in(u16::MAX, from(high), shift, factor);
+        *probs = narrow_line([low, high]);
+        sums = [_mm512_add_ps(sums[0], low), _mm512_add_ps(sums[1], high)];
+    }
+    for lines in [0..whole.start, whole.end..row.len()] {
+        for i in lines {
+            let [low, high] = &row[i];
+            let low = power_in(lanes(visible, 2 * i), from(low), shift, factor);
+            let high = power_in(lanes(visible, 2 * i + 1), from(high), shift, factor);
+            probs[i] = narrow_line([low, high]);
+            sums = [_mm512_add_ps(sums[0], low), _mm512_add_ps(sums[1], high)];
         }
     }
+    _mm512_add_ps(sums[0], sums[1])
 }
 
-/// Which elements of register `i` of a row are in `visible`.
-#[inline]
-fn lanes(visible: &Range<usize>, i: usize) -> u16 {
-    if visible.start <= i * LANES && (i + 1) * LANES <= visible.end {
-        return u16::MAX;
-    }
-    let below = |end: usize| (1_u32 << end.saturating_sub(i * LANES).min(LANES)) - 1;
-    (below(visible.end) & !below(visible.start)) as u16
-}
-
-/// A score times `log2(e)`, and the derivative of the score by the scaled product.
+/// The maximum or the sum over the lanes of each register.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn to_score(op: Attention, product: __m512) -> (__m512, __m512) {
-    let one = _mm512_set1_ps(1.0);
-    let Some(cap) = op.softcap else {
-        return (_mm512_mul_ps(product, _mm512_set1_ps(op.scale * LOG2_E)), one);
-    };
-    // tanh(x) = 1 - 2 / (e^2x + 1), to 1e-7 of the cap.
-    let power = exp2(_mm512_mul_ps(product, _mm512_set1_ps(2.0 * LOG2_E * op.scale / cap)));
-    let tanh = _mm512_sub_ps(one, _mm512_div_ps(_mm512_set1_ps(2.0), _mm512_add_ps(power, one)));
-    let slope = _mm512_fnmadd_ps(tanh, tanh, one);
-    (_mm512_mul_ps(tanh, _mm512_set1_ps(cap * LOG2_E)), slope)
+pub(super) fn by_row<const MAX: bool>(rows: &[__m512; LANES]) -> __m512 {
+    let mut fours = [_mm512_setzero_ps(); 4];
+    for (four, rows) in fours.iter_mut().zip(rows.as_chunks::<4>().0) {
+        let [a, b, c, d] = *rows;
+        let ab = combine::<MAX>(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let cd = combine::<MAX>(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+        let low = _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd));
+        *four = combine::<MAX>(low, _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)));
+    }
+    // Each 128 bits now have four rows.
+    let [a, b, c, d] = fours;
+    let (ab, cd) = (across::<MAX>(a, b), across::<MAX>(c, d));
+    across::<MAX>(ab, cd)
+}
+
+/// Neighbours among the 128-bit parts of `a`, then those of `b`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn across<const MAX: bool>(a: __m512, b: __m512) -> __m512 {
+    let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+    combine::<MAX>(even, _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn combine<const MAX: bool>(a: __m512, b: __m512) -> __m512 {
+    if MAX { _mm512_max_ps(a, b) } else { _mm512_add_ps(a, b) }
 }
 
 #[cfg(test)]
@@ -288,14 +286,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lanes_are_those_in_the_range() {
-        for (range, expected) in [
-            (0..40, [0xffff, 0xffff, 0xff]),
-            (3..3, [0; 3]),
-            (17..18, [0, 2, 0]),
-            (5..60, [0xffe0, 0xffff, 0xffff]),
-        ] {
-            assert_eq!([0, 1, 2].map(|i| lanes(&range, i)), expected, "{range:?}");
+    fn rows_are_combined_in_order() {
+        #[target_feature(enable = "avx512f")]
+        fn both(rows: &[[f32; LANES]; LANES]) -> [[f32; LANES]; 2] {
+            let mut registers = [_mm512_setzero_ps(); LANES];
+            for (register, row) in registers.iter_mut().zip(rows) {
+                *register = from(row);
+            }
+            [to(by_row::<true>(&registers)), to(by_row::<false>(&registers))]
+        }
+        if !super::super::available() {
+            return;
+        }
+        let mut rows = [[0.0; LANES]; LANES];
+        for (i, row) in rows.iter_mut().enumerate() {
+            row[(5 * i + 3) % LANES] = (i + 1) as f32;
+            row[(5 * i + 7) % LANES] = -0.25;
+        }
+        // SAFETY: the tiles are available.
+        let [max, sum] = unsafe { both(&rows) };
+        for i in 0..LANES {
+            assert_eq!((max[i], sum[i]), ((i + 1) as f32, i as f32 + 0.75));
         }
     }
 }

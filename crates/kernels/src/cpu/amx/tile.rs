@@ -104,6 +104,14 @@ pub(super) struct Segment {
     pub(super) steps: usize,
 }
 
+impl Segment {
+    /// Nothing to multiply yet.
+    pub(super) const EMPTY: Self = {
+        let left = Left { first: std::ptr::null(), row: 0, step: 0 };
+        Self { left, right: std::ptr::null(), steps: 0 }
+    };
+}
+
 /// `to = [from +] left . right`, summed over the steps of all segments, for the upper 16 rows alone or
 /// all 32.
 ///

@@ -29,10 +29,16 @@ pub(super) struct Inputs<'a> {
     pub(super) q: FloatRef<'a>,
     pub(super) k: FloatRef<'a>,
     pub(super) v: FloatRef<'a>,
+    pub(super) o: FloatRef<'a>,
     pub(super) d_o: FloatRef<'a>,
     pub(super) lse: &'a [f32],
-    /// `dO . O` by query and head.
-    pub(super) delta: &'a [f32],
+}
+
+/// The same, and `dO . O` by query and head.
+#[derive(Clone, Copy)]
+struct WithDelta<'a> {
+    inputs: Inputs<'a>,
+    delta: &'a [f32],
 }
 
 #[derive(Default)]
@@ -58,27 +64,26 @@ pub(in crate::cpu) fn backward(
     let layout = &Layout::new(name, op, sequences)?;
     cpu.count_flops(name.0, op.flops(5, lengths(&layout.sequences)));
     let (q_len, k_len) = (layout.q_tokens * layout.q_width(), layout.k_tokens * layout.k_width());
-    let o = name.float("o", o, q_len)?;
-    let d_o = name.float("d_o", d_o, q_len)?;
-    let mut delta = cpu.scratch(layout.q_tokens * op.heads)?;
-    row_dots(o, d_o, op.head_dim, &mut delta);
     let inputs = Inputs {
         layout,
         q: name.float("q", q, q_len)?,
         k: name.float("k", k, k_len)?,
         v: name.float("v", v, k_len)?,
-        d_o,
+        o: name.float("o", o, q_len)?,
+        d_o: name.float("d_o", d_o, q_len)?,
         lse: name.f32("lse", lse, layout.q_tokens * op.heads)?,
-        delta: &delta,
     };
     let dq = name.float_mut("dq", dq, q_len)?;
     let dk = name.float_mut("dk", dk, k_len)?;
     let dv = name.float_mut("dv", dv, k_len)?;
     #[cfg(amx)]
-    if let Some(inputs) = tiled::Backward::new(&inputs) {
+    if let (FloatMut::Bf16(_), Some(inputs)) = (&dq, tiled::Backward::new(inputs)) {
         inputs.run(dq, dk, dv);
         return Ok(());
     }
+    let mut delta = cpu.scratch(layout.q_tokens * op.heads)?;
+    row_dots(inputs.o, inputs.d_o, op.head_dim, &mut delta);
+    let inputs = WithDelta { inputs, delta: &delta };
     query_gradient(inputs, dq);
     key_gradients(inputs, dk, dv);
     Ok(())
@@ -97,8 +102,8 @@ fn row_dots(x: FloatRef<'_>, y: FloatRef<'_>, cols: usize, out: &mut [f32]) {
     });
 }
 
-fn query_gradient(inputs: Inputs<'_>, dq: FloatMut<'_>) {
-    let layout = inputs.layout;
+fn query_gradient(inputs: WithDelta<'_>, dq: FloatMut<'_>) {
+    let layout = inputs.inputs.layout;
     let Attention { kv_heads, head_dim, .. } = layout.op;
     let blocks = layout.query_blocks();
     let tasks = layout.query_tiles(dq, layout.q_width(), &blocks).into_iter().enumerate();
@@ -116,8 +121,8 @@ fn query_gradient(inputs: Inputs<'_>, dq: FloatMut<'_>) {
     });
 }
 
-fn key_gradients(inputs: Inputs<'_>, dk: FloatMut<'_>, dv: FloatMut<'_>) {
-    let (d, width) = (inputs.layout.op.head_dim, inputs.layout.k_width());
+fn key_gradients(inputs: WithDelta<'_>, dk: FloatMut<'_>, dv: FloatMut<'_>) {
+    let (d, width) = (inputs.inputs.layout.op.head_dim, inputs.inputs.layout.k_width());
     let [dk, dv] = [dk, dv].map(|x| tiles(x, width, 0..width, KEYS, d).into_iter());
     let init = || (Scratch::default(), Vec::new(), Vec::new());
     team::for_each_init(dk.zip(dv), init, |(scratch, acc_k, acc_v), (mut dk, mut dv)| {
@@ -141,7 +146,7 @@ struct Parts<'s> {
     d_scores: Mat<'s>,
 }
 
-impl<'a> Inputs<'a> {
+impl<'a> WithDelta<'a> {
     /// Adds the gradients of the rows `rows` of one head of k and v, from all sequences that read
     /// them.
     fn add_key_gradients(
@@ -151,7 +156,8 @@ impl<'a> Inputs<'a> {
         (acc_k, acc_v): (&mut [f32], &mut [f32]),
         scratch: &mut Scratch,
     ) {
-        let (layout, d) = (self.layout, self.layout.op.head_dim);
+        let layout = self.inputs.layout;
+        let d = layout.op.head_dim;
         for sequence in &layout.sequences {
             let start = sequence.k.start.max(rows.start);
             let end = sequence.k.end.min(rows.end);
@@ -172,27 +178,11 @@ impl<'a> Inputs<'a> {
 
     /// Brings the rows of a block of queries into scratch.
     fn load(&self, block: &QueryBlock, kv_head: usize, scratch: &mut Scratch) {
-        let layout = self.layout;
-        group_rows(layout, self.q, block, kv_head, &mut scratch.q);
-        group_rows(layout, self.d_o, block, kv_head, &mut scratch.d_o);
-        for (from, to) in [(self.lse, &mut scratch.lse), (self.delta, &mut scratch.delta)] {
-            self.row_values(from, block, kv_head, to);
-        }
-    }
-
-    /// Values by query and head for the rows of a block.
-    pub(super) fn row_values(
-        &self,
-        from: &[f32],
-        block: &QueryBlock,
-        kv_head: usize,
-        to: &mut Vec<f32>,
-    ) {
-        let (heads, group) = (self.layout.op.heads, self.layout.group());
-        to.clear();
-        for token in block.tokens.clone() {
-            let start = token * heads + kv_head * group;
-            to.extend_from_slice(&from[start..start + group]);
+        let Inputs { layout, q, d_o, lse, .. } = self.inputs;
+        group_rows(layout, q, block, kv_head, &mut scratch.q);
+        group_rows(layout, d_o, block, kv_head, &mut scratch.d_o);
+        for (from, to) in [(lse, &mut scratch.lse), (self.delta, &mut scratch.delta)] {
+            row_values(layout, from, block, kv_head, to);
         }
     }
 
@@ -208,13 +198,13 @@ impl<'a> Inputs<'a> {
     where
         'a: 's,
     {
-        let layout = self.layout;
+        let Inputs { layout, k, v, .. } = self.inputs;
         let (rows, d) = (queries.tokens.len() * layout.group(), layout.op.head_dim);
         let q = Mat::new(&scratch.q, rows, d);
         let d_o = Mat::new(&scratch.d_o, rows, d);
         let range = sequence.k.start + keys.start..sequence.k.start + keys.end;
-        let k = key_rows(layout, self.k, range.clone(), kv_head, &mut scratch.k);
-        let v = key_rows(layout, self.v, range, kv_head, &mut scratch.v);
+        let k = key_rows(layout, k, range.clone(), kv_head, &mut scratch.k);
+        let v = key_rows(layout, v, range, kv_head, &mut scratch.v);
         let cols = keys.len();
         let probs = sized(&mut scratch.probs, rows * cols);
         let d_scores = sized(&mut scratch.d_scores, rows * cols);
@@ -229,5 +219,21 @@ impl<'a> Inputs<'a> {
             probs: Mat::new(probs, rows, cols),
             d_scores: Mat::new(d_scores, rows, cols),
         }
+    }
+}
+
+/// Values by query and head for the rows of a block.
+fn row_values(
+    layout: &Layout,
+    from: &[f32],
+    block: &QueryBlock,
+    kv_head: usize,
+    to: &mut Vec<f32>,
+) {
+    let (heads, group) = (layout.op.heads, layout.group());
+    to.clear();
+    for token in block.tokens.clone() {
+        let start = token * heads + kv_head * group;
+        to.extend_from_slice(&from[start..start + group]);
     }
 }

@@ -81,6 +81,19 @@ impl Layout {
         blocks.collect()
     }
 
+    /// All queries in order, cut into runs of blocks: about `tasks` for all key heads together.
+    #[cfg(amx)]
+    pub(super) fn query_runs(&self, tasks: usize) -> Vec<(Sequence, QueryBlock)> {
+        let step = self.block_tokens();
+        let blocks = self.sequences.iter().map(|x| x.q.len().div_ceil(step)).sum::<usize>();
+        let run = (blocks * self.op.kv_heads).div_ceil(tasks).max(1) * step;
+        let runs = self.sequences.iter().flat_map(|sequence| {
+            let runs = parts_of(sequence, sequence.q.clone(), run);
+            runs.map(|block| (sequence.clone(), block))
+        });
+        runs.collect()
+    }
+
     /// All queries in order, each sequence a block.
     #[cfg(amx)]
     pub(super) fn whole_sequences(&self) -> impl Iterator<Item = (Sequence, QueryBlock)> {
@@ -118,13 +131,7 @@ impl Layout {
         sequence: &Sequence,
         tokens: Range<usize>,
     ) -> impl Iterator<Item = QueryBlock> + use<> {
-        let step = self.block_tokens();
-        let (first, offset) = (sequence.q.start, sequence.offset());
-        let end = tokens.end;
-        tokens.step_by(step).map(move |start| QueryBlock {
-            tokens: start..end.min(start + step),
-            position: start - first + offset,
-        })
+        parts_of(sequence, tokens, self.block_tokens())
     }
 
     /// Keys, counted within the sequence, that any query of the block sees.
@@ -149,4 +156,18 @@ impl Layout {
         };
         row(keys.start)..row(past).max(row(keys.start))
     }
+}
+
+/// The queries `tokens` of a sequence, `step` at a time.
+pub(super) fn parts_of(
+    sequence: &Sequence,
+    tokens: Range<usize>,
+    step: usize,
+) -> impl Iterator<Item = QueryBlock> + use<> {
+    let (first, offset) = (sequence.q.start, sequence.offset());
+    let end = tokens.end;
+    tokens.step_by(step).map(move |start| QueryBlock {
+        tokens: start..end.min(start + step),
+        position: start - first + offset,
+    })
 }

@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::layout::{Layout, QueryBlock};
+#[cfg(amx)]
+use crate::cpu::amx::BLOCK;
 use crate::cpu::exp::{exp, tanh};
 use crate::cpu::fma::Mat;
 use crate::cpu::panel::Matrix;
@@ -63,15 +65,38 @@ impl Block<'_> {
 
 #[cfg(amx)]
 impl Block<'_> {
-    /// Rows of the block that see key `key`.
+    /// As [`visible`](Self::visible), of rows from one on.
+    pub(super) fn visible_rows(&self, first: usize) -> [Range<usize>; BLOCK] {
+        let group = self.layout.group();
+        let mut rows = [const { 0..0 }; BLOCK];
+        let mut start = 0;
+        while start < BLOCK {
+            let end = BLOCK.min(start + group - (first + start) % group);
+            let visible = self.visible(first + start);
+            rows[start..end].fill(visible);
+            start = end;
+        }
+        rows
+    }
+
+    /// Tokens of the block that see any key of a strip of 32, in whole strips too.
+    pub(super) fn seeing_strip(&self, strip: usize) -> Range<usize> {
+        let last = ((strip + 1) * BLOCK).min(self.keys.len()) - 1;
+        let (first, last) = (self.seeing(strip * BLOCK), self.seeing(last));
+        if first.start >= last.end {
+            return 0..0;
+        }
+        first.start / BLOCK * BLOCK..last.end.next_multiple_of(BLOCK)
+    }
+
+    /// Tokens of the block that see key `key`.
     pub(super) fn seeing(&self, key: usize) -> Range<usize> {
-        let row = |position: usize| {
-            let token = position.saturating_sub(self.queries.position);
-            token.min(self.queries.tokens.len()) * self.layout.group()
+        let token = |position: usize| {
+            position.saturating_sub(self.queries.position).min(self.queries.tokens.len())
         };
         let key = self.keys.start + key;
         let past = self.layout.op.window.map_or(usize::MAX, |window| key.saturating_add(window));
-        row(key)..row(past).max(row(key))
+        token(key)..token(past).max(token(key))
     }
 }
 

@@ -10,11 +10,13 @@ use half::bf16;
 
 pub(super) use self::backward::Backward;
 pub(super) use self::forward::Forward;
-use super::layout::{Layout, QueryBlock};
+use super::layout::Layout;
 use crate::cpu::amx::{BLOCK, Values};
 use crate::cpu::level::has_amx;
-use crate::cpu::lines::Lines;
 use crate::cpu::view::FloatRef;
+
+/// Keys of a block.
+const KEYS: usize = 256;
 
 /// The operands, if all can be multiplied on the tiles.
 fn narrow_operands<'a, const N: usize>(
@@ -30,26 +32,6 @@ fn narrow_operands<'a, const N: usize>(
         }
     }
     Some(narrow)
-}
-
-/// The rows of a block of queries for one group of heads `[tokens * group, head_dim]`, then zeros up to
-/// whole tiles.
-fn query_rows<'s>(
-    layout: &Layout,
-    x: &[bf16],
-    queries: &QueryBlock,
-    kv_head: usize,
-    scratch: &'s mut Lines,
-) -> &'s [bf16] {
-    let width = layout.group() * layout.op.head_dim;
-    let len = queries.tokens.len() * width;
-    let out = scratch.bf16(len.next_multiple_of(BLOCK * layout.op.head_dim));
-    for (token, out) in queries.tokens.clone().zip(out.chunks_exact_mut(width)) {
-        let start = token * layout.q_width() + kv_head * width;
-        out.copy_from_slice(&x[start..start + width]);
-    }
-    out[len..].fill(bf16::ZERO);
-    out
 }
 
 /// One head of consecutive rows of k or v.

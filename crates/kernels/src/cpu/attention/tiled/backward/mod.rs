@@ -8,13 +8,12 @@ use std::ops::Range;
 
 use half::bf16;
 
-use self::block::{Keys, Pair, Queries, Sums};
-use super::super::KEYS;
+use self::block::{Keys, Pair, Queries, Sums, block_tokens};
 use super::super::backward::Inputs;
-use super::super::layout::{Layout, QueryBlock, Sequence};
+use super::super::layout::{Layout, QueryBlock, Sequence, parts_of};
 use super::super::scores::Block;
-use super::narrow_operands;
-use crate::cpu::amx::{BLOCK, Panel, Tiles, transpose_f32};
+use super::{KEYS, narrow_operands};
+use crate::cpu::amx::{BLOCK, Tiles, transpose_rounded};
 use crate::cpu::lines::Lines;
 use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};
@@ -23,11 +22,13 @@ use crate::ops::Attention;
 
 /// Operands of all passes.
 pub(in crate::cpu::attention) struct Backward<'a> {
-    inputs: &'a Inputs<'a>,
+    layout: &'a Layout,
     q: &'a [bf16],
     k: &'a [bf16],
     v: &'a [bf16],
+    o: &'a [bf16],
     d_o: &'a [bf16],
+    lse: &'a [f32],
 }
 
 #[derive(Default)]
@@ -47,21 +48,25 @@ struct Scratch {
 struct QuerySum {
     turned: Lines,
     rows: Lines,
-    panel: Panel,
 }
 
 impl QuerySum {
-    /// Zeros, `[head_dim, queries]`.
-    fn begin(&mut self, len: usize) -> &mut [f32] {
-        let sum = self.turned.f32(len);
+    /// Zeros, `[head_dim, head, queries]`.
+    fn begin(&mut self, queries: &Queries, d: usize) -> &mut [f32] {
+        let sum = self.turned.f32(queries.len() * d);
         sum.fill(0.0);
         sum
     }
 
-    fn store(&mut self, queries: usize, d: usize, out: &mut Tile<'_>) {
-        let rows = self.rows.f32(queries * d);
-        transpose_f32(self.turned.f32(queries * d), queries, &mut self.panel, rows);
-        out.store(&rows[..out.rows * out.cols]);
+    fn store(&mut self, queries: &Queries, d: usize, out: &mut Tile<'_>) {
+        let (len, height) = (queries.len() * d, queries.height());
+        let rows = self.rows.bf16(len);
+        transpose_rounded(self.turned.f32(len), queries.len(), rows);
+        for token in 0..out.rows {
+            for (head, rows) in rows.chunks_exact(height * d).enumerate() {
+                out.set(token, head * d, &rows[token * d..(token + 1) * d]);
+            }
+        }
     }
 }
 
@@ -70,10 +75,10 @@ thread_local! {
 }
 
 impl<'a> Backward<'a> {
-    pub(in crate::cpu::attention) fn new(inputs: &'a Inputs<'a>) -> Option<Self> {
-        let operands = [inputs.q, inputs.k, inputs.v, inputs.d_o];
-        let [q, k, v, d_o] = narrow_operands(inputs.layout, operands)?;
-        Some(Self { inputs, q, k, v, d_o })
+    pub(in crate::cpu::attention) fn new(inputs: Inputs<'a>) -> Option<Self> {
+        let Inputs { layout, q, k, v, o, d_o, lse } = inputs;
+        let [q, k, v, o, d_o] = narrow_operands(layout, [q, k, v, o, d_o])?;
+        Some(Self { layout, q, k, v, o, d_o, lse })
     }
 
     pub(in crate::cpu::attention) fn run(
@@ -82,7 +87,7 @@ impl<'a> Backward<'a> {
         dk: FloatMut<'_>,
         dv: FloatMut<'_>,
     ) {
-        let layout = self.layout();
+        let layout = self.layout;
         let tasks = layout.sequences.len() * layout.op.kv_heads;
         if layout.one_after_the_other() && tasks >= 2 * rayon::current_num_threads() {
             self.in_one_pass(dq, dk, dv);
@@ -92,13 +97,9 @@ impl<'a> Backward<'a> {
         }
     }
 
-    const fn layout(&self) -> &'a Layout {
-        self.inputs.layout
-    }
-
     /// Every task has one head of k and v of a sequence whose keys no other reads.
     fn in_one_pass(&self, dq: FloatMut<'_>, dk: FloatMut<'_>, dv: FloatMut<'_>) {
-        let layout = self.layout();
+        let layout = self.layout;
         let Attention { kv_heads, head_dim: d, .. } = layout.op;
         let width = layout.k_width();
         let whole: Vec<_> = layout.whole_sequences().collect();
@@ -121,11 +122,12 @@ impl<'a> Backward<'a> {
                 let [sum_k, sum_v] = sums.each_mut().map(|x| x.f32(keys.height() * d));
                 sum_k.fill(0.0);
                 sum_v.fill(0.0);
-                let blocks = layout.blocks_of(sequence, sequence.q.clone());
-                for (block, mut dq) in blocks.zip(dq.split(layout.block_tokens())) {
+                let step = block_tokens(layout.group());
+                let blocks = parts_of(sequence, sequence.q.clone(), step);
+                for (block, mut dq) in blocks.zip(dq.split(step)) {
                     queries.load(self, &block, kv_head);
                     queries.turn(d);
-                    let sum = sum_q.begin(queries.len() * d);
+                    let sum = sum_q.begin(queries, d);
                     for range in key_blocks(layout, sequence, &block) {
                         let first = range.start;
                         let rows = first * d..range.end.next_multiple_of(BLOCK) * d;
@@ -134,7 +136,7 @@ impl<'a> Backward<'a> {
                         let block = Block { layout, queries: &block, keys: range };
                         pair.add(tiles, &block, (queries, keys, first), sums);
                     }
-                    sum_q.store(queries.len(), d, &mut dq);
+                    sum_q.store(queries, d, &mut dq);
                 }
                 dk.store(&sum_k[..dk.rows * d]);
                 dv.store(&sum_v[..dv.rows * d]);
@@ -144,9 +146,14 @@ impl<'a> Backward<'a> {
 
     /// By blocks of queries.
     fn query_gradient(&self, dq: FloatMut<'_>) {
-        let layout = self.layout();
+        let layout = self.layout;
         let Attention { kv_heads, head_dim: d, .. } = layout.op;
-        let blocks = layout.query_blocks();
+        let step = block_tokens(layout.group());
+        let blocks = layout.sequences.iter().flat_map(|sequence| {
+            let blocks = parts_of(sequence, sequence.q.clone(), step);
+            blocks.map(|block| (sequence.clone(), block))
+        });
+        let blocks: Vec<_> = blocks.collect();
         let tasks = layout.query_tiles(dq, layout.q_width(), &blocks).into_iter().enumerate();
         team::for_each(tasks, |(task, mut dq)| {
             let ((sequence, block), kv_head) = (&blocks[task / kv_heads], task % kv_heads);
@@ -154,7 +161,7 @@ impl<'a> Backward<'a> {
                 let Scratch { queries, keys, pair, sum_q, .. } = scratch;
                 let tiles = &Tiles::configure();
                 queries.load(self, block, kv_head);
-                let sum = sum_q.begin(queries.len() * d);
+                let sum = sum_q.begin(queries, d);
                 for range in key_blocks(layout, sequence, block) {
                     let rows = sequence.k.start + range.start..sequence.k.start + range.end;
                     keys.load(self, rows, kv_head);
@@ -163,14 +170,14 @@ impl<'a> Backward<'a> {
                     let block = Block { layout, queries: block, keys: range };
                     pair.add(tiles, &block, (queries, keys, 0), sums);
                 }
-                sum_q.store(queries.len(), d, &mut dq);
+                sum_q.store(queries, d, &mut dq);
             });
         });
     }
 
     /// By blocks of keys, each from all sequences that read it.
     fn key_gradients(&self, dk: FloatMut<'_>, dv: FloatMut<'_>) {
-        let (d, width) = (self.layout().op.head_dim, self.layout().k_width());
+        let (d, width) = (self.layout.op.head_dim, self.layout.k_width());
         let [dk, dv] = [dk, dv].map(|x| tiles(x, width, 0..width, KEYS, d).into_iter());
         team::for_each(dk.zip(dv), |(mut dk, mut dv)| {
             SCRATCH.with_borrow_mut(|scratch| {
@@ -194,7 +201,7 @@ impl<'a> Backward<'a> {
         mut sums: [&mut [f32]; 2],
         scratch: &mut Scratch,
     ) {
-        let (layout, d) = (self.layout(), self.layout().op.head_dim);
+        let (layout, d) = (self.layout, self.layout.op.head_dim);
         let Scratch { queries, keys, pair, parts, .. } = scratch;
         let tiles = &Tiles::configure();
         for sequence in &layout.sequences {
@@ -209,10 +216,10 @@ impl<'a> Backward<'a> {
             part_v.fill(0.0);
             let range = start - sequence.k.start..end - sequence.k.start;
             let seeing = layout.queries_of(sequence, &range);
-            let blocks = layout.blocks_of(sequence, sequence.q.clone());
-            let blocks =
-                blocks.filter(|x| x.tokens.start < seeing.end && seeing.start < x.tokens.end);
-            for block in blocks {
+            let step = block_tokens(layout.group());
+            let blocks = parts_of(sequence, sequence.q.clone(), step);
+            let sees = |x: &QueryBlock| x.tokens.start < seeing.end && seeing.start < x.tokens.end;
+            for block in blocks.filter(sees) {
                 queries.load(self, &block, kv_head);
                 queries.turn(d);
                 let sums = Sums { queries: None, keys: Some([&mut *part_k, &mut *part_v]) };
