@@ -44,7 +44,7 @@ impl<K: Backend> Decoder<K> {
         options: &LoadOptions<'_>,
     ) -> Result<Self> {
         let mut loader = Loader { backend, source, options, done: 0 };
-        Ok(Self {
+        let decoder = Self {
             backend: backend.clone(),
             embedding: if config.tie_word_embeddings {
                 None
@@ -63,7 +63,9 @@ impl<K: Backend> Decoder<K> {
             },
             rope: Mutex::new(None),
             config: config.clone(),
-        })
+        };
+        source.release_all();
+        Ok(decoder)
     }
 }
 

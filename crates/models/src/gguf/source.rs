@@ -67,6 +67,10 @@ impl TensorSource for GgufFile {
             self.file.release(&self.file[self.header.tensors[index].range.clone()]);
         }
     }
+
+    fn release_all(&self) {
+        self.file.release(&self.file);
+    }
 }
 
 impl GgufFile {

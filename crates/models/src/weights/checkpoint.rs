@@ -143,6 +143,10 @@ impl TensorSource for SafetensorsCheckpoint {
             self.shards[shard].release(name);
         }
     }
+
+    fn release_all(&self) {
+        self.shards.iter().for_each(SafetensorsFile::release_all);
+    }
 }
 
 /// Borrows the elements where the file aligns them, copies them otherwise.

@@ -74,4 +74,8 @@ impl TensorSource for Checkpoint {
     fn release(&self, name: &str) {
         self.source.release(name);
     }
+
+    fn release_all(&self) {
+        self.source.release_all();
+    }
 }

@@ -82,6 +82,11 @@ impl SafetensorsFile {
         }
     }
 
+    /// The same of the whole file.
+    pub(crate) fn release_all(&self) {
+        self.file.release(&self.file);
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<RawTensor<'_>> {
         let entry = self.metadata.info(name)?;
         let (start, end) = entry.data_offsets;

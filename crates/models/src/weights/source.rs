@@ -85,6 +85,9 @@ pub trait TensorSource: Send + Sync {
     /// as before.
     fn release(&self, _name: &str) {}
 
+    /// The same of all tensors, and of what was read beside them.
+    fn release_all(&self) {}
+
     /// [`read`](Self::read), and checks the shape.
     ///
     /// # Errors
