@@ -10,6 +10,7 @@
 //! one more the second time).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Sizes are multiples of this: the driver's own alignment, and room for vector loads.
 pub(crate) const ALIGN: usize = 256;
@@ -66,6 +67,16 @@ impl Arena {
             let idle = last.filter(|&(&start, &len)| start + len as u64 == end);
             chunk.extent = chunk.bytes - idle.map_or(0, |(_, &len)| len);
         }
+    }
+
+    /// Free ranges that were in use once: by chunk, addresses and bytes.
+    pub(crate) fn idle(&self) -> impl Iterator<Item = (u64, Range<u64>)> {
+        self.chunks.iter().flat_map(|chunk| {
+            let used = chunk.address + chunk.extent as u64;
+            let ranges =
+                chunk.free.iter().map(move |(&start, &len)| start..used.min(start + len as u64));
+            ranges.filter(|range| !range.is_empty()).map(|range| (chunk.address, range))
+        })
     }
 
     /// Takes `bytes`, rounded by [`rounded`], from the first chunk that has them.
@@ -138,6 +149,18 @@ mod tests {
     fn sizes_are_rounded_up() {
         assert_eq!([1, 256, 257].map(rounded), [Some(256), Some(256), Some(512)]);
         assert_eq!(rounded(usize::MAX), None);
+    }
+
+    #[test]
+    fn what_was_never_used_is_not_idle() {
+        let mut arena = arena();
+        let [a, b] = [8, 2].map(|n| arena.take(n * ALIGN).unwrap());
+        assert_eq!(arena.idle().count(), 0);
+        arena.give(a, 8 * ALIGN);
+        let chunk = 4096 + CHUNK as u64;
+        assert_eq!(arena.idle().collect::<Vec<_>>(), [(chunk, a..b)]);
+        arena.give(b, 2 * ALIGN);
+        assert_eq!(arena.idle().collect::<Vec<_>>(), [(chunk, a..a + 10 * ALIGN as u64)]);
     }
 
     #[test]

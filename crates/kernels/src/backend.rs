@@ -43,6 +43,9 @@ pub trait Backend: Clone + std::fmt::Debug + Send + Sync + 'static {
     fn shares_host_memory(&self) -> bool;
     /// Bytes that buffers can have besides those there are; `None` where nobody knows.
     fn free_memory(&self) -> Option<usize>;
+    /// Gives up to about `bytes` that no buffer uses back to the system, where buffers share memory with the program:
+    /// before it makes a large copy of its own. They come again as buffers need them.
+    fn give_back(&self, _bytes: usize) {}
     /// Makes sure of `bytes` bytes in one piece for all buffers to come, where none has been made yet.
     fn reserve(&self, bytes: usize) -> Result<()>;
 

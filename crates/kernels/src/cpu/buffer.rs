@@ -109,6 +109,10 @@ impl Shared {
         reserved.ok_or_else(|| self.ledger.out_of_memory(MemoryKind::Workspace, bytes))
     }
 
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.with_heap(|heap| heap.give_back(bytes));
+    }
+
     fn with_heap<T>(&self, f: impl FnOnce(&mut Heap) -> T) -> T {
         // A panic in it is a defect that leaves a range unused at worst.
         f(&mut self.heap.lock().unwrap_or_else(PoisonError::into_inner))

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 
 use bytemuck::Pod;
@@ -42,7 +42,24 @@ struct Chunk {
     /// The first whole huge page.
     first: NonNull<u8>,
     /// Unmapped with the chunk.
-    _memory: MmapMut,
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "held only"))]
+    memory: MmapMut,
+}
+
+impl Chunk {
+    /// Lets the system have `len` bytes of which no span has any, from `start` after the first on; whether it took them.
+    #[cfg(target_os = "linux")]
+    fn forget(&self, start: usize, len: usize) -> bool {
+        let before = self.first.as_ptr().addr() - self.memory.as_ptr().addr();
+        let advice = memmap2::UncheckedAdvice::DontNeed;
+        // SAFETY: no span refers to these bytes, so nobody sees that they become zeros.
+        unsafe { self.memory.unchecked_advise_range(advice, before + start, len).is_ok() }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    const fn forget(&self, _start: usize, _len: usize) -> bool {
+        false
+    }
 }
 
 // SAFETY: the pointer is into the mapping, which is `Send`; nothing is read or written through it here.
@@ -104,6 +121,27 @@ impl Heap {
         }
     }
 
+    /// Gives pages of free ranges back to the system, the largest ranges first, until they are `bytes` or none is left;
+    /// says how many they were. They come again, as zeros, when they are written to.
+    pub(super) fn give_back(&mut self, bytes: usize) -> usize {
+        let whole = |range: Range<u64>| {
+            let page = HUGE as u64;
+            range.start.next_multiple_of(page)..range.end / page * page
+        };
+        let mut idle: Vec<_> =
+            self.arena.idle().map(|(chunk, range)| (chunk, whole(range))).collect();
+        idle.sort_by_key(|(_, range)| std::cmp::Reverse(range.end.saturating_sub(range.start)));
+        let mut given = 0;
+        for (address, range) in idle {
+            let left = bytes.saturating_sub(given).next_multiple_of(HUGE);
+            let len = (range.end.saturating_sub(range.start) as usize).min(left);
+            if len > 0 && self.chunks[&address].forget((range.start - address) as usize, len) {
+                given += len;
+            }
+        }
+        given
+    }
+
     /// Bytes up to the end of whatever was ever in use.
     pub(super) fn extent(&self) -> usize {
         self.arena.extent()
@@ -152,7 +190,7 @@ impl Heap {
         // SAFETY: there is a huge page more than `size`, so its first boundary is within the mapping.
         let first = unsafe { first.add(first.align_offset(HUGE)) };
         self.arena.grow(first.as_ptr() as u64, size);
-        self.chunks.insert(first.as_ptr() as u64, Chunk { first, _memory: chunk });
+        self.chunks.insert(first.as_ptr() as u64, Chunk { first, memory: chunk });
         Some(())
     }
 }
@@ -198,6 +236,30 @@ mod tests {
         let again: Span<u32> = heap.take(1 << 20).expect("memory");
         assert_eq!((again.as_ptr(), heap.arena.reserved()), (first, reserved));
         heap.give(again);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn idle_pages_are_given_back_and_come_again() {
+        let mut heap = Heap::default();
+        heap.reserve(64 << 20).expect("memory");
+        let mut spans: Vec<Span<u8>> =
+            (0..4).map(|_| heap.take(8 << 20).expect("memory")).collect();
+        for span in &mut spans {
+            span.fill(7);
+        }
+        assert_eq!(heap.give_back(usize::MAX / 2), 0);
+        let last = spans.pop().expect("four");
+        heap.give(spans.remove(1));
+        // What was never used is not there to be given.
+        assert_eq!(heap.give_back(3 << 20), 4 << 20);
+        assert_eq!(heap.give_back(usize::MAX / 2), 8 << 20);
+        let again: Span<u8> = heap.take(8 << 20).expect("memory");
+        assert!(again.iter().all(|&x| x == 0));
+        assert!(spans.iter().chain([&last]).all(|span| span.iter().all(|&x| x == 7)));
+        for span in spans.into_iter().chain([last, again]) {
+            heap.give(span);
+        }
     }
 
     #[test]

@@ -129,6 +129,10 @@ impl Backend for Cpu {
         available::available()
     }
 
+    fn give_back(&self, bytes: usize) {
+        self.shared.give_back(bytes);
+    }
+
     fn reserve(&self, bytes: usize) -> Result<()> {
         self.shared.reserve(bytes)
     }

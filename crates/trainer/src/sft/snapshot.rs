@@ -16,6 +16,10 @@ impl<K: Backend> SftTrainer<'_, K> {
         recipe: &Arc<str>,
         base_model: &str,
     ) -> Result<Snapshot> {
+        // The adapter and two moments of each parameter, in the memory that a step left.
+        let sizes = self.adapter.params().iter().map(|param| param.shape.iter().product::<usize>());
+        let parameters: usize = sizes.sum();
+        self.decoder.backend().give_back(3 * size_of::<f32>() * parameters);
         let optimizer = self.optimizer.state(self.decoder.backend())?;
         let names = self.adapter.params().iter().map(|param| param.name.clone());
         state.updates = optimizer.step;
