@@ -5,6 +5,7 @@
 //! panel again and added to the gradient while both are in the cache. No logits are stored.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -103,29 +104,34 @@ impl State {
 struct Task<'a> {
     first_token: usize,
     /// Panels.
-    part: std::ops::Range<usize>,
+    part: Range<usize>,
     states: &'a mut [State],
     /// `[tokens, hidden]`, relative to the maxima; empty if it is not wanted.
     grad: &'a mut [f32],
 }
 
 /// Turns the logits of at most 32 tokens `[tokens, width]` into exponentials relative to the largest, rounded into
-/// `probs`. `n` of each row are logits, and the label is among them where it is given.
-fn add_logits<'a>(
-    states: impl Iterator<Item = (&'a mut State, Option<usize>)>,
+/// `probs`. They are of the rows `rows` of the head; the rest of the width is unused.
+fn add_logits(
+    states: &mut [State],
+    labels: &[usize],
+    rows: &Range<usize>,
     (logits, probs): (&mut [f32], &mut [bf16]),
-    (n, width): (usize, usize),
 ) {
-    let mut states: Vec<_> = states.collect();
+    let width = logits.len() / states.len();
+    let place = |token: usize| {
+        let label = labels[token];
+        rows.contains(&label).then(|| token * width + label - rows.start)
+    };
     let mut running = [Running::EMPTY; BLOCK];
-    for (row, ((state, label), running)) in states.iter_mut().zip(&mut running).enumerate() {
-        state.see(label.map(|label| logits[row * width + label]));
+    for (token, (state, running)) in states.iter_mut().zip(&mut running).enumerate() {
+        state.see(place(token).map(|at| logits[at]));
         *running = state.running;
     }
     let strip = Strip { products: logits, probs: &mut *probs, width, cols: 0..width };
-    let corrections = weigh(strip, n, &mut running[..states.len()]);
-    for (row, (state, label)) in states.into_iter().enumerate() {
-        state.add(running[row], corrections[row], label.map(|label| probs[row * width + label]));
+    let corrections = weigh(strip, rows.len(), &mut running[..states.len()]);
+    for (token, state) in states.iter_mut().enumerate() {
+        state.add(running[token], corrections[token], place(token).map(|at| probs[at]));
     }
 }
 
@@ -263,12 +269,10 @@ impl<'a> Head<'a> {
                 let first_block = first_token / BLOCK;
                 let area = Area { first_block, rows: height, col: 0, cols: width };
                 run(&[Operands { rows, source }], area, |block, logits| {
+                    let tokens = block * BLOCK..height.min((block + 1) * BLOCK);
                     let probs = &mut probs[block * BLOCK * width..][..logits.len()];
-                    let states = states[block * BLOCK..].iter_mut().take(BLOCK);
-                    let labels = labels[block * BLOCK..]
-                        .iter()
-                        .map(|label| label.checked_sub(first).filter(|&label| label < n));
-                    add_logits(states.zip(labels), (logits, probs), (n, width));
+                    let (states, labels) = (&mut states[tokens.clone()], &labels[tokens]);
+                    add_logits(states, labels, &(first..first + n), (logits, probs));
                 });
                 if !grad.is_empty() {
                     self.add_gradient(weight, (probs, width), states, (&mut *grad, !begun));
