@@ -4,8 +4,7 @@
 
 use std::arch::x86_64::{
     __m512i, _mm_loadu_si128, _mm512_castsi128_si512, _mm512_inserti32x4, _mm512_loadu_si512,
-    _mm512_permutex2var_epi16, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    _mm512_permutex2var_epi16,
 };
 use std::mem::transmute;
 use std::ops::Range;
@@ -14,6 +13,7 @@ use half::bf16;
 
 use super::fill::{Source, TILE};
 use super::tile::STEP;
+use super::turn::turn_four;
 use crate::cpu::prefetch;
 
 /// Rows between what is put in place and what is fetched for later.
@@ -130,16 +130,7 @@ fn transpose_tile(rows: &[bf16], stride: usize, out: &mut [__m512i; TILE]) {
                 gather(row(3), stride),
             ]
         };
-        let (a, b) =
-            (_mm512_unpacklo_epi32(rows[0], rows[1]), _mm512_unpacklo_epi32(rows[2], rows[3]));
-        let (c, d) =
-            (_mm512_unpackhi_epi32(rows[0], rows[1]), _mm512_unpackhi_epi32(rows[2], rows[3]));
-        *out = [
-            _mm512_unpacklo_epi64(a, b),
-            _mm512_unpackhi_epi64(a, b),
-            _mm512_unpacklo_epi64(c, d),
-            _mm512_unpackhi_epi64(c, d),
-        ];
+        *out = turn_four(&rows);
     }
 }
 

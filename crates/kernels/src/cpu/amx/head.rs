@@ -253,9 +253,8 @@ impl<'a> Head<'a> {
         let Task { first_token, part, states, grad } = task;
         let labels = &labels[first_token..][..states.len()];
         let height = states.len();
-        let mut begun = false;
         PROBS.with_borrow_mut(|probs| {
-            for panel in part {
+            for panel in part.clone() {
                 let first = panel * PANEL;
                 let n = PANEL.min(self.vocab - first);
                 let width = n.next_multiple_of(BLOCK);
@@ -275,8 +274,12 @@ impl<'a> Head<'a> {
                     add_logits(states, labels, &(first..first + n), (logits, probs));
                 });
                 if !grad.is_empty() {
-                    self.add_gradient(weight, (probs, width), states, (&mut *grad, !begun));
-                    begun = true;
+                    self.add_gradient(
+                        weight,
+                        (probs, width),
+                        states,
+                        (&mut *grad, panel == part.start),
+                    );
                 }
             }
         });

@@ -3,10 +3,10 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m256bh, __m256i, __m512, __m512bh, _CMP_NLT_UQ, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT,
-    _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
-    _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_maskz_scalef_ps, _mm512_roundscale_ps,
-    _mm512_set1_ps, _mm512_slli_epi32, _mm512_sub_ps,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _CMP_NLT_UQ, _MM_FROUND_NO_EXC,
+    _MM_FROUND_TO_NEAREST_INT, _mm512_castsi512_ps, _mm512_cmp_ps_mask, _mm512_cvtepu16_epi32,
+    _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_fmadd_ps, _mm512_maskz_scalef_ps,
+    _mm512_roundscale_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_sub_ps,
 };
 use std::mem::transmute;
 
@@ -50,9 +50,17 @@ pub(super) fn narrow(x: __m512) -> [bf16; LANES] {
 /// As [`narrow`], of two registers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(super) fn narrow_line([low, high]: [__m512; 2]) -> [bf16; LINE] {
+pub(super) fn narrow_line(x: [__m512; 2]) -> [bf16; LINE] {
     // SAFETY: both are 64 bytes of plain bits.
-    unsafe { transmute::<__m512bh, [bf16; LINE]>(_mm512_cvtne2ps_pbh(high, low)) }
+    unsafe { transmute::<__m512i, [bf16; LINE]>(round(x)) }
+}
+
+/// The same in a register.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) fn round([low, high]: [__m512; 2]) -> __m512i {
+    // SAFETY: as above.
+    unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
 /// `2^x` to 1.7e-7 of it, infinities included; NaN stays NaN. Results below the smallest normal number are 0.

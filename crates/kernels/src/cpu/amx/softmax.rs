@@ -11,6 +11,7 @@ use std::arch::x86_64::{
     _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_sub_ps,
     _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
+use std::array;
 use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
@@ -70,7 +71,7 @@ pub(in crate::cpu) fn online_softmax(
 pub(in crate::cpu) fn weigh(strip: Strip<'_>, len: usize, running: &mut [Running]) -> [f32; BLOCK] {
     assert!(super::available());
     // SAFETY: as above.
-    unsafe { weigh_rows(strip, LOG2_E, &[const { 0..0 }; BLOCK].map(|_| 0..len), running) }
+    unsafe { weigh_rows(strip, LOG2_E, &array::from_fn(|_| 0..len), running) }
 }
 
 /// The weight of one value among those that [`weigh`] has seen last, before it is rounded.

@@ -3,17 +3,15 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm256_storeu_si256, _mm512_castsi512_si256, _mm512_cvtne2ps_pbh,
-    _mm512_extracti64x4_epi64, _mm512_fmsub_ps, _mm512_maskz_mul_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_sub_ps,
+    __m512, __m512i, _mm256_storeu_si256, _mm512_castsi512_si256, _mm512_extracti64x4_epi64,
+    _mm512_fmsub_ps, _mm512_maskz_mul_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_sub_ps,
 };
 use std::f32::consts::LOG2_E;
-use std::mem::transmute;
 use std::ops::Range;
 
 use half::bf16;
 
-use super::lanes::{LANES, exp2_in, from};
+use super::lanes::{LANES, exp2_in, from, round};
 use super::scores::{lanes, to_score};
 use super::small::Panel;
 use super::tile::BLOCK;
@@ -84,14 +82,6 @@ fn gradient_rows<const CAPPED: bool>(
             panel.set_pair(i, step, pair, gradients);
         }
     }
-}
-
-/// Two registers, rounded.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn round([low, high]: [__m512; 2]) -> __m512i {
-    // SAFETY: both are 64 bytes of plain bits.
-    unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
 }
 
 /// Stores a half in register `i` of each row.

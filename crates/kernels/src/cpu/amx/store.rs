@@ -7,16 +7,12 @@
 
 #![allow(unsafe_code)]
 
-use std::arch::x86_64::{
-    __m512bh, __m512i, _mm_sfence, _mm512_cvtne2ps_pbh, _mm512_loadu_ps, _mm512_storeu_si512,
-    _mm512_stream_si512,
-};
+use std::arch::x86_64::{__m512i, _mm_sfence, _mm512_storeu_si512, _mm512_stream_si512};
 use std::mem::transmute;
 
 use half::bf16;
 
-/// Elements of a cache line.
-const LINE: usize = 32;
+use super::lanes::{self, LINE, from};
 
 /// Rounds `values` into `out`, past the caches if that is asked for and `out` begins with a cache line. Other threads
 /// are to see that only after a [`fence`]. Panics where there are no tiles.
@@ -60,12 +56,8 @@ fn store_lines(values: &[f32], out: &mut [bf16], past_caches: bool) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn round(values: &[f32; LINE]) -> __m512i {
-    let (low, high) = values.split_at(LINE / 2);
-    // SAFETY: both halves are 64 readable bytes, and the results the same plain bits.
-    unsafe {
-        let (low, high) = (_mm512_loadu_ps(low.as_ptr()), _mm512_loadu_ps(high.as_ptr()));
-        transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low))
-    }
+    let [low, high] = values.as_chunks().0 else { unreachable!("a line is two registers") };
+    lanes::round([from(low), from(high)])
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::mem::transmute;
 
 use half::bf16;
 
-use super::lanes::{LANES, LINE, from, narrow_line};
+use super::lanes::{LANES, LINE, from, round};
 use super::small::TURNS;
 
 /// `out [cols, rows]` of `x [rows, cols]`, rounded; `rows` are a multiple of 32 and `cols` of 16.
@@ -33,12 +33,8 @@ fn transpose_tiles(x: &[f32], cols: usize, rows: usize, out: &mut [bf16]) {
             for (i, tile) in tile.iter_mut().enumerate() {
                 let at = (row + 2 * i) * cols + col;
                 let (even, odd) = (x[at..].first_chunk(), x[at + cols..].first_chunk());
-                let line = narrow_line([
-                    from(even.expect("whole tiles")),
-                    from(odd.expect("whole tiles")),
-                ]);
-                // SAFETY: as above.
-                let line = unsafe { transmute::<[bf16; LINE], __m512i>(line) };
+                let line =
+                    round([from(even.expect("whole tiles")), from(odd.expect("whole tiles"))]);
                 *tile = _mm512_permutexvar_epi16(turns, line);
             }
             for (i, line) in transpose(&tile).into_iter().enumerate() {
@@ -54,19 +50,9 @@ fn transpose_tiles(x: &[f32], cols: usize, rows: usize, out: &mut [bf16]) {
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
-    // Four rows of one column in every 128 bits: of columns `c`, `c + 4`, `c + 8` and `c + 12` in `fours[4 * i + c]`.
     let mut fours = *rows;
     for (rows, fours) in rows.as_chunks::<4>().0.iter().zip(fours.as_chunks_mut::<4>().0) {
-        let (low, high) =
-            (_mm512_unpacklo_epi32(rows[0], rows[1]), _mm512_unpackhi_epi32(rows[0], rows[1]));
-        let (low2, high2) =
-            (_mm512_unpacklo_epi32(rows[2], rows[3]), _mm512_unpackhi_epi32(rows[2], rows[3]));
-        *fours = [
-            _mm512_unpacklo_epi64(low, low2),
-            _mm512_unpackhi_epi64(low, low2),
-            _mm512_unpacklo_epi64(high, high2),
-            _mm512_unpackhi_epi64(high, high2),
-        ];
+        *fours = turn_four(rows);
     }
     let mut cols = fours;
     for c in 0..4 {
@@ -79,6 +65,21 @@ fn transpose(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
         cols[12 + c] = odd_parts(odd, odd2);
     }
     cols
+}
+
+/// In every 128 bits a column of four rows: of columns `c`, `c + 4`, `c + 8` and `c + 12` in the `c`th.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn turn_four(rows: &[__m512i; 4]) -> [__m512i; 4] {
+    let [a, b, c, d] = *rows;
+    let (low, high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    let (low2, high2) = (_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(low, low2),
+        _mm512_unpackhi_epi64(low, low2),
+        _mm512_unpacklo_epi64(high, high2),
+        _mm512_unpackhi_epi64(high, high2),
+    ]
 }
 
 /// Parts of 128 bits: the first and the third of `a`, then of `b`.

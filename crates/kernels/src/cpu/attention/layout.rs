@@ -74,24 +74,24 @@ impl Layout {
 
     /// All queries in order, cut into blocks that do not cross sequences.
     pub(super) fn query_blocks(&self) -> Vec<(Sequence, QueryBlock)> {
-        let blocks = self.sequences.iter().flat_map(|sequence| {
-            let all = sequence.q.clone();
-            self.blocks_of(sequence, all).map(|block| (sequence.clone(), block))
-        });
-        blocks.collect()
+        self.cut(self.block_tokens())
     }
 
-    /// All queries in order, cut into runs of blocks: about `tasks` for all key heads together.
+    /// The same in runs of blocks: about `tasks` for all key heads together.
     #[cfg(amx)]
     pub(super) fn query_runs(&self, tasks: usize) -> Vec<(Sequence, QueryBlock)> {
         let step = self.block_tokens();
         let blocks = self.sequences.iter().map(|x| x.q.len().div_ceil(step)).sum::<usize>();
-        let run = (blocks * self.op.kv_heads).div_ceil(tasks).max(1) * step;
-        let runs = self.sequences.iter().flat_map(|sequence| {
-            let runs = parts_of(sequence, sequence.q.clone(), run);
-            runs.map(|block| (sequence.clone(), block))
+        self.cut((blocks * self.op.kv_heads).div_ceil(tasks).max(1) * step)
+    }
+
+    /// All queries in order, up to `step` tokens of a sequence at a time.
+    pub(super) fn cut(&self, step: usize) -> Vec<(Sequence, QueryBlock)> {
+        let parts = self.sequences.iter().flat_map(|sequence| {
+            let parts = parts_of(sequence, sequence.q.clone(), step);
+            parts.map(|part| (sequence.clone(), part))
         });
-        runs.collect()
+        parts.collect()
     }
 
     /// All queries in order, each sequence a block.

@@ -148,12 +148,7 @@ impl<'a> Backward<'a> {
     fn query_gradient(&self, dq: FloatMut<'_>) {
         let layout = self.layout;
         let Attention { kv_heads, head_dim: d, .. } = layout.op;
-        let step = block_tokens(layout.group());
-        let blocks = layout.sequences.iter().flat_map(|sequence| {
-            let blocks = parts_of(sequence, sequence.q.clone(), step);
-            blocks.map(|block| (sequence.clone(), block))
-        });
-        let blocks: Vec<_> = blocks.collect();
+        let blocks = layout.cut(block_tokens(layout.group()));
         let tasks = layout.query_tiles(dq, layout.q_width(), &blocks).into_iter().enumerate();
         team::for_each(tasks, |(task, mut dq)| {
             let ((sequence, block), kv_head) = (&blocks[task / kv_heads], task % kv_heads);
