@@ -16,7 +16,9 @@ mod rope;
 pub use attention::{AttentionInputs, Sequence, attention, attention_backward};
 pub use cross_entropy::{CrossEntropyInputs, linear_cross_entropy};
 pub use gated::{gated, gated_backward};
-pub use linear::{LinearInputs, LoraInputs, linear, linear_backward, masked};
+pub use linear::{
+    LinearInputs, LoraInputs, linear, linear_backward, linear_backward_rounding, masked,
+};
 pub use optimizer::{Moment8, adamw, adamw_8bit};
 pub use rms_norm::{rms_norm, rms_norm_backward};
 pub use rope::rope;

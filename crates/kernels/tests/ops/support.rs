@@ -11,7 +11,7 @@ pub(crate) const FLOATS: [DType; 2] = [DType::F32, DType::Bf16];
 pub(crate) struct Host {
     pub(crate) f32: Vec<f32>,
     pub(crate) f64: Vec<f64>,
-    dtype: DType,
+    pub(crate) dtype: DType,
 }
 
 impl Host {

@@ -1,54 +1,37 @@
 //! Gradients of linears of one input. What does not wait for one another is one loop over the threads: splitting the
 //! factors; multiplying gradients by a factor, and splitting the results while they are at hand, and what the same rows
-//! add to the gradient of each B; the gradient of the input, one sum over all linears; the gradients of all factors,
-//! those of the A in one pass over the input.
-
-use std::cell::RefCell;
-use std::slice;
+//! add to the gradient of each B; the gradient of the input, one sum over all linears; what rows of the input add to the
+//! gradients of all A; sums of those.
 
 use half::bf16;
 
 use super::adapter::{SHRINK_ROWS, shrink_rows};
 use super::dense::{Dense, Straight};
 use super::fill::Source;
-use super::product::{Area, Operands, product_tasks, run, supports, weight_source};
-use super::rows::{PIECE, Rows};
-use super::split::{
-    ONCE, PAIRS, Parts, RANKS, TURNS, Turned, TurnedRanks, in_cols, in_rows, split_rows, turn,
-    width,
-};
-use super::tile::{BLOCK, STEP};
+use super::product::{Operands, product_tasks, supports, weight_source};
+use super::rows::Rows;
+use super::split::{ONCE, Parts, RANKS, ROUNDED, in_cols, in_rows, split_rows, width};
+use super::tile::BLOCK;
+use super::token_sums::{self, Ranks, TokenSums};
 use super::{Factors, Gradients, LinearGradients, Side};
 use crate::Result;
 use crate::cpu::four_bit::RUN;
-use crate::cpu::lines::Lines;
-use crate::cpu::simd::simd;
 use crate::cpu::team::{self, Task};
 use crate::cpu::tiles::{Tile, tiles};
-use crate::cpu::view::{FloatMut, sized};
+use crate::cpu::view::FloatMut;
 use crate::cpu::{Cpu, F32Scratch};
 
-/// Columns of a task of a factor's gradient.
-const GRADIENT_COLS: usize = 128;
-/// Rows of a B that are multiplied, or added up, at a time.
-const B_COLS: usize = 256;
-/// Most groups of tokens whose shares of a B's gradient are summed apart.
-const GROUPS: usize = 8;
+/// Columns of an A, and rows of a B, whose gradient is a task.
+const GRADIENT_COLS: usize = 256;
 
 /// The gradients of the factors that are left to do.
 pub(in crate::cpu) struct FactorGradients<'a> {
     m: usize,
     k: usize,
+    keep: f32,
     /// Of each linear.
     adapters: Vec<Option<Adapter<'a>>>,
     dys: Vec<&'a [bf16]>,
-    dyb: Turned,
-}
-
-thread_local! {
-    static DYB: RefCell<Vec<f32>> = RefCell::default();
-    /// Ranks of the tokens that are multiplied.
-    static PIECES: RefCell<Lines> = RefCell::default();
 }
 
 /// The gradients of the outputs, and what panels are filled from for that of the input.
@@ -73,17 +56,10 @@ impl<'a> Gradients<'a> {
         let mut adapters = self.adapters(cpu, dx.is_some())?;
         team::run_all(adapters.iter_mut().flatten().flat_map(|adapter| adapter.split(k)));
 
-        let da_ranks = adapters.iter().flatten().filter(|adapter| adapter.da.is_some());
-        let mut dyb = Turned::alloc(cpu, m, da_ranks.map(|adapter| adapter.factors.r).collect())?;
-        let mut turned = dyb.each().into_iter();
-        let keep = mask.map_or(1.0, |mask| mask.keep());
-        let mut tasks = Vec::new();
-        for ((adapter, dy), rows) in adapters.iter_mut().zip(&dys).zip(&dy_rows) {
-            let Some(adapter) = adapter else { continue };
-            let turned = adapter.da.as_ref().and_then(|_| turned.next());
-            tasks.extend(adapter.shrink((dy, rows), (m, keep), turned));
-        }
-        team::run_all(tasks);
+        let adapters_of = adapters.iter_mut().zip(&dys).zip(&dy_rows);
+        let tasks =
+            adapters_of.filter_map(|((adapter, dy), rows)| Some((adapter.as_mut()?, dy, rows)));
+        team::run_all(tasks.flat_map(|(adapter, dy, rows)| adapter.shrink(dy, rows, m)));
 
         if let Some(dx) = dx {
             let lows = adapters.iter().map(|x| x.as_ref().map_or(Ok(None), |x| x.low(cpu, (m, k))));
@@ -101,7 +77,8 @@ impl<'a> Gradients<'a> {
             let tasks = product_tasks(&terms, masked, dx, (m, k), &finish);
             team::run_all(tasks.map(|(_, task)| task));
         }
-        Ok(Some(FactorGradients { m, k, adapters, dys, dyb }))
+        let keep = mask.map_or(1.0, |mask| mask.keep());
+        Ok(Some(FactorGradients { m, k, keep, adapters, dys }))
     }
 
     /// The gradients of the outputs, and what panels are filled from for `dx`: nothing unless all can be multiplied on
@@ -131,15 +108,19 @@ impl<'a> Gradients<'a> {
             let r = factors.r;
             let da = linear.da.take();
             let db = if n.is_multiple_of(BLOCK) { linear.db.take() } else { None };
+            let gradient = |out: Option<FloatMut<'a>>, cols| {
+                out.map(|out| Gradient::alloc(cpu, out, (m, r, cols))).transpose()
+            };
+            let projection = || Projection::alloc(cpu, (m, n, r));
             Ok(Some(Adapter {
-                up: parts(dx || da.is_some(), n * width::<{ ONCE.len() }>(r))?,
-                down: parts(dx, width::<{ PAIRS.len() }>(r) * k)?,
-                left: parts(dx, m * width::<{ TURNS.len() }>(r))?,
-                db: db.map(|db| FactorB::alloc(cpu, db, factors, (m, n))).transpose()?,
+                projection: (dx || da.is_some()).then(projection).transpose()?,
+                down: parts(dx, width::<{ ONCE.len() }>(r) * k)?,
+                left: parts(dx, m * width::<{ ROUNDED.len() }>(r))?,
+                da: gradient(da, k)?,
+                db: gradient(db, n)?,
                 xa: linear.xa,
                 factors,
                 n,
-                da,
             }))
         };
         self.linears.iter_mut().map(adapter).collect()
@@ -149,136 +130,99 @@ impl<'a> Gradients<'a> {
 impl FactorGradients<'_> {
     /// Of each adapter `dA += scale * keep * (dY . B)^T . dropped` and `dB += scale * dY^T . xa`. Of `xas`, one for each
     /// linear, those are read that were not at hand before and whose B is among them.
-    pub(in crate::cpu) fn run(self, dropped: &[bf16], xas: &[&[f32]]) {
-        let Self { m, k, mut adapters, dys, dyb } = self;
-        let late = adapters.iter_mut().zip(dys).zip(xas).flat_map(|((adapter, dy), xa)| {
-            let adapter = adapter.as_mut().filter(|adapter| adapter.xa.is_none());
-            let db = adapter.and_then(|adapter| adapter.db.as_mut());
-            db.into_iter().flat_map(move |db| db.tasks(dy, xa))
-        });
-        team::run_all(late);
-
-        let (dyb, x) = (dyb.into_rows(), Straight(Dense::new(dropped, m, k)));
-        let adapters = adapters.iter_mut().flatten();
-        let (das, dbs): (Vec<_>, Vec<_>) = adapters
-            .map(|adapter| {
-                (adapter.da.take().map(|da| (adapter.factors.r, da)), adapter.db.as_mut())
-            })
-            .unzip();
-        let das = das.into_iter().flatten().collect();
-        let tasks = gradient_tasks(Operands { rows: &dyb, source: &x }, k, das).into_iter();
-        team::run_all(tasks.chain(dbs.into_iter().flatten().flat_map(FactorB::sum)));
-    }
-}
-
-/// The gradient of a B, summed by groups of tokens, so that a group's rows of dY are read for it while they are in the
-/// cache.
-struct FactorB<'a> {
-    out: FloatMut<'a>,
-    factors: Factors<'a>,
-    m: usize,
-    n: usize,
-    /// Of each group, by 256 columns of dY: `[16 for each 16 ranks, columns]`.
-    sums: F32Scratch,
-}
-
-impl<'a> FactorB<'a> {
-    fn alloc(
-        cpu: &Cpu,
-        out: FloatMut<'a>,
-        factors: Factors<'a>,
-        (m, n): (usize, usize),
-    ) -> Result<Self> {
-        let groups = m.div_ceil(group_rows(m));
-        let sums = cpu.scratch(groups * n * factors.r.next_multiple_of(RANKS))?;
-        Ok(Self { out, factors, m, n, sums })
-    }
-
-    /// Those of each group.
-    fn groups(&mut self) -> slice::ChunksMut<'_, f32> {
-        let len = self.n * self.factors.r.next_multiple_of(RANKS);
-        self.sums.chunks_mut(len)
-    }
-
-    /// Tasks that multiply all groups.
-    fn tasks<'s>(&'s mut self, dy: &'s [bf16], xa: &'s [f32]) -> impl Iterator<Item = Task<'s>> {
-        let (rows, n, factors) = (group_rows(self.m), self.n, self.factors);
-        let groups = dy.chunks(rows * n).zip(xa.chunks(rows * factors.r)).zip(self.groups());
-        groups.map(move |((dy, xa), sums)| {
-            Box::new(move || {
-                let parts = dy.chunks(SHRINK_ROWS * n).zip(xa.chunks(SHRINK_ROWS * factors.r));
-                for (i, (dy, xa)) in parts.enumerate() {
-                    add_group(i == 0, (dy, n), (xa, factors), sums);
+    pub(in crate::cpu) fn run(mut self, dropped: &[bf16], xas: &[&[f32]]) {
+        let Self { m, k, keep, .. } = self;
+        let group = token_sums::group(m);
+        let mut of_x: Vec<Vec<Ranks<'_>>> = (0..m.div_ceil(group)).map(|_| Vec::new()).collect();
+        let mut tasks: Vec<Task<'_>> = Vec::new();
+        let adapters = self.adapters.iter_mut().zip(&self.dys).zip(xas);
+        for ((adapter, dy), xa) in adapters {
+            let Some(Adapter { factors, n, xa: early, projection, da, db, .. }) = adapter else {
+                continue;
+            };
+            let (Factors { r, scale, .. }, n) = (*factors, *n);
+            if let (Some(da), Some(projection)) = (da, projection) {
+                let values = projection.dyb.chunks(group * r).zip(da.sums.groups());
+                for (of_x, (values, sums)) in of_x.iter_mut().zip(values) {
+                    of_x.push(Ranks { values, r, scale: scale * keep, sums });
                 }
-            }) as Task<'s>
+            }
+            if let (Some(db), None) = (db, early) {
+                let groups = dy.chunks(group * n).zip(xa.chunks(group * r)).zip(db.sums.groups());
+                tasks.extend(groups.map(|((dy, values), sums)| {
+                    let mut ranks = [Ranks { values, r, scale, sums }];
+                    Box::new(move || token_sums::add(true, dy, n, &mut ranks)) as Task<'_>
+                }));
+            }
+        }
+        tasks.extend(dropped.chunks(group * k).zip(of_x).map(|(rows, mut ranks)| {
+            Box::new(move || token_sums::add(true, rows, k, &mut ranks)) as Task<'_>
+        }));
+        team::run_all(tasks);
+
+        let adapters = self.adapters.iter_mut().flatten();
+        team::run_all(adapters.flat_map(
+            |Adapter { factors: Factors { r, .. }, da, db, .. }| {
+                let r = *r;
+                let da = da.iter_mut().flat_map(move |da| da.add_to_a(r, k));
+                da.chain(db.iter_mut().flat_map(move |db| db.add_to_b(r)))
+            },
+        ));
+    }
+}
+
+/// The gradient of a factor, summed by groups of tokens.
+struct Gradient<'a> {
+    out: FloatMut<'a>,
+    sums: TokenSums,
+}
+
+impl<'a> Gradient<'a> {
+    fn alloc(cpu: &Cpu, out: FloatMut<'a>, sizes: (usize, usize, usize)) -> Result<Self> {
+        Ok(Self { out, sums: TokenSums::alloc(cpu, sizes)? })
+    }
+
+    /// Tasks that add the groups' sums to the gradient of an A `[r, k]`.
+    fn add_to_a(&mut self, r: usize, k: usize) -> impl Iterator<Item = Task<'_>> {
+        let Self { out, sums } = self;
+        let sums = &*sums;
+        tiles(out.reborrow(), k, 0..k, r, GRADIENT_COLS).into_iter().map(move |tile| {
+            Box::new(move || {
+                for mut tile in tile.split(RANKS) {
+                    let mut before = [0.0; RANKS * GRADIENT_COLS];
+                    let before = &mut before[..tile.rows * tile.cols];
+                    tile.load(before);
+                    sums.add_rows((tile.row, tile.col), tile.cols, before);
+                    tile.store(before);
+                }
+            }) as Task<'_>
         })
     }
 
-    /// Tasks that add the groups up.
-    fn sum(&mut self) -> impl Iterator<Item = Task<'_>> {
-        let (n, r) = (self.n, self.factors.r);
-        let ranks = r.next_multiple_of(RANKS);
-        let (sums, out) = (&*self.sums, self.out.reborrow());
-        out.chunks(B_COLS * r).into_iter().enumerate().map(move |(task, out)| {
+    /// The same of a B `[n, r]`.
+    fn add_to_b(&mut self, r: usize) -> impl Iterator<Item = Task<'_>> {
+        let Self { out, sums } = self;
+        let sums = &*sums;
+        out.reborrow().chunks(GRADIENT_COLS * r).into_iter().enumerate().map(move |(task, out)| {
             Box::new(move || {
-                let cols = out.len() / r;
-                let first = task * B_COLS * ranks;
-                let groups = sums.chunks(n * ranks).map(|sums| &sums[first..first + cols * ranks]);
-                out.update(&mut Vec::new(), |out| {
-                    let mut all = [0.0; RANKS * B_COLS];
-                    for block in 0..ranks / RANKS {
-                        let all = &mut all[..RANKS * cols];
-                        all.fill(0.0);
-                        for group in groups.clone() {
-                            let group = &group[block * all.len()..][..all.len()];
-                            simd!(for (all, x) in all.iter_mut().zip(group) {
-                                *all += x;
-                            });
-                        }
-                        for (i, out) in out.chunks_mut(r).enumerate() {
-                            let out = out[block * RANKS..].iter_mut();
-                            out.zip(all[i..].iter().step_by(cols)).for_each(|(out, x)| *out += x);
-                        }
-                    }
-                });
+                out.update(&mut Vec::new(), |out| sums.add_columns(task * GRADIENT_COLS, out));
             }) as Task<'_>
         })
     }
 }
 
-/// Rows of a group: whole tasks of [`shrink_rows`].
-fn group_rows(m: usize) -> usize {
-    SHRINK_ROWS * m.div_ceil(SHRINK_ROWS * GROUPS)
+/// `dY . B`.
+struct Projection {
+    b: Parts,
+    /// `[m, r]`
+    dyb: F32Scratch,
 }
 
-/// Adds `scale * dY^T . xa` of some tokens to the sums of their group, or begins those with it.
-fn add_group(
-    first: bool,
-    (dy, n): (&[bf16], usize),
-    (xa, Factors { r, scale, .. }): (&[f32], Factors<'_>),
-    sums: &mut [f32],
-) {
-    let (tokens, blocks) = (xa.len() / r, r.div_ceil(RANKS));
-    let steps = tokens.div_ceil(STEP);
-    let source = Straight(Dense::new(dy, tokens, n));
-    PIECES.with_borrow_mut(|pieces| {
-        let pieces = pieces.bf16(blocks * steps * PIECE);
-        turn(xa, r, scale, pieces.as_chunks_mut().0.iter_mut().collect());
-        let rows = Rows::lent(pieces, steps);
-        let base = Operands { rows: &rows, source: &source };
-        for (i, sums) in sums.chunks_mut(blocks * RANKS * B_COLS).enumerate() {
-            let col = i * B_COLS;
-            let cols = B_COLS.min(n - col);
-            let area = Area { first_block: 0, rows: blocks * BLOCK, col, cols };
-            run(&[base], area, |block, products| {
-                let sums = &mut sums[block * RANKS * cols..][..RANKS * cols];
-                if first {
-                    sums.fill(0.0);
-                }
-                simd!(add_halves(products, sums));
-            });
-        }
-    });
+impl Projection {
+    fn alloc(cpu: &Cpu, (m, n, r): (usize, usize, usize)) -> Result<Self> {
+        let b = Parts::alloc(cpu, n * width::<{ ONCE.len() }>(r))?;
+        Ok(Self { b, dyb: cpu.scratch(m * r)? })
+    }
 }
 
 /// One adapter's gradients on their way, as far as they are wanted.
@@ -287,13 +231,12 @@ struct Adapter<'a> {
     n: usize,
     /// Where it was at hand from the start.
     xa: Option<&'a [f32]>,
-    da: Option<FloatMut<'a>>,
-    db: Option<FactorB<'a>>,
-    /// B, for `dY . B`.
-    up: Option<Parts>,
+    projection: Option<Projection>,
+    da: Option<Gradient<'a>>,
+    db: Option<Gradient<'a>>,
     /// A, for the gradient of the input.
     down: Option<Parts>,
-    /// `dY . B`, for the gradient of the input.
+    /// `scale * dY . B`, for the gradient of the input.
     left: Option<Parts>,
 }
 
@@ -301,55 +244,43 @@ impl Adapter<'_> {
     /// Tasks that split what is multiplied by.
     fn split(&mut self, k: usize) -> impl Iterator<Item = Task<'_>> {
         let Factors { a, b, r, .. } = self.factors;
-        let up = self.up.iter_mut().flat_map(move |up| in_rows(b, r, ONCE, up));
-        up.chain(self.down.iter_mut().flat_map(move |down| in_cols(a, (r, k), PAIRS, down)))
+        let up = self.projection.iter_mut().flat_map(move |up| in_rows(b, r, ONCE, &mut up.b));
+        up.chain(self.down.iter_mut().flat_map(move |down| in_cols(a, (r, k), ONCE, down)))
     }
 
-    /// Tasks that make of `dY . B` what other products need of it, and the gradient of B meanwhile.
-    fn shrink<'s>(
-        &'s mut self,
-        (dy, rows): (&'s [bf16], &'s Rows<'_>),
-        (m, keep): (usize, f32),
-        turned: Option<TurnedRanks<'s>>,
-    ) -> Vec<Task<'s>> {
-        let (n, factors) = (self.n, self.factors);
-        let Factors { r, scale, .. } = factors;
-        let depth = width::<{ TURNS.len() }>(r);
-        let factor = self
-            .up
-            .as_ref()
-            .map(|up| Straight(Dense::new(up.values(), n, width::<{ ONCE.len() }>(r))));
-        let mut left = self.left.as_mut().map(|x| x.values_mut().chunks_mut(SHRINK_ROWS * depth));
-        let mut turned = turned.map(|turned| turned.parts(SHRINK_ROWS).into_iter());
-        let mut sums = self.db.as_mut().filter(|_| self.xa.is_some()).map(FactorB::groups);
-        let xa = self.xa.unwrap_or(&[]);
-        let mut parts = (0..m.div_ceil(SHRINK_ROWS)).map(|part| {
-            let left = left.as_mut().and_then(Iterator::next);
-            (part, left, turned.as_mut().and_then(Iterator::next))
+    /// Tasks that multiply groups of rows of dY by B, and sum what they add to its gradient while they are at hand.
+    fn shrink<'s>(&'s mut self, dy: &'s [bf16], rows: &'s Rows<'_>, m: usize) -> Vec<Task<'s>> {
+        let Self { factors, n, xa, projection, db, left, .. } = self;
+        let (Factors { r, scale, .. }, n, xa) = (*factors, *n, *xa);
+        let (group, depth) = (token_sums::group(m), width::<{ ROUNDED.len() }>(r));
+        let mut projection = projection.as_mut().map(|Projection { b, dyb }| {
+            let b = Straight(Dense::new(b.values(), n, width::<{ ONCE.len() }>(r)));
+            (b, dyb.chunks_mut(group * r))
         });
-        let tasks = (0..m.div_ceil(group_rows(m))).map(|_| {
-            let parts: Vec<_> = parts.by_ref().take(group_rows(m) / SHRINK_ROWS).collect();
-            let mut sums = sums.as_mut().and_then(Iterator::next);
+        let mut left = left.as_mut().map(|left| left.values_mut().chunks_mut(group * depth));
+        let mut ranks =
+            xa.zip(db.as_mut()).map(|(xa, db)| xa.chunks(group * r).zip(db.sums.groups()));
+        let tasks = (0..m).step_by(group).map(|first| {
+            let mut dyb = projection.as_mut().and_then(|(b, dyb)| Some((*b, dyb.next()?)));
+            let mut left = left.as_mut().and_then(Iterator::next);
+            let mut ranks = ranks.as_mut().and_then(Iterator::next);
             Box::new(move || {
-                for (i, (part, left, turned)) in parts.into_iter().enumerate() {
-                    let tokens = part * SHRINK_ROWS..m.min((part + 1) * SHRINK_ROWS);
-                    if let Some(factor) = &factor {
-                        let base = Operands { rows, source: factor };
-                        DYB.with_borrow_mut(|dyb| {
-                            let dyb = sized(dyb, tokens.len() * r);
-                            shrink_rows(base, part, r, 1.0, dyb);
-                            if let Some(left) = left {
-                                split_rows(dyb, r, scale, TURNS, left);
-                            }
-                            if let Some(turned) = turned {
-                                turn(dyb, r, scale * keep, turned);
-                            }
-                        });
+                for start in (first..m.min(first + group)).step_by(SHRINK_ROWS) {
+                    let tokens = start - first..SHRINK_ROWS.min(m - start) + start - first;
+                    if let Some((b, dyb)) = &mut dyb {
+                        let base = Operands { rows, source: b };
+                        let dyb = &mut dyb[tokens.start * r..tokens.end * r];
+                        shrink_rows(base, start / SHRINK_ROWS, r, 1.0, dyb);
+                        if let Some(left) = &mut left {
+                            let left = &mut left[tokens.start * depth..tokens.end * depth];
+                            split_rows(dyb, r, scale, ROUNDED, left);
+                        }
                     }
-                    if let Some(sums) = &mut sums {
-                        let dy = &dy[tokens.start * n..tokens.end * n];
-                        let xa = &xa[tokens.start * r..tokens.end * r];
-                        add_group(i == 0, (dy, n), (xa, factors), sums);
+                    if let Some((xa, sums)) = &mut ranks {
+                        let values = &xa[tokens.start * r..tokens.end * r];
+                        let dy = &dy[start * n..(start + tokens.len()) * n];
+                        let ranks = Ranks { values, r, scale, sums };
+                        token_sums::add(start == first, dy, n, &mut [ranks]);
                     }
                 }
             }) as Task<'s>
@@ -360,50 +291,8 @@ impl Adapter<'_> {
     /// `scale * dY . B`, and A to multiply it by.
     fn low(&self, cpu: &Cpu, (m, k): (usize, usize)) -> Result<Option<(Rows<'_>, Straight<'_>)>> {
         let (Some(left), Some(down)) = (&self.left, &self.down) else { return Ok(None) };
-        let depth = width::<{ TURNS.len() }>(self.factors.r);
+        let depth = width::<{ ROUNDED.len() }>(self.factors.r);
         let rows = Rows::new(cpu, &left.values()[..m * depth], m, depth)?;
         Ok(Some((rows, Straight(Dense::new(down.values(), depth, k)))))
-    }
-}
-
-/// Of each of `outs` `[r, cols]`, `out +=` its part of the product, whose rows are the high and low parts of the
-/// ranks of all.
-fn gradient_tasks<'a>(
-    base: Operands<'a>,
-    cols: usize,
-    outs: Vec<(usize, FloatMut<'a>)>,
-) -> Vec<Task<'a>> {
-    let mut tasks: Vec<Vec<Tile<'_>>> = Vec::new();
-    for (r, out) in outs {
-        for (i, tile) in tiles(out, cols, 0..cols, r, GRADIENT_COLS).into_iter().enumerate() {
-            if i == tasks.len() {
-                tasks.push(Vec::new());
-            }
-            tasks[i].extend(tile.split(RANKS));
-        }
-    }
-    let tasks = tasks.into_iter().map(|mut ranks| {
-        Box::new(move || {
-            let Tile { col, cols, .. } = ranks[0];
-            let area = Area { first_block: 0, rows: ranks.len() * BLOCK, col, cols };
-            let mut before = [0.0; RANKS * GRADIENT_COLS];
-            run(&[base], area, |block, sums| {
-                let before = &mut before[..ranks[block].rows * cols];
-                ranks[block].load(before);
-                simd!(add_halves(sums, before));
-                ranks[block].store(before);
-            });
-        }) as Task<'a>
-    });
-    tasks.collect()
-}
-
-/// Adds the high and the low rows of `sums` `[2 * 16, cols]` to as many rows as `out` has.
-#[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
-#[inline(always)]
-fn add_halves(sums: &[f32], out: &mut [f32]) {
-    let (high, low) = sums.split_at(sums.len() / 2);
-    for ((out, high), low) in out.iter_mut().zip(high).zip(low) {
-        *out += high + low;
     }
 }

@@ -10,7 +10,7 @@ use crate::cpu::{Cpu, F32Scratch, team};
 /// pair of columns.
 const COPY_ROWS: usize = 256;
 /// Elements of a block for one step.
-pub(super) const PIECE: usize = BLOCK * STEP;
+const PIECE: usize = BLOCK * STEP;
 /// Pieces that a task puts in order.
 const PIECES: usize = 16;
 
@@ -23,14 +23,8 @@ pub(super) struct Rows<'a> {
     steps: usize,
     /// The first block that was copied.
     first: usize,
-    copy: InOrder<'a>,
-}
-
-/// `[block][step][32][32]`, from the first on.
-#[derive(Debug)]
-enum InOrder<'a> {
-    Own(F32Scratch),
-    Lent(&'a [bf16]),
+    /// `[block][step][32][32]`, from the first on.
+    copy: F32Scratch,
 }
 
 impl<'a> Rows<'a> {
@@ -56,17 +50,7 @@ impl<'a> Rows<'a> {
                 }
             }
         });
-        Ok(Self { x, depth, steps, first, copy: InOrder::Own(copy) })
-    }
-
-    /// Blocks of 32 rows of `steps` whole steps that are in the order of the tiles.
-    pub(super) fn ordered(pieces: F32Scratch, steps: usize) -> Self {
-        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: InOrder::Own(pieces) }
-    }
-
-    /// As [`ordered`](Self::ordered), of somebody else's.
-    pub(super) const fn lent(pieces: &'a [bf16], steps: usize) -> Self {
-        Self { x: &[], depth: steps * STEP, steps, first: 0, copy: InOrder::Lent(pieces) }
+        Ok(Self { x, depth, steps, first, copy })
     }
 
     /// Columns.
@@ -90,11 +74,7 @@ impl<'a> Rows<'a> {
         }
         let piece = (block - self.first) * self.steps + step;
         let last = (block - self.first + 1) * self.steps;
-        let copy = match &self.copy {
-            InOrder::Own(copy) => bytemuck::cast_slice(copy),
-            InOrder::Lent(copy) => copy,
-        };
-        let pieces = &copy[piece * PIECE..last * PIECE];
+        let pieces = &bytemuck::cast_slice::<_, bf16>(&self.copy)[piece * PIECE..last * PIECE];
         let bytes = bytemuck::cast_slice::<_, u8>(pieces);
         Left { first: bytes.as_ptr(), row: 2 * STEP, step: 2 * PIECE }
     }

@@ -5,8 +5,6 @@
 
 use half::bf16;
 
-use super::rows::{PIECE, Rows};
-use super::tile::STEP;
 use crate::Result;
 use crate::cpu::simd::simd;
 use crate::cpu::team::Task;
@@ -22,6 +20,8 @@ const SPLIT: usize = 16_384;
 pub(super) const TURNS: [bool; 4] = [false, true, false, true];
 pub(super) const PAIRS: [bool; 4] = [false, false, true, true];
 pub(super) const ONCE: [bool; 2] = [false, true];
+/// High parts alone, beside [`ONCE`]: values of bf16 times those of f32.
+pub(super) const ROUNDED: [bool; 2] = [false, false];
 
 /// bf16 values in scratch.
 pub(super) struct Parts(F32Scratch);
@@ -62,7 +62,7 @@ fn split(x: &[f32; RANKS], scale: f32) -> [[bf16; RANKS]; 2] {
 /// Up to 16 values of a row, zeros beyond.
 #[expect(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 #[inline(always)]
-fn sixteen(x: &[f32]) -> [f32; RANKS] {
+pub(super) fn sixteen(x: &[f32]) -> [f32; RANKS] {
     if let Some(x) = x.first_chunk() {
         return *x;
     }
@@ -136,83 +136,5 @@ fn split_row(x: &[f32], low: bool, out: &mut [bf16]) {
         simd!(for (out, &x) in out.iter_mut().zip(x) {
             *out = narrow(x);
         });
-    }
-}
-
-/// Ranks of tokens `[m, r]` of one or more adapters as rows: for each 16 ranks of one a block of 32 rows, 16 of high
-/// parts and 16 of low ones, whose depth are the tokens.
-pub(super) struct Turned {
-    pieces: F32Scratch,
-    steps: usize,
-    ranks: Vec<usize>,
-}
-
-/// Those of one adapter.
-pub(super) struct TurnedRanks<'a> {
-    pieces: &'a mut [[bf16; PIECE]],
-    steps: usize,
-}
-
-impl Turned {
-    /// For adapters of these ranks.
-    pub(super) fn alloc(cpu: &Cpu, m: usize, ranks: Vec<usize>) -> Result<Self> {
-        let steps = m.div_ceil(STEP);
-        let blocks: usize = ranks.iter().map(|r| r.div_ceil(RANKS)).sum();
-        Ok(Self { pieces: cpu.scratch(blocks * steps * PIECE / 2)?, steps, ranks })
-    }
-
-    /// Of each adapter.
-    pub(super) fn each(&mut self) -> Vec<TurnedRanks<'_>> {
-        let Self { pieces, steps, ranks } = self;
-        let mut rest = bytemuck::cast_slice_mut::<_, bf16>(pieces).as_chunks_mut().0;
-        let of = |&r: &usize| {
-            let len = r.div_ceil(RANKS) * *steps;
-            let pieces = rest.split_off_mut(..len).expect("pieces of all ranks");
-            TurnedRanks { pieces, steps: *steps }
-        };
-        ranks.iter().map(of).collect()
-    }
-
-    /// The blocks of all.
-    pub(super) fn into_rows(self) -> Rows<'static> {
-        Rows::ordered(self.pieces, self.steps)
-    }
-}
-
-impl<'a> TurnedRanks<'a> {
-    /// What [`turn`] is to fill, for each `tokens` in order, a multiple of 32.
-    pub(super) fn parts(self, tokens: usize) -> Vec<Vec<&'a mut [bf16; PIECE]>> {
-        let per_part = tokens / STEP;
-        let mut parts: Vec<_> = (0..self.steps.div_ceil(per_part)).map(|_| Vec::new()).collect();
-        for (i, piece) in self.pieces.iter_mut().enumerate() {
-            parts[i % self.steps / per_part].push(piece);
-        }
-        parts
-    }
-}
-
-/// Parts of the ranks of tokens `[_, r]` as columns: for each 16 ranks the pieces of all tokens, zeros beyond the
-/// last.
-pub(super) fn turn(left: &[f32], r: usize, scale: f32, pieces: Vec<&mut [bf16; PIECE]>) {
-    let steps = left.len().div_ceil(STEP * r);
-    for (i, piece) in pieces.into_iter().enumerate() {
-        let (block, step) = (i / steps, i % steps);
-        let ranks = block * RANKS..r.min((block + 1) * RANKS);
-        let tokens = left.chunks(r).skip(step * STEP);
-        turn_piece(tokens.map(|token| &token[ranks.clone()]), scale, piece);
-    }
-}
-
-/// The parts of up to 32 tokens' ranks as columns: 16 rows of high ones and 16 of low ones.
-fn turn_piece<'a>(tokens: impl Iterator<Item = &'a [f32]>, scale: f32, out: &mut [bf16; PIECE]) {
-    let mut parts = [[[bf16::ZERO; RANKS]; 2]; STEP];
-    simd!(for (parts, token) in parts.iter_mut().zip(tokens) {
-        *parts = split(&sixteen(token), scale);
-    });
-    let (rows, _) = out.as_chunks_mut::<STEP>();
-    for (i, row) in rows.iter_mut().enumerate() {
-        for (out, parts) in row.iter_mut().zip(&parts) {
-            *out = parts[i / RANKS][i % RANKS];
-        }
     }
 }

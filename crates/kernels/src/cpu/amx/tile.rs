@@ -133,6 +133,78 @@ pub(super) unsafe fn multiply<const ALL: bool>(
     // The compiler knows nothing of tiles and leaves them alone between the blocks. All memory that is
     // read or written is the caller's to vouch for.
     unsafe {
+        begin::<ALL>(from);
+        for segment in segments {
+            accumulate::<ALL>(*segment);
+        }
+        store::<ALL>(to);
+    }
+}
+
+/// Two times 32 columns of rows.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    pub(super) first: *const u8,
+    pub(super) second: *const u8,
+    /// Bytes from row to row.
+    pub(super) row: usize,
+}
+
+/// `to = [from +] left . columns`, summed over `blocks` of 16 rows, whose left operands are two tiles each: the first
+/// makes the left tiles of a block of sums, the second the right ones; those of the first columns are above those of the
+/// second.
+///
+/// # Safety
+///
+/// There are 16 rows of 64 readable bytes of both columns and 2048 readable bytes of `left` for each of the blocks, of
+/// which there is one at least. The slices that `from` and `to` were made of are still borrowed, at least until the
+/// call returns.
+pub(super) unsafe fn multiply_columns(
+    _: &Tiles,
+    left: *const u8,
+    columns: Columns,
+    blocks: usize,
+    from: Option<Sums>,
+    to: Sums,
+) {
+    let Columns { first, second, row } = columns;
+    // SAFETY: as in `multiply`.
+    unsafe {
+        begin::<true>(from);
+        asm!(
+            ".p2align 6",
+            "2:",
+            "tileloadd tmm6, [{x}+{row}]",
+            "tileloadd tmm4, [{a}+{line}]",
+            "tileloadd tmm5, [{a}+{line}+1024]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{y}+{row}]",
+            "tdpbf16ps tmm1, tmm5, tmm6",
+            "tdpbf16ps tmm2, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {x}, {rows}",
+            "add {y}, {rows}",
+            "add {a}, 2048",
+            "dec {n}",
+            "jnz 2b",
+            x = inout(reg) first => _,
+            y = inout(reg) second => _,
+            a = inout(reg) left => _,
+            n = inout(reg) blocks => _,
+            row = in(reg) row,
+            rows = in(reg) 16 * row,
+            line = in(reg) 64_usize,
+            options(nostack, readonly)
+        );
+        store::<true>(to);
+    }
+}
+
+/// Sums to begin with, or none. Safety: as [`multiply`].
+#[inline]
+unsafe fn begin<const ALL: bool>(from: Option<Sums>) {
+    // SAFETY: by the caller's contract.
+    unsafe {
         match from {
             None => asm!(
                 "tilezero tmm0",
@@ -143,10 +215,6 @@ pub(super) unsafe fn multiply<const ALL: bool>(
             ),
             Some(from) => load::<ALL>(from),
         }
-        for segment in segments {
-            accumulate::<ALL>(*segment);
-        }
-        store::<ALL>(to);
     }
 }
 

@@ -49,7 +49,7 @@ fn transpose_tiles(x: &[f32], cols: usize, rows: usize, out: &mut [bf16]) {
 /// 16 x 16 words of 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
+pub(super) fn transpose(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
     let mut fours = *rows;
     for (rows, fours) in rows.as_chunks::<4>().0.iter().zip(fours.as_chunks_mut::<4>().0) {
         *fours = turn_four(rows);
