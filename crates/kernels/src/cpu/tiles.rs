@@ -60,15 +60,27 @@ impl<'a> Tile<'a> {
         pieces.collect()
     }
 
+    /// Some of its rows.
+    #[cfg(amx)]
+    pub(super) fn part(&mut self, rows: Range<usize>) -> Tile<'_> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows beyond the tile");
+        Tile {
+            row: self.row + rows.start,
+            rows: rows.len(),
+            first: self.first.after(rows.start * self.stride),
+            ..*self
+        }
+    }
+
     /// Copies the tile to `out` `[rows, cols]` in f32.
     pub(super) fn load(&self, out: &mut [f32]) {
         for (row, out) in (0..self.rows).zip(out.chunks_mut(self.cols)) {
-            self.part(row).widen_into(out);
+            self.row_part(row).widen_into(out);
         }
     }
 
     /// The tile's part of a row.
-    fn part(&self, row: usize) -> FloatRef<'_> {
+    fn row_part(&self, row: usize) -> FloatRef<'_> {
         assert!(row < self.rows, "a row beyond the tile");
         // SAFETY: the row's part lies in the matrix and is borrowed exclusively by this tile, which is
         // borrowed here.
@@ -126,7 +138,7 @@ impl<'a> Tile<'a> {
             return;
         }
         for row in 0..self.rows {
-            match self.part(row) {
+            match self.row_part(row) {
                 FloatRef::F32(x) => prefetch::to_write(x),
                 FloatRef::Bf16(x) => prefetch::to_write(x),
             }

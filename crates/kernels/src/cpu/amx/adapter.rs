@@ -46,8 +46,8 @@ pub(super) fn shrink_rows(base: Operands<'_>, task: usize, r: usize, scale: f32,
         let cols = COLS.min(width - col);
         let first_block = task * SHRINK_ROWS / BLOCK;
         let area = Area { first_block, rows: out.len() / r, col, cols };
-        run(&[base], area, |block, sums| {
-            let out = out.chunks_mut(r).skip(block * BLOCK);
+        run(&[base], area, BLOCK, |first, sums| {
+            let out = out.chunks_mut(r).skip(first);
             simd!(for (sums, out) in sums.chunks(cols).zip(out) {
                 let out = out[col / 2..].chunks_mut(RANKS);
                 for (sums, out) in sums.as_chunks::<{ 2 * RANKS }>().0.iter().zip(out) {

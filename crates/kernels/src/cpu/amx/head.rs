@@ -267,9 +267,9 @@ impl<'a> Head<'a> {
                     Values { data: values, rows: n, cols: self.hidden, stride: self.hidden };
                 let first_block = first_token / BLOCK;
                 let area = Area { first_block, rows: height, col: 0, cols: width };
-                run(&[Operands { rows, source }], area, |block, logits| {
-                    let tokens = block * BLOCK..height.min((block + 1) * BLOCK);
-                    let probs = &mut probs[block * BLOCK * width..][..logits.len()];
+                run(&[Operands { rows, source }], area, BLOCK, |token, logits| {
+                    let tokens = token..height.min(token + BLOCK);
+                    let probs = &mut probs[token * width..][..logits.len()];
                     let (states, labels) = (&mut states[tokens.clone()], &labels[tokens]);
                     add_logits(states, labels, &(first..first + n), (logits, probs));
                 });
