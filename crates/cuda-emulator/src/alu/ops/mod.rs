@@ -35,10 +35,12 @@ fn flush(x: f32) -> f32 {
 /// The one NaN that the hardware gives in single precision.
 const NAN32: f32 = f32::from_bits(0x7fff_ffff);
 
-/// A choice of bits, as a compiler may take any NaN for another.
+/// A choice by bits and of bits, as a compiler may take any NaN for another: one that knew `x` for a root gave it back
+/// unchanged where `is_nan` chose.
 #[inline(always)]
 pub(super) fn canonical(x: f32) -> f32 {
-    f32::from_bits(if x.is_nan() { 0x7fff_ffff } else { x.to_bits() })
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { 0x7fff_ffff } else { bits })
 }
 
 /// `.sat`: clamped to [0, 1], NaN to +0.
