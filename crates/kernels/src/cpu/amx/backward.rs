@@ -155,7 +155,8 @@ impl FactorGradients<'_> {
                 }));
             }
         }
-        tasks.extend(dropped.chunks(group * k).zip(of_x).map(|(rows, mut ranks)| {
+        let of_x = dropped.chunks(group * k).zip(of_x).filter(|(_, ranks)| !ranks.is_empty());
+        tasks.extend(of_x.map(|(rows, mut ranks)| {
             Box::new(move || token_sums::add(true, rows, k, &mut ranks)) as Task<'_>
         }));
         team::run_all(tasks);
