@@ -17,7 +17,7 @@
 //! then linears of one input together and stores past the caches; then panels filled faster, and rows read less often;
 //! then scores only where they are seen, and softmax by 16 rows; then gradients of factors from rows as they lie and
 //! ranks of one part (10 % less of the linears' backward), and a unit that is kept awake (2 to 4 % less of products
-//! with 576 columns).
+//! that are 576 deep).
 //!
 //! Rejected: storing each 32 x 32 block of sums while the next is multiplied (3 % less with 576 columns, 2 % more with
 //! 4096), or as it is done (2 to 6 % more of a step), or some rows after each pair of columns of the next block (1 %
