@@ -77,11 +77,11 @@ pub fn linear_backward<T: Float>(op: &LinearInputs<'_, T>, dy: &[T]) -> [Vec<T>;
     linear_backward_rounding(op, dy, |x| x)
 }
 
-/// As [`linear_backward`], of `xa` and `dY . B` whose elements `round` rounds.
+/// As [`linear_backward`], of `xa` and `dY . B` as `round` leaves them.
 pub fn linear_backward_rounding<T: Float>(
     op: &LinearInputs<'_, T>,
     dy: &[T],
-    round: impl Fn(T) -> T,
+    round: impl Fn(Vec<T>) -> Vec<T>,
 ) -> [Vec<T>; 3] {
     let &LinearInputs { m, n, k, .. } = op;
     let mut dx = matmul(dy, &transposed(op.w, n, k), (m, k, n));
@@ -91,9 +91,8 @@ pub fn linear_backward_rounding<T: Float>(
     let (r, scale) = (lora.r, constant::<T>(lora.scale));
     let scaled = |x: Vec<T>| -> Vec<T> { x.into_iter().map(|x| scale * x).collect() };
     let x = masked(lora.dropout, op.x);
-    let rounded = |x: Vec<T>| -> Vec<T> { x.into_iter().map(&round).collect() };
-    let xa = rounded(matmul(&x, lora.a, (m, r, k)));
-    let dyb = rounded(matmul(dy, &transposed(lora.b, n, r), (m, r, n)));
+    let xa = round(matmul(&x, lora.a, (m, r, k)));
+    let dyb = round(matmul(dy, &transposed(lora.b, n, r), (m, r, n)));
     let through = scaled(matmul(&dyb, &transposed(lora.a, r, k), (m, k, r)));
     for (dx, through) in dx.iter_mut().zip(masked(lora.dropout, &through)) {
         *dx = *dx + through;

@@ -224,7 +224,7 @@ pub(crate) fn check_linears_backward<K: Backend>(k: &K, dtype: DType) {
         let before = Before::new(&cases, dtype);
         let each = operands.iter().zip(&dys);
         let naive: Vec<_> =
-            each.clone().map(|(operands, dy)| operands.naive_backward(dy)).collect();
+            each.clone().map(|(operands, dy)| operands.naive_backward::<K>(dy)).collect();
         let truth: Vec<_> =
             each.map(|(x, dy)| reference::linear_backward(&x.truth(), &dy.f64)).collect();
         for wanted in [

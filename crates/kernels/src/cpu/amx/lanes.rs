@@ -51,11 +51,18 @@ pub(super) fn narrow(x: __m512) -> [bf16; LANES] {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) fn narrow_line(x: [__m512; 2]) -> [bf16; LINE] {
-    // SAFETY: both are 64 bytes of plain bits.
-    unsafe { transmute::<__m512i, [bf16; LINE]>(round(x)) }
+    line(round(x))
 }
 
-/// The same in a register.
+/// The values of a register.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn line(x: __m512i) -> [bf16; LINE] {
+    // SAFETY: both are 64 bytes of plain bits.
+    unsafe { transmute::<__m512i, [bf16; LINE]>(x) }
+}
+
+/// As [`narrow_line`], in a register.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) fn round([low, high]: [__m512; 2]) -> __m512i {

@@ -8,16 +8,15 @@
 //! Measured on two cores of a Xeon (2 MiB of L2 each, of which 1.3 are read at 64 bytes a tick of 2.6 GHz; 11 from L3)
 //! that others share: steps of `SmolLM2-135M` with LoRA (4 x 256 tokens, all trained, bf16, NF4, rank 16) take 0.48 to
 //! 0.50 s where they took 0.48 to 0.54 before what is named last. Of 0.5 s that were profiled, linears take 0.30 with
-//! the gates' gradients, of which a fifth is what adapters read besides, the head 0.06, attention 0.06 and element-wise
-//! operations 0.05, at the memory's pace. The products alone run at 2.1 to 2.6 TFLOP/s from warm caches. A step of a 32
-//! x 32 block takes 52 ticks at best, 70 with all of it in L1, 90 within a training step, and for the first pair of
-//! columns to meet 32 rows 210: these come from L2, and the matrix unit has fallen asleep. Threads wait for each other
-//! for 5 %. What moved most: huge pages, threads that stay awake, the adapter, attention and head on tiles,
-//! exponentials of base 2; then gates of fused products, larger blocks of tokens for the head, softmax without masks;
-//! then linears of one input together and stores past the caches; then panels filled faster, and rows read less often;
-//! then scores only where they are seen, and softmax by 16 rows; then gradients of factors from rows as they lie and
-//! ranks of one part (10 % less of the linears' backward), and a unit that is kept awake (2 to 4 % less of products
-//! that are 576 deep).
+//! the gates' gradients, the head 0.06, attention 0.06 and element-wise operations 0.05, at the memory's pace. The
+//! products alone run at 2.1 to 2.6 TFLOP/s from warm caches. A step of a 32 x 32 block takes 52 ticks at best, 70 with
+//! all of it in L1, 90 within a training step, and for the first pair of columns to meet 32 rows 210: these come from
+//! L2, and the matrix unit has fallen asleep. Threads wait for each other for 8 %. What moved most: huge pages, threads
+//! that stay awake, the adapter, attention and head on tiles, exponentials of base 2; then gates of fused products,
+//! larger blocks of tokens for the head, softmax without masks; then linears of one input together and stores past the
+//! caches; then panels filled faster, and rows read less often; then scores only where they are seen, and softmax by 16
+//! rows; then gradients of factors from rows as they lie and ranks of one part (5 % less of the linears' backward), and
+//! a unit that is kept awake (2 to 4 % less of products that are 576 deep).
 //!
 //! Rejected: storing each 32 x 32 block of sums while the next is multiplied (3 % less with 576 columns, 2 % more with
 //! 4096), or as it is done (2 to 6 % more of a step), or some rows after each pair of columns of the next block (1 %

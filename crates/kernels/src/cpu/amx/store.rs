@@ -8,7 +8,6 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{__m512i, _mm_sfence, _mm512_storeu_si512, _mm512_stream_si512};
-use std::mem::transmute;
 
 use half::bf16;
 
@@ -48,8 +47,7 @@ fn store_lines(values: &[f32], out: &mut [bf16], past_caches: bool) {
     }
     let mut padded = [0.0; LINE];
     padded[..last.len()].copy_from_slice(last);
-    // SAFETY: both are 64 bytes of plain bits.
-    let rounded = unsafe { transmute::<__m512i, [bf16; LINE]>(round(&padded)) };
+    let rounded = lanes::line(round(&padded));
     last_out.copy_from_slice(&rounded[..last_out.len()]);
 }
 

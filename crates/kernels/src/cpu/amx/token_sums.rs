@@ -20,7 +20,7 @@ use std::slice;
 use half::bf16;
 
 use super::adapter::SHRINK_ROWS;
-use super::lanes::{LANES, LINE, from, narrow, widen};
+use super::lanes::{LANES, LINE, from, line, narrow, widen};
 use super::split::{RANKS, sixteen};
 use super::tile::{self, Columns, Sums, Tiles};
 use super::turn::transpose;
@@ -221,7 +221,7 @@ fn multiply(
     sums: &mut [f32; BLOCK],
 ) {
     let blocks = pieces.len() / PIECE;
-    assert!(rows.len() == blocks * RANKS * cols && col + LINE <= cols);
+    assert!(blocks > 0 && rows.len() == blocks * RANKS * cols && col + LINE <= cols);
     let first = rows[col..].as_ptr();
     // Where there are 32 columns left, they are multiplied again, and the sums are unused.
     let second = if col + COLS <= cols { first.wrapping_add(LINE) } else { first };
@@ -261,13 +261,6 @@ fn spread(values: &[f32], r: usize, scale: f32, out: &mut [bf16], per_block: usi
             }
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn line(x: __m512i) -> [bf16; LINE] {
-    // SAFETY: both are 64 bytes of plain bits.
-    unsafe { transmute::<__m512i, [bf16; LINE]>(x) }
 }
 
 #[cfg(test)]
