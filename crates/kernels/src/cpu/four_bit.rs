@@ -105,30 +105,50 @@ impl<'a> FourBit<'a> {
         if row >= self.n {
             return RowRuns { codes: &[], absmax: [0.0; RUNS] };
         }
-        let first = row * self.k + cols.start;
-        let end = first + cols.len();
-        let codes = self.packed[first / 2..end / 2].as_chunks().0;
-        let blocks = first >> self.shift..((end - 1) >> self.shift) + 1;
+        let runs = (row * self.k + cols.start) / RUN..(row * self.k + cols.end) / RUN;
         let mut absmax = [0.0; RUNS];
-        let out = &mut absmax[..codes.len()];
-        match self.absmax {
-            nf4::Absmax::Nested(nested)
-                if blocks.len() == out.len()
-                    && blocks.start >> self.nested_shift
-                        == (blocks.end - 1) >> self.nested_shift =>
-            {
-                let factor = nested.absmax[blocks.start >> self.nested_shift];
-                for (out, code) in out.iter_mut().zip(&nested.codes[blocks]) {
-                    *out = nested.map[usize::from(*code)] * factor + nested.offset;
-                }
-            }
+        self.absmax(runs.start, &mut absmax[..runs.len()]);
+        RowRuns { codes: self.codes(runs), absmax }
+    }
+
+    /// Packed codes of some runs of the weight.
+    #[cfg(amx)]
+    #[expect(clippy::inline_always, reason = "as `run`")]
+    #[inline(always)]
+    pub(super) fn codes(&self, runs: Range<usize>) -> &'a [[u8; RUN / 2]] {
+        &self.packed.as_chunks().0[runs]
+    }
+
+    /// Absmax of runs of the weight, from the `first` on.
+    #[cfg(amx)]
+    #[expect(clippy::inline_always, reason = "as `run`")]
+    #[inline(always)]
+    pub(super) fn absmax(&self, first: usize, out: &mut [f32]) {
+        let nested = match self.absmax {
+            nf4::Absmax::Nested(nested) if self.shift == RUN.ilog2() => nested,
             _ => {
-                for (i, out) in out.iter_mut().enumerate() {
-                    *out = self.absmax_of((first + i * RUN) >> self.shift);
+                for (run, out) in (first..).zip(out) {
+                    *out = self.absmax_of((run * RUN) >> self.shift);
                 }
+                return;
             }
+        };
+        // Runs are blocks; those of one block of absmax at a time.
+        let (mut first, mut rest) = (first, out);
+        while !rest.is_empty() {
+            let nest = first >> self.nested_shift;
+            let count = rest.len().min(((nest + 1) << self.nested_shift) - first);
+            let (out, more) = rest.split_at_mut(count);
+            for (out, code) in out.iter_mut().zip(&nested.codes[first..first + count]) {
+                *out = nested.map[usize::from(*code)];
+            }
+            // Apart, as there are vectors for it.
+            let factor = nested.absmax[nest];
+            for out in out {
+                *out = *out * factor + nested.offset;
+            }
+            (first, rest) = (first + count, more);
         }
-        RowRuns { codes, absmax }
     }
 
     /// Fetches codes of a row that will be needed soon; none beyond the last row.

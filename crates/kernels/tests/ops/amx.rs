@@ -3,20 +3,22 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use kernels::{Cpu, CpuLevel, DType};
+use kernels::{Backend, Cpu, CpuLevel, DType};
 
 use crate::linear::{self, Case, Stored, fp4, nf4};
+use crate::support::Host;
 use crate::{attention, child, results};
 
 /// Many parts of the depth, tasks of rows and columns, rows that collide in the cache; the last row
 /// block and column pair whole and not, up to 16 rows and more.
-const CASES: [(Case, &str); 10] = [
+const CASES: [(Case, &str); 11] = [
     (case((530, 700, 1216), nf4(64, true)), "tasks of rows and columns"),
     (case((256, 64, 2048), nf4(256, false)), "colliding rows of X"),
     (case((257, 2048, 64), fp4(64, true)), "colliding rows of dY"),
     (case((48, 1187, 640), nf4(4096, true)), "odd depth of the gradient"),
     (case((530, 700, 1216), Stored::Dense(DType::Bf16)), "a dense weight"),
     (case((13, 610, 1280), nf4(128, true)), "few rows"),
+    (case((2, 610, 1344), nf4(64, true)), "two rows"),
     (adapted((530, 704, 1216), 16), "an adapter on whole tiles"),
     (adapted((300, 701, 192), 40), "an adapter of odd rank and odd outputs"),
     (adapted((2048, 192, 64), 1), "an adapter of one rank"),
@@ -37,6 +39,46 @@ fn products_of_large_shapes() {
     let cpu = Cpu::new();
     for (case, _) in CASES {
         linear::check_case(&cpu, case, DType::Bf16);
+    }
+}
+
+/// Rows that are rounded to integers by pieces: sizes differ from piece to piece, or are all very small.
+#[test]
+fn few_rows_of_any_size() {
+    let cpu = Cpu::new();
+    for (m, k) in [(1, 64), (2, 192), (3, 576), (4, 4_160), (1, 4_160)] {
+        let case = Case { shape: (m, 70, k), stored: nf4(64, true), bias: false, lora: None };
+        let mut operands = linear::Operands::new(case, DType::Bf16);
+        let y = |operands: &linear::Operands| {
+            cpu.download(&operands.upload(&cpu).forward(&cpu, DType::Bf16).0).unwrap()
+        };
+        let uneven = |i: usize, x: f32| x * [1.0, 1e-3, 1e3, 1e-9, 0.0][i / 128 % 5];
+        operands.x = map(&operands.x, uneven);
+        linear::check_forward_of(&cpu, &operands, DType::Bf16);
+
+        let whole = y(&operands);
+        operands.x = map(&operands.x, |_, x| x * 2.0_f32.powi(-60));
+        let back: Vec<f32> = y(&operands).into_iter().map(|y| y * 2.0_f32.powi(60)).collect();
+        assert!(back == whole, "{m} rows of {k}");
+    }
+}
+
+fn map(x: &Host, f: impl Fn(usize, f32) -> f32) -> Host {
+    Host::new(DType::Bf16, x.f32.iter().enumerate().map(|(i, &x)| f(i, x)).collect())
+}
+
+/// What is not finite in a row reaches all its outputs, and no other row's.
+#[test]
+fn few_rows_of_nan() {
+    let cpu = Cpu::new();
+    for bad in [f32::NAN, f32::INFINITY] {
+        let case = Case { shape: (3, 70, 576), stored: nf4(64, true), bias: false, lora: None };
+        let mut operands = linear::Operands::new(case, DType::Bf16);
+        operands.x = map(&operands.x, |i, x| if i == 576 + 300 { bad } else { x });
+        let y = cpu.download(&operands.upload(&cpu).forward(&cpu, DType::Bf16).0).unwrap();
+        for (i, y) in y.into_iter().enumerate() {
+            assert_eq!(y.is_finite(), i / 70 != 1, "{y} of row {} with {bad}", i / 70);
+        }
     }
 }
 

@@ -28,6 +28,7 @@ fn supported() -> bool {
         && is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("avx512vnni")
         && is_x86_feature_detected!("avx512bf16")
 }
 

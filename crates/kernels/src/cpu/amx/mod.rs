@@ -52,6 +52,8 @@ mod gated;
 #[cfg(amx)]
 mod head;
 #[cfg(amx)]
+mod integers;
+#[cfg(amx)]
 mod lanes;
 #[cfg(amx)]
 mod product;
@@ -206,8 +208,9 @@ mod missing {
     use crate::cpu::Cpu;
     use crate::cpu::tiles::Tile;
     use crate::cpu::view::{FloatMut, FloatRef};
+    use crate::cpu::weight::WeightRef;
 
-    pub(in crate::cpu) const fn few_rows(_: FloatRef<'_>) -> usize {
+    pub(in crate::cpu) const fn few_rows(_: FloatRef<'_>, _: WeightRef<'_>) -> usize {
         0
     }
 

@@ -1,25 +1,21 @@
 //! Products of few rows, as in generation: each weight is read once and meets all rows in registers.
 //!
-//! `vpermps` looks 16 weights up at a time, straight from the bytes of their codes: 32 weights take six
-//! operations and the multiplications. Sums are f32; 4-bit weights are rounded to bf16 where those of the tiles are,
-//! so that a token weighs the same in a prompt and after it.
-//!
-//! One row and 4096 x 4096 take 0.6 ms on two threads, 15 GB/s of codes where memory gives 28: the processor sets the
-//! pace. Rejected: rounded weights looked up 32 at a time with `vpermw` and multiplied by `vdpbf16ps` (10 % less in one
-//! form, 20 % more with two runs at a time).
+//! Rows of bf16 and 4-bit weights are multiplied in integers where there are tiles (`integers`). Others in f32: `vpermps`
+//! looks 16 weights up at a time, straight from the bytes of their codes: 32 weights take six operations and the
+//! multiplications.
 
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm512_add_epi32, _mm512_add_ps,
-    _mm512_and_si512, _mm512_castps_si512, _mm512_castsi512_ps, _mm512_cvtepu8_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_ps,
-    _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
-    _mm512_srli_epi32,
+    __m512, __m512i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm512_add_ps, _mm512_and_si512,
+    _mm512_castsi512_ps, _mm512_cvtepu8_epi32, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_srli_epi32,
 };
 
 use half::bf16;
 
+use super::integers::{IntegerRows, IntegerWeight};
 use crate::cpu::four_bit::{FourBit, RUN};
 use crate::cpu::level::{CpuLevel, has_amx, level};
 use crate::cpu::team;
@@ -28,15 +24,19 @@ use crate::cpu::view::{FloatMut, FloatRef};
 use crate::cpu::weight::WeightRef;
 
 /// Most rows.
-const ROWS: usize = 4;
-/// Most rows where there are tiles: there three and four rows and 4096 x 4096 take 0.92 and 0.94 ms, here 1.30 and 1.62.
+pub(super) const ROWS: usize = 4;
+/// Most rows where there are tiles for them: there three and four rows and 4096 x 4096 take 0.92 and 0.94 ms, in f32
+/// 1.30 and 1.62.
 const ROWS_BESIDE_TILES: usize = 2;
 /// Outputs of a task.
-const OUTPUTS: usize = 64;
+const OUTPUTS: usize = 48;
 
-/// Most rows like those of `x` that [`multiply_few`] multiplies.
-pub(in crate::cpu) fn few_rows(x: FloatRef<'_>) -> usize {
-    if has_amx() && matches!(x, FloatRef::Bf16(_)) { ROWS_BESIDE_TILES } else { ROWS }
+/// Most rows like those of `x` that [`multiply_few`] multiplies by a weight.
+pub(in crate::cpu) fn few_rows(x: FloatRef<'_>, weight: WeightRef<'_>) -> usize {
+    match (x, weight) {
+        (FloatRef::Bf16(_), WeightRef::Dense(_)) if has_amx() => ROWS_BESIDE_TILES,
+        _ => ROWS,
+    }
 }
 
 /// `out = finish(x [m, k] . W^T)` for up to [`few_rows`] rows and a weight `[n, k]`, where `finish` is given the
@@ -51,7 +51,7 @@ pub(in crate::cpu) fn multiply_few(
     finish: impl Fn(&mut [f32], &mut Tile<'_>) + Sync,
 ) -> bool {
     if level() < CpuLevel::Avx512
-        || !(1..=few_rows(x)).contains(&m)
+        || !(1..=few_rows(x, weight)).contains(&m)
         || n == 0
         || k == 0
         || !k.is_multiple_of(RUN)
@@ -62,14 +62,25 @@ pub(in crate::cpu) fn multiply_few(
         WeightRef::Dense(FloatRef::Bf16(values)) => Weight::Dense(values),
         WeightRef::Dense(FloatRef::F32(_)) => return false,
         WeightRef::Quantized(weight) => match FourBit::new(weight, n, k) {
-            Some(weight) => {
-                let rounds =
-                    has_amx() && matches!((x, &*out), (FloatRef::Bf16(_), FloatMut::Bf16(_)));
-                Weight::FourBit(weight, rounds)
-            }
+            Some(weight) => Weight::FourBit(weight),
             None => return false,
         },
     };
+    if let (Weight::FourBit(weight), FloatRef::Bf16(values), FloatMut::Bf16(_)) =
+        (&weight, x, &*out)
+        && has_amx()
+        && let Some(x) = IntegerRows::new(values, m, k)
+    {
+        let weight = IntegerWeight::new(weight);
+        let tiles = tiles(out.reborrow(), n, 0..n, m, OUTPUTS);
+        team::for_each_init(tiles, Vec::new, |absmax, mut tile| {
+            let mut sums = [0.0; ROWS * OUTPUTS];
+            let sums = &mut sums[..m * tile.cols];
+            weight.multiply(&x, tile.col, absmax, sums);
+            finish(sums, &mut tile);
+        });
+        return true;
+    }
     let x = halves(x, m, k);
     team::for_each(tiles(out.reborrow(), n, 0..n, m, OUTPUTS), |mut tile| {
         let mut sums = [0.0; ROWS * OUTPUTS];
@@ -87,8 +98,7 @@ pub(in crate::cpu) fn multiply_few(
 }
 
 enum Weight<'a> {
-    /// And whether its values are rounded to bf16.
-    FourBit(FourBit<'a>, bool),
+    FourBit(FourBit<'a>),
     Dense(&'a [bf16]),
 }
 
@@ -123,15 +133,12 @@ fn dots_of<const M: usize>(weight: &Weight<'_>, row: usize, x: &[f32], k: usize)
     // Several sums, for each addition waits for the one before.
     let mut sums = [[_mm512_setzero_ps(); 4]; M];
     match weight {
-        Weight::FourBit(weight, rounds) => {
+        Weight::FourBit(weight) => {
             let codebook = load(weight.codebook());
             for col in (0..k).step_by(RUN) {
                 let (bytes, absmax) = weight.run(row, col);
                 fetch(bytes);
-                let mut values = _mm512_mul_ps(codebook, _mm512_set1_ps(absmax));
-                if *rounds {
-                    values = round(values);
-                }
+                let values = _mm512_mul_ps(codebook, _mm512_set1_ps(absmax));
                 // Closures would be compiled without the vectors that this function is for.
                 let weights = [look_up(&bytes[..16], values), look_up(&bytes[16..], values)];
                 for (i, sums) in sums.iter_mut().enumerate() {
@@ -183,16 +190,6 @@ fn fetch<T>(part: &[T]) {
     const AHEAD: usize = 2048;
     // A hint, which may name any address.
     _mm_prefetch::<_MM_HINT_T0>(part.as_ptr().wrapping_byte_add(AHEAD).cast());
-}
-
-/// To the nearest bf16, even where there are two; for finite values.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn round(x: __m512) -> __m512 {
-    let bits = _mm512_castps_si512(x);
-    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-    let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    _mm512_castsi512_ps(_mm512_and_si512(rounded, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
 }
 
 /// 32 weights of 16 bytes: those of the high halves, then those of the low ones.

@@ -183,8 +183,8 @@ pub(super) fn forward(cpu: &Cpu, x: &CpuBuffer, linears: &mut [LinearInto<'_, Cp
     let parts = linears.iter_mut().map(|linear| Part::new(name, linear, (m, k)));
     let mut parts: Vec<Part<'_>> = parts.collect::<Result<_>>()?;
     let together = together(parts.iter().map(|part| &part.checked));
-    let few = m <= amx::few_rows(x);
     for parts in parts.chunks_mut(together) {
+        let few = parts.iter().any(|part| m <= amx::few_rows(x, part.checked.weight));
         if few || !forward_on_tiles(cpu, x, parts)? {
             parts.iter_mut().try_for_each(|part| forward_alone(cpu, x, part))?;
         }
