@@ -123,7 +123,8 @@ impl Segment {
 /// all 32.
 ///
 /// Panels stream from L2 past L1, where the rows stay (`tileloaddt1`: 3.25 against 2.47 TFLOP/s of one
-/// core in the loop alone).
+/// core in the loop alone). The order was chosen of all 1,088 in the loop alone, and of a dozen in products: loading the
+/// panel's tiles first, which are further away, takes 3 % off those that are 576 deep. Fetching them ahead adds a third.
 ///
 /// # Safety
 ///
@@ -289,11 +290,11 @@ unsafe fn accumulate<const ALL: bool>(segment: Segment) {
             asm!(
                 ".p2align 6",
                 "2:",
-                "tileloadd tmm4, [{a}+{row}]",
                 "tileloaddt1 tmm6, [{b}+{line}]",
+                "tileloadd tmm4, [{a}+{row}]",
+                "tileloaddt1 tmm7, [{b}+{line}+1024]",
                 "tileloadd tmm5, [{a1}+{row}]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloaddt1 tmm7, [{b}+{line}+1024]",
                 "tdpbf16ps tmm2, tmm5, tmm6",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tdpbf16ps tmm3, tmm5, tmm7",
