@@ -125,6 +125,23 @@ impl<'a> Tile<'a> {
         part.copy_from_slice(values);
     }
 
+    /// Whether it is of bf16.
+    #[cfg(amx)]
+    pub(super) const fn is_bf16(&self) -> bool {
+        matches!(self.first, First::Bf16(_))
+    }
+
+    /// Where 32 of its rows are stored, from some on. Panics if they go beyond, or unless it is of bf16.
+    #[cfg(amx)]
+    pub(super) fn place(&mut self, row: usize) -> amx::Place {
+        assert!(row + amx::BLOCK <= self.rows, "beyond the tile");
+        let First::Bf16(first) = self.first.after(row * self.stride) else {
+            panic!("rows are rounded for a matrix of bf16")
+        };
+        let past_caches = matches!(self.sums, Sums::Matrix { past_caches: true });
+        amx::Place::new(first, self.stride, past_caches)
+    }
+
     /// A tile of sums of the matrix unit, to be stored past the caches or not.
     #[cfg(amx)]
     pub(super) const fn of_matrix_unit(self, past_caches: bool) -> Self {

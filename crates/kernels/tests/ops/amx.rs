@@ -11,7 +11,7 @@ use crate::{attention, child, results};
 
 /// Many parts of the depth, tasks of rows and columns, rows that collide in the cache; the last row
 /// block and column pair whole and not, up to 16 rows and more.
-const CASES: [(Case, &str); 11] = [
+const CASES: [(Case, &str); 12] = [
     (case((530, 700, 1216), nf4(64, true)), "tasks of rows and columns"),
     (case((256, 64, 2048), nf4(256, false)), "colliding rows of X"),
     (case((257, 2048, 64), fp4(64, true)), "colliding rows of dY"),
@@ -19,6 +19,10 @@ const CASES: [(Case, &str); 11] = [
     (case((530, 700, 1216), Stored::Dense(DType::Bf16)), "a dense weight"),
     (case((13, 610, 1280), nf4(128, true)), "few rows"),
     (case((2, 610, 1344), nf4(64, true)), "two rows"),
+    (
+        Case { bias: false, ..adapted((850, 640, 704), 16) },
+        "outputs that are stored past the caches while the next rows are multiplied",
+    ),
     (adapted((530, 704, 1216), 16), "an adapter on whole tiles"),
     (adapted((300, 701, 192), 40), "an adapter of odd rank and odd outputs"),
     (adapted((2048, 192, 64), 1), "an adapter of one rank"),

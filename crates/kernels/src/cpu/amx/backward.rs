@@ -13,11 +13,11 @@ use super::rows::Rows;
 use super::split::{ONCE, Parts, RANKS, ROUNDED, in_cols, in_rows, split_rows, width};
 use super::tile::BLOCK;
 use super::token_sums::{self, Ranks, TokenSums};
-use super::{Factors, Gradients, LinearGradients, Side};
+use super::{Factors, Finish, Gradients, LinearGradients, Side};
 use crate::Result;
 use crate::cpu::four_bit::RUN;
 use crate::cpu::team::{self, Task};
-use crate::cpu::tiles::{Tile, tiles};
+use crate::cpu::tiles::tiles;
 use crate::cpu::view::FloatMut;
 use crate::cpu::{Cpu, F32Scratch};
 
@@ -46,7 +46,7 @@ impl<'a> Gradients<'a> {
         &mut self,
         cpu: &Cpu,
         dx: Option<FloatMut<'_>>,
-        finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
+        finish: Finish<'_>,
     ) -> Result<Option<FactorGradients<'a>>> {
         let &mut Self { mask, m, k, .. } = self;
         let Some((dys, sources)) = self.operands(dx.as_ref()) else { return Ok(None) };
@@ -74,7 +74,7 @@ impl<'a> Gradients<'a> {
                     None => terms.extend(low),
                 }
             }
-            let tasks = product_tasks(&terms, masked, dx, (m, k), &finish);
+            let tasks = product_tasks(&terms, masked, dx, (m, k), finish);
             team::run_all(tasks.map(|(_, task)| task));
         }
         let keep = mask.map_or(1.0, |mask| mask.keep());

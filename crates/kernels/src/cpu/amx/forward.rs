@@ -10,7 +10,7 @@ use super::fill::Source;
 use super::product::{Operands, product_tasks, supports, weight_source};
 use super::rows::Rows;
 use super::split::{ONCE, PAIRS, Parts, TURNS, in_cols, in_rows, split_rows, width};
-use super::{Factors, Products, Side};
+use super::{Factors, Finish, Products, Side};
 use crate::Result;
 use crate::cpu::Cpu;
 use crate::cpu::team::{self, Task};
@@ -25,8 +25,8 @@ struct Operand<'a> {
 }
 
 impl<'a> Products<'a> {
-    /// Of each linear, `xa = keep * dropped . A^T` and `y = finish(x . W^T + scale * xa . B^T)`, where `finish` is
-    /// given the index of the linear, f32 sums and the tile to store them to. False, and nothing done, unless the
+    /// Of each linear, `xa = keep * dropped . A^T` and `y = finish(x . W^T + scale * xa . B^T)`, where `finish` of those
+    /// that are to be finished is given the index of the linear, f32 sums and the tile to store them to. False, and nothing done, unless the
     /// activations are bf16, `k` is a multiple of 64 and the weights are for [`weight_source`].
     pub(in crate::cpu) fn run(
         &mut self,
@@ -83,6 +83,7 @@ impl<'a> Products<'a> {
             .collect();
         let products = self.linears.iter_mut().zip(&terms).zip(&finishes);
         let tasks = products.flat_map(|((linear, terms), finish)| {
+            let finish = if linear.finish { Finish::With(finish) } else { Finish::Store };
             product_tasks(terms, None, linear.y.reborrow(), (m, linear.n), finish)
         });
         // Some rows of all linears one after the other: they stay in the cache of a thread.

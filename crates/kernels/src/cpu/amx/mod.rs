@@ -56,6 +56,8 @@ mod integers;
 #[cfg(amx)]
 mod lanes;
 #[cfg(amx)]
+mod overlap;
+#[cfg(amx)]
 mod product;
 #[cfg(amx)]
 mod rows;
@@ -88,6 +90,7 @@ pub(super) use self::{
     dots::row_dots,
     gated::{gate, gate_gradients},
     head::Head,
+    overlap::Place,
     scores::Scores,
     small::{Out, Panel, Values, gather_rows, product, product_of_parts, transpose},
     softmax::{Running, Strip, online_softmax, rescale},
@@ -99,6 +102,7 @@ pub(super) use self::{
 };
 
 use super::dropout::Mask;
+use super::tiles::Tile;
 use super::view::{FloatMut, FloatRef};
 use super::weight::WeightRef;
 
@@ -111,6 +115,18 @@ pub(super) enum Side {
     /// `x [m, n] . W`
     Straight,
 }
+
+/// What becomes of an output's sums.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(amx), expect(dead_code, reason = "nothing is multiplied there"))]
+pub(super) enum Finish<'a> {
+    /// They are stored.
+    Store,
+    /// They are given to a function, some rows at a time, with scratch and the tile to store them to.
+    With(&'a StoreRows<'a>),
+}
+
+type StoreRows<'a> = dyn Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync + 'a;
 
 /// Of an adapter, widened.
 #[derive(Debug, Clone, Copy)]
@@ -162,6 +178,8 @@ pub(super) struct LinearProduct<'a> {
     pub(super) y: FloatMut<'a>,
     /// `[m, r]`, with an adapter.
     pub(super) xa: Option<&'a mut [f32]>,
+    /// Whether sums are to be finished; otherwise they are stored.
+    pub(super) finish: bool,
 }
 
 /// Gradients of linears of one input `[m, k]`.
@@ -203,7 +221,7 @@ mod missing {
 
     use half::bf16;
 
-    use super::{Gradients, Products};
+    use super::{Finish, Gradients, Products};
     use crate::Result;
     use crate::cpu::Cpu;
     use crate::cpu::tiles::Tile;
@@ -240,7 +258,7 @@ mod missing {
             &mut self,
             _: &Cpu,
             _: Option<FloatMut<'_>>,
-            _: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
+            _: Finish<'_>,
         ) -> Result<Option<FactorGradients<'a>>> {
             Ok(None)
         }

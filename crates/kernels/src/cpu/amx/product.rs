@@ -2,17 +2,19 @@
 
 #![allow(unsafe_code)]
 
+use std::arch::x86_64::__m512i;
 use std::cell::RefCell;
 use std::ops::Range;
 
 use half::bf16;
 
-use super::Side;
 use super::dense::{self, Dense};
 use super::fill::{Source, Straight, Transposed};
+use super::overlap::Overlap;
 use super::rows::Rows;
 use super::store::fence;
 use super::tile::{self, BLOCK, STEP, Segment, Sums, Tiles};
+use super::{Finish, Side};
 use crate::cpu::dropout::Mask;
 use crate::cpu::four_bit::{FourBit, RUN};
 use crate::cpu::level::has_amx;
@@ -48,6 +50,8 @@ struct Scratch {
     carried: Lines,
     /// Finished rows of one block.
     strip: Lines,
+    /// Rows that are stored while the next are multiplied.
+    overlap: Lines,
 }
 
 thread_local! {
@@ -112,7 +116,7 @@ pub(super) fn product_tasks<'a>(
     masked: Option<(Operands<'a>, Mask)>,
     out: FloatMut<'a>,
     (m, cols): (usize, usize),
-    finish: &'a (impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync),
+    finish: Finish<'a>,
 ) -> impl Iterator<Item = (usize, Task<'a>)> {
     let few = cols.div_ceil(COLS) < ENOUGH;
     let most = if few && passes(terms).len() > 1 { COLS_OF_PASSES } else { COLS };
@@ -136,13 +140,18 @@ pub(super) fn product_tasks<'a>(
     })
 }
 
-fn fill_tile(
-    terms: &[Operands<'_>],
-    mut tile: Tile<'_>,
-    finish: &impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>),
-) {
+fn fill_tile(terms: &[Operands<'_>], mut tile: Tile<'_>, finish: Finish<'_>) {
     let Tile { row, rows, col, cols, .. } = tile;
     let area = Area { first_block: row / BLOCK, rows, col, cols };
+    let finish = match finish {
+        Finish::Store if cols.is_multiple_of(2 * BLOCK) && tile.is_bf16() => {
+            return run_to(terms, area, Ending::Store(&mut tile));
+        }
+        Finish::Store => {
+            &|_: &mut Vec<f32>, sums: &mut [f32], tile: &mut Tile<'_>| tile.store(sums)
+        }
+        Finish::With(finish) => finish,
+    };
     tile.part(0..rows.min(BLOCK)).prefetch();
     DELTA.with_borrow_mut(|delta| {
         run(terms, area, STORED, |row, sums| {
@@ -161,7 +170,7 @@ fn fill_masked(
     (low, mask): (Operands<'_>, Mask),
     width: usize,
     tile: Tile<'_>,
-    finish: &impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>),
+    finish: Finish<'_>,
 ) {
     let Tile { row, rows, col, cols, .. } = tile;
     let area = Area { first_block: row / BLOCK, rows, col, cols };
@@ -175,13 +184,18 @@ fn fill_masked(
                 mask.apply((row + r) * width + col, out);
             }
         });
-        fill_tile(terms, tile, &|delta: &mut Vec<f32>, sums: &mut [f32], tile: &mut Tile<'_>| {
+        let masked = &*masked;
+        let add = |delta: &mut Vec<f32>, sums: &mut [f32], tile: &mut Tile<'_>| {
             let masked = &masked[(tile.row - row) * cols..][..sums.len()];
             simd!(for (sum, masked) in sums.iter_mut().zip(masked) {
                 *sum += masked;
             });
-            finish(delta, sums, tile);
-        });
+            match finish {
+                Finish::Store => tile.store(sums),
+                Finish::With(finish) => finish(delta, sums, tile),
+            }
+        };
+        fill_tile(terms, tile, Finish::With(&add));
     });
 }
 
@@ -217,8 +231,8 @@ fn passes<'a>(terms: &[Operands<'a>]) -> Vec<Vec<Part<'a>>> {
     passes
 }
 
-/// Rows that are stored at a time: the matrix unit is slow to begin again after storing a whole block (2 to 3 % of a
-/// product that is 576 deep).
+/// Rows that are finished at a time: the matrix unit is slow to begin again after a whole block (2 to 3 % of a product
+/// that is 576 deep).
 const STORED: usize = 4;
 
 /// Computes the sum of all products for an area and hands `at_once` of its rows at a time to `finish`, with the index of
@@ -227,72 +241,126 @@ pub(super) fn run(
     terms: &[Operands<'_>],
     area: Area,
     at_once: usize,
-    finish: impl FnMut(usize, &mut [f32]),
+    mut finish: impl FnMut(usize, &mut [f32]),
 ) {
-    SCRATCH.with_borrow_mut(|scratch| run_with(scratch, &passes(terms), area, at_once, finish));
+    run_to(terms, area, Ending::Rows { at_once, finish: &mut finish });
+}
+
+/// Where the sums of an area go.
+enum Ending<'a, 't> {
+    Rows {
+        at_once: usize,
+        finish: &'a mut dyn FnMut(usize, &mut [f32]),
+    },
+    /// To the tile that is the area, of bf16 and of whole pairs of lines.
+    Store(&'a mut Tile<'t>),
+}
+
+impl Ending<'_, '_> {
+    /// Takes the rows of a block, from the `first` of the area on; the matrix unit is kept awake meanwhile.
+    fn take(&mut self, tiles: &Tiles, first: usize, sums: &mut [f32], cols: usize) {
+        match self {
+            Self::Rows { at_once, finish } => {
+                for (part, sums) in sums.chunks_mut(*at_once * cols).enumerate() {
+                    finish(first + part * *at_once, sums);
+                    tile::keep_awake(tiles);
+                }
+            }
+            Self::Store(tile) => tile.part(first..first + sums.len() / cols).store(sums),
+        }
+    }
+}
+
+fn run_to(terms: &[Operands<'_>], area: Area, ending: Ending<'_, '_>) {
+    SCRATCH.with_borrow_mut(|scratch| run_with(scratch, &passes(terms), area, ending));
 }
 
 fn run_with(
     scratch: &mut Scratch,
     passes: &[Vec<Part<'_>>],
     area: Area,
-    at_once: usize,
-    mut finish: impl FnMut(usize, &mut [f32]),
+    mut ending: Ending<'_, '_>,
 ) {
     let Area { first_block, rows, col, cols } = area;
-    let Scratch { panel, carried, strip } = scratch;
+    let Scratch { panel, carried, strip, overlap } = scratch;
     let width = cols.next_multiple_of(BLOCK);
     let (blocks, pairs) = (rows.div_ceil(BLOCK), width / BLOCK);
     let carried = carried.f32(if passes.len() > 1 { blocks * pairs * Sums::LEN } else { 0 });
     let strip = strip.f32(BLOCK * width);
+    let mut overlap = Overlap::new(overlap.f32(Overlap::scratch(width)), width);
     let steps = |pass: &Vec<Part<'_>>| pass.iter().map(|part| part.steps.len()).sum::<usize>();
     let panel = panel.registers(passes.iter().map(steps).max().unwrap_or(0) * pairs * STEP);
     let tiles = Tiles::configure();
     let mut segments = Vec::new();
     for (index, pass) in passes.iter().enumerate() {
         let (first, last) = (index == 0, index + 1 == passes.len());
-        let mut rest = &mut *panel;
-        for part in pass {
-            let len = pairs * part.steps.len() * STEP;
-            let part_panel = rest.split_off_mut(..len).expect("panels of the longest pass");
-            part.of.source.fill(part_panel, col..col + width, part.steps.clone());
-        }
+        fill_panels(panel, pass, col..col + width);
         for i in 0..blocks {
             let height = BLOCK.min(rows - i * BLOCK);
             let multiply =
                 if height > 16 { tile::multiply::<true> } else { tile::multiply::<false> };
-            segments.clear();
-            let mut at = 0;
-            for Part { of, steps } in pass {
-                let left = of.rows.block(first_block + i, steps.start);
-                segments.push(Segment {
-                    left,
-                    right: panel[at..].as_ptr().cast(),
-                    steps: steps.len(),
-                });
-                at += pairs * steps.len() * STEP;
-            }
+            set_segments(&mut segments, pass, panel, (first_block + i, pairs));
             for pair in 0..pairs {
                 let block = (i * pairs + pair) * Sums::LEN;
                 let mut between = || Sums::packed(&mut carried[block..block + Sums::LEN]);
                 let from = (!first).then(&mut between);
-                let to = if last { Sums::within(strip, width, pair * BLOCK) } else { between() };
                 // SAFETY: each left has 32 rows to its last step, and each right 32 registers of 64
                 // bytes for each step; `carried` and `strip` stay borrowed.
-                unsafe { multiply(&tiles, &segments, from, to) }
+                unsafe {
+                    match &mut ending {
+                        _ if !last => multiply(&tiles, &segments, from, between()),
+                        Ending::Store(_) if height == BLOCK => {
+                            overlap.multiply(&tiles, &segments, from, pair * BLOCK);
+                        }
+                        _ => {
+                            let to = Sums::within(strip, width, pair * BLOCK);
+                            multiply(&tiles, &segments, from, to);
+                        }
+                    }
+                }
                 for Segment { right, steps, .. } in &mut segments {
                     *right = right.wrapping_add(*steps * STEP * 64);
                 }
             }
-            if last {
-                close_up(strip, width, cols, height);
-                let parts = strip[..height * cols].chunks_mut(at_once * cols);
-                for (part, sums) in parts.enumerate() {
-                    finish(i * BLOCK + part * at_once, sums);
-                    tile::keep_awake(&tiles);
+            match &mut ending {
+                _ if !last => {}
+                // SAFETY: the tile stays borrowed, and every row of it is stored once.
+                Ending::Store(tile) if height == BLOCK => unsafe {
+                    overlap.turn(tile.place(i * BLOCK));
+                },
+                ending => {
+                    close_up(strip, width, cols, height);
+                    ending.take(&tiles, i * BLOCK, &mut strip[..height * cols], cols);
                 }
             }
         }
+    }
+    overlap.finish();
+}
+
+/// Fills the panels of a pass, one after the other.
+fn fill_panels(mut panel: &mut [__m512i], pass: &[Part<'_>], cols: Range<usize>) {
+    for Part { of, steps } in pass {
+        let len = cols.len() / BLOCK * steps.len() * STEP;
+        let part = panel.split_off_mut(..len).expect("panels of the longest pass");
+        of.source.fill(part, cols.clone(), steps.clone());
+    }
+}
+
+/// What is multiplied for the first pair of columns of a block of rows.
+fn set_segments(
+    segments: &mut Vec<Segment>,
+    pass: &[Part<'_>],
+    panel: &[__m512i],
+    (block, pairs): (usize, usize),
+) {
+    segments.clear();
+    let mut at = 0;
+    for Part { of, steps } in pass {
+        let left = of.rows.block(block, steps.start);
+        let right = panel[at..].as_ptr().cast();
+        segments.push(Segment { left, right, steps: steps.len() });
+        at += pairs * steps.len() * STEP;
     }
 }
 

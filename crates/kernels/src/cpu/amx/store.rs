@@ -28,27 +28,37 @@ pub(super) fn fence() {
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-#[expect(clippy::cast_ptr_alignment, reason = "asked for only where it was looked for")]
 fn store_lines(values: &[f32], out: &mut [bf16], past_caches: bool) {
     let (values, last) = values.as_chunks::<LINE>();
     let (out, last_out) = out.as_chunks_mut::<LINE>();
     let past_caches = past_caches && out.as_ptr().addr().is_multiple_of(2 * LINE);
     for (values, out) in values.iter().zip(out) {
-        let out = out.as_mut_ptr().cast::<__m512i>();
-        let line = round(values);
         // SAFETY: `out` has the 64 bytes of a line, and begins with one where it is stored past the caches.
-        unsafe {
-            if past_caches {
-                _mm512_stream_si512(out, line);
-            } else {
-                _mm512_storeu_si512(out, line);
-            }
-        }
+        unsafe { store_line(values, out.as_mut_ptr().cast(), past_caches) };
     }
     let mut padded = [0.0; LINE];
     padded[..last.len()].copy_from_slice(last);
     let rounded = lanes::line(round(&padded));
     last_out.copy_from_slice(&rounded[..last_out.len()]);
+}
+
+/// Rounds and stores what makes a cache line.
+///
+/// # Safety
+///
+/// `out` is 64 bytes that may be written, and a cache line where they are stored past the caches.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn store_line(values: &[f32; LINE], out: *mut __m512i, past_caches: bool) {
+    let line = round(values);
+    // SAFETY: by the caller's contract.
+    unsafe {
+        if past_caches {
+            _mm512_stream_si512(out, line);
+        } else {
+            _mm512_storeu_si512(out, line);
+        }
+    }
 }
 
 #[inline]

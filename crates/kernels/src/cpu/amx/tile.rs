@@ -5,6 +5,8 @@
 use std::arch::asm;
 use std::marker::PhantomData;
 
+use super::overlap::Unstored;
+
 /// Rows, and columns, of a block of sums: two tiles each.
 pub(in crate::cpu) const BLOCK: usize = 32;
 /// Depth of a tile of bf16 operands.
@@ -117,6 +119,14 @@ impl Segment {
         let left = Left { first: std::ptr::null(), row: 0, step: 0 };
         Self { left, right: std::ptr::null(), steps: 0 }
     };
+
+    /// Without some steps.
+    fn after(self, steps: usize) -> Self {
+        let left =
+            Left { first: self.left.first.wrapping_add(steps * self.left.step), ..self.left };
+        let right = self.right.wrapping_add(steps * 2048);
+        Self { left, right, steps: self.steps - steps }
+    }
 }
 
 /// `to = [from +] left . right`, summed over the steps of all segments, for the upper 16 rows alone or
@@ -146,6 +156,42 @@ pub(super) unsafe fn multiply<const ALL: bool>(
             accumulate::<ALL>(*segment);
         }
         store::<ALL>(to);
+    }
+}
+
+/// As [`multiply`] of all 32 rows, and meanwhile stores lines of rows that were computed before, two with each step.
+///
+/// # Safety
+///
+/// As [`multiply`]; the sums before can be read, and where they are stored belongs to the caller.
+pub(super) unsafe fn multiply_storing(
+    _: &Tiles,
+    segments: &[Segment],
+    from: Option<Sums>,
+    to: Sums,
+    before: &mut Unstored,
+) {
+    // SAFETY: as in `multiply`; what is stored is the caller's to vouch for.
+    unsafe {
+        begin::<true>(from);
+        for &segment in segments {
+            let mut left = segment;
+            while left.steps > 0 && before.lines > 1 {
+                let steps = left.steps.min(before.lines / 2);
+                let first = Segment { steps, ..left };
+                if before.past_caches {
+                    accumulate_storing_past_caches(first, before);
+                } else {
+                    accumulate_storing(first, before);
+                }
+                before.advance(2 * steps);
+                left = left.after(steps);
+            }
+            if left.steps > 0 {
+                accumulate::<true>(left);
+            }
+        }
+        store::<true>(to);
     }
 }
 
@@ -280,6 +326,68 @@ unsafe fn store<const ALL: bool>(to: Sums) {
     }
 }
 
+/// The products of a step.
+macro_rules! step {
+    () => {
+        concat!(
+            "tileloaddt1 tmm6, [{b}+{line}]\n",
+            "tileloadd tmm4, [{a}+{row}]\n",
+            "tileloaddt1 tmm7, [{b}+{line}+1024]\n",
+            "tileloadd tmm5, [{a1}+{row}]\n",
+            "tdpbf16ps tmm0, tmm4, tmm6\n",
+            "tdpbf16ps tmm2, tmm5, tmm6\n",
+            "tdpbf16ps tmm1, tmm4, tmm7\n",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+        )
+    };
+}
+
+/// As [`accumulate`], and stores two lines with each step. Safety: as [`multiply_storing`].
+macro_rules! accumulate_storing {
+    ($name:ident, $store:literal) => {
+        #[target_feature(enable = "avx512f")]
+        unsafe fn $name(segment: Segment, before: &Unstored) {
+            let Segment { left, right, steps } = segment;
+            // SAFETY: by the caller's contract.
+            unsafe {
+                asm!(
+                    ".p2align 6",
+                    "2:",
+                    step!(),
+                    "vmovups {u}, [{s}+64]",
+                    "vcvtne2ps2bf16 {u}, {u}, [{s}]",
+                    concat!($store, " [{o}], {u}"),
+                    "vmovups {v}, [{s}+192]",
+                    "vcvtne2ps2bf16 {v}, {v}, [{s}+128]",
+                    concat!($store, " [{o}+64], {v}"),
+                    "add {s}, 256",
+                    "add {o}, 128",
+                    "add {a}, {step}",
+                    "add {a1}, {step}",
+                    "add {b}, 2048",
+                    "dec {n}",
+                    "jnz 2b",
+                    a = inout(reg) left.first => _,
+                    a1 = inout(reg) left.first.wrapping_add(16 * left.row) => _,
+                    b = inout(reg) right => _,
+                    n = inout(reg) steps => _,
+                    s = inout(reg) before.sums => _,
+                    o = inout(reg) before.out => _,
+                    u = out(zmm_reg) _,
+                    v = out(zmm_reg) _,
+                    row = in(reg) left.row,
+                    step = in(reg) left.step,
+                    line = in(reg) 64_usize,
+                    options(nostack)
+                );
+            }
+        }
+    };
+}
+
+accumulate_storing!(accumulate_storing, "vmovdqu64");
+accumulate_storing!(accumulate_storing_past_caches, "vmovntdq");
+
 /// Adds the products of a segment to the tiles. Safety: as [`multiply`].
 #[inline]
 unsafe fn accumulate<const ALL: bool>(segment: Segment) {
@@ -290,14 +398,7 @@ unsafe fn accumulate<const ALL: bool>(segment: Segment) {
             asm!(
                 ".p2align 6",
                 "2:",
-                "tileloaddt1 tmm6, [{b}+{line}]",
-                "tileloadd tmm4, [{a}+{row}]",
-                "tileloaddt1 tmm7, [{b}+{line}+1024]",
-                "tileloadd tmm5, [{a1}+{row}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm3, tmm5, tmm7",
+                step!(),
                 "add {a}, {step}",
                 "add {a1}, {step}",
                 "add {b}, 2048",

@@ -1,7 +1,7 @@
 //! Gradients of linears of one input: that and the adapters; the weights are frozen.
 
 use super::{Adapter, Checked, DroppedCopy, Scratch, down_projection, together};
-use crate::cpu::amx::{FactorGradients, Gradients, LinearGradients};
+use crate::cpu::amx::{FactorGradients, Finish, Gradients, LinearGradients};
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
 use crate::cpu::fma::{self, Left, Mat, Source, Stored, gemm};
@@ -176,9 +176,11 @@ impl<'a> Group<'a> {
         let mut on_tiles = None;
         if dtype == DType::Bf16 {
             let dx = dx.as_mut().map(FloatMut::reborrow);
-            on_tiles = gradients.input(cpu, dx, |scratch, out, tile| {
-                store(accumulate, scratch, out, tile);
-            })?;
+            let add = |scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut Tile<'_>| {
+                store(true, scratch, out, tile);
+            };
+            let finish = if accumulate { Finish::With(&add) } else { Finish::Store };
+            on_tiles = gradients.input(cpu, dx, finish)?;
         }
         let mut dx = dx.filter(|_| on_tiles.is_none());
         let mut rest = Vec::new();

@@ -212,7 +212,8 @@ fn forward_on_tiles(cpu: &Cpu, x: FloatRef<'_>, parts: &mut [Part<'_>]) -> Resul
         biases.push(bias.as_deref());
         let &mut Checked { n, weight, ref lora, .. } = checked;
         let factors = lora.as_ref().map(Adapter::factors);
-        LinearProduct { n, weight, factors, y: y.reborrow(), xa: xa.as_deref_mut() }
+        let finish = bias.is_some();
+        LinearProduct { n, weight, factors, y: y.reborrow(), xa: xa.as_deref_mut(), finish }
     });
     let linears = linears.collect();
     let mut products = Products { x, dropped, m, k, linears };
