@@ -5,6 +5,7 @@
 use std::arch::x86_64::__m512i;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::ptr;
 
 use half::bf16;
 
@@ -299,7 +300,9 @@ fn run_with(
             let height = BLOCK.min(rows - i * BLOCK);
             let multiply =
                 if height > 16 { tile::multiply::<true> } else { tile::multiply::<false> };
-            set_segments(&mut segments, pass, panel, (first_block + i, pairs));
+            // Rows of one pass stay in L2 from columns to columns.
+            let fetch = passes.len() > 1 && i + 1 < blocks;
+            set_segments(&mut segments, pass, panel, (first_block + i, pairs), fetch);
             for pair in 0..pairs {
                 let block = (i * pairs + pair) * Sums::LEN;
                 let mut between = || Sums::packed(&mut carried[block..block + Sums::LEN]);
@@ -318,9 +321,7 @@ fn run_with(
                         }
                     }
                 }
-                for Segment { right, steps, .. } in &mut segments {
-                    *right = right.wrapping_add(*steps * STEP * 64);
-                }
+                segments.iter_mut().for_each(Segment::next_pair);
             }
             match &mut ending {
                 _ if !last => {}
@@ -347,19 +348,22 @@ fn fill_panels(mut panel: &mut [__m512i], pass: &[Part<'_>], cols: Range<usize>)
     }
 }
 
-/// What is multiplied for the first pair of columns of a block of rows.
+/// What is multiplied for the first pair of columns of a block of rows, and whether the next block is fetched meanwhile.
 fn set_segments(
     segments: &mut Vec<Segment>,
     pass: &[Part<'_>],
     panel: &[__m512i],
     (block, pairs): (usize, usize),
+    fetch: bool,
 ) {
     segments.clear();
     let mut at = 0;
     for Part { of, steps } in pass {
         let left = of.rows.block(block, steps.start);
         let right = panel[at..].as_ptr().cast();
-        segments.push(Segment { left, right, steps: steps.len() });
+        let next = fetch.then(|| of.rows.block(block + 1, steps.start).first);
+        let ahead = next.unwrap_or(ptr::null());
+        segments.push(Segment { left, right, steps: steps.len(), ahead });
         at += pairs * steps.len() * STEP;
     }
 }

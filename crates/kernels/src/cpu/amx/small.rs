@@ -5,6 +5,7 @@
 use std::arch::x86_64::{__m512i, _mm512_permutexvar_epi16};
 use std::mem::transmute;
 use std::ops::Range;
+use std::ptr;
 
 use half::bf16;
 
@@ -202,7 +203,8 @@ pub(in crate::cpu) fn product_of_parts(
                     let step = part * apart;
                     let left = data[block * BLOCK * stride + step * STEP..].as_ptr().cast();
                     let left = Left { first: left, row: 2 * stride, step: 2 * STEP };
-                    *segment = Segment { left, right: panel.pair(pair, first + step), steps };
+                    let right = panel.pair(pair, first + step);
+                    *segment = Segment { left, right, steps, ahead: ptr::null() };
                 }
                 let mut block = || Sums::within(sums, width, col + i * BLOCK);
                 let from = (add || start > 0).then(&mut block);

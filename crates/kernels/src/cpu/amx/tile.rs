@@ -102,6 +102,9 @@ impl Sums {
     }
 }
 
+/// Bytes of a pair of columns of a panel for a step.
+const PANEL_STEP: usize = 2048;
+
 /// Rows and a panel's column pair that are multiplied over some steps.
 ///
 /// The pair holds two tiles for each step, whose row `i` holds the weights of depth `2i` and `2i + 1`
@@ -111,21 +114,31 @@ pub(super) struct Segment {
     pub(super) left: Left,
     pub(super) right: *const u8,
     pub(super) steps: usize,
+    /// Four rows that are fetched to L2 meanwhile, laid out as those on the left; none if it is null.
+    pub(super) ahead: *const u8,
 }
 
 impl Segment {
     /// Nothing to multiply yet.
     pub(super) const EMPTY: Self = {
         let left = Left { first: std::ptr::null(), row: 0, step: 0 };
-        Self { left, right: std::ptr::null(), steps: 0 }
+        Self { left, right: std::ptr::null(), steps: 0, ahead: std::ptr::null() }
     };
 
+    /// The next pair of columns, and the next four rows ahead.
+    pub(super) fn next_pair(&mut self) {
+        self.right = self.right.wrapping_add(self.steps * PANEL_STEP);
+        if !self.ahead.is_null() {
+            self.ahead = self.ahead.wrapping_add(4 * self.left.row);
+        }
+    }
+
     /// Without some steps.
-    fn after(self, steps: usize) -> Self {
-        let left =
-            Left { first: self.left.first.wrapping_add(steps * self.left.step), ..self.left };
-        let right = self.right.wrapping_add(steps * 2048);
-        Self { left, right, steps: self.steps - steps }
+    const fn after(self, steps: usize) -> Self {
+        let Left { first, step, .. } = self.left;
+        let left = Left { first: first.wrapping_add(steps * step), ..self.left };
+        let right = self.right.wrapping_add(steps * PANEL_STEP);
+        Self { left, right, steps: self.steps - steps, ..self }
     }
 }
 
@@ -347,7 +360,7 @@ macro_rules! accumulate_storing {
     ($name:ident, $store:literal) => {
         #[target_feature(enable = "avx512f")]
         unsafe fn $name(segment: Segment, before: &Unstored) {
-            let Segment { left, right, steps } = segment;
+            let Segment { left, right, steps, .. } = segment;
             // SAFETY: by the caller's contract.
             unsafe {
                 asm!(
@@ -391,10 +404,37 @@ accumulate_storing!(accumulate_storing_past_caches, "vmovntdq");
 /// Adds the products of a segment to the tiles. Safety: as [`multiply`].
 #[inline]
 unsafe fn accumulate<const ALL: bool>(segment: Segment) {
-    let Segment { left, right, steps } = segment;
+    let Segment { left, right, steps, ahead } = segment;
     // SAFETY: by the caller's contract.
     unsafe {
-        if ALL {
+        if ALL && !ahead.is_null() {
+            asm!(
+                ".p2align 6",
+                "2:",
+                step!(),
+                "prefetcht1 [{p}]",
+                "prefetcht1 [{p}+{row}]",
+                "prefetcht1 [{q}]",
+                "prefetcht1 [{q}+{row}]",
+                "add {p}, {step}",
+                "add {q}, {step}",
+                "add {a}, {step}",
+                "add {a1}, {step}",
+                "add {b}, 2048",
+                "dec {n}",
+                "jnz 2b",
+                a = inout(reg) left.first => _,
+                a1 = inout(reg) left.first.wrapping_add(16 * left.row) => _,
+                b = inout(reg) right => _,
+                n = inout(reg) steps => _,
+                p = inout(reg) ahead => _,
+                q = inout(reg) ahead.wrapping_add(2 * left.row) => _,
+                row = in(reg) left.row,
+                step = in(reg) left.step,
+                line = in(reg) 64_usize,
+                options(nostack, readonly)
+            );
+        } else if ALL {
             asm!(
                 ".p2align 6",
                 "2:",
