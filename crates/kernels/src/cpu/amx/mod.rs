@@ -7,7 +7,7 @@
 //!
 //! Measured on two cores of a Xeon (2 MiB of L2 each, of which 1.3 are read at 64 bytes a tick of 2.6 GHz; 11 from L3)
 //! that others share: steps of `SmolLM2-135M` with LoRA (4 x 256 tokens, all trained, bf16, NF4, rank 16) take 0.48 to
-//! 0.50 s where they took 0.48 to 0.54 before what is named last. Of 0.5 s that were profiled, linears take 0.30 with
+//! 0.58 s, by what else the machine does. Of 0.5 s that were profiled, linears take 0.30 with
 //! the gates' gradients, the head 0.06, attention 0.06 and element-wise operations 0.05, at the memory's pace. The
 //! products alone run at 2.1 to 2.6 TFLOP/s from warm caches. A step of a 32 x 32 block takes 52 ticks at best, 70 with
 //! all of it in L1, 90 within a training step, and for the first pair of columns to meet 32 rows 210: these come from
@@ -16,22 +16,23 @@
 //! larger blocks of tokens for the head, softmax without masks; then linears of one input together and stores past the
 //! caches; then panels filled faster, and rows read less often; then scores only where they are seen, and softmax by 16
 //! rows; then gradients of factors from rows as they lie and ranks of one part (5 % less of the linears' backward), and
-//! a unit that is kept awake (2 to 4 % less of products that are 576 deep).
+//! a unit that is kept awake (2 to 4 % less of products that are 576 deep); then loads in another order (3 % of a step),
+//! rows fetched ahead of deep products (6 to 8 % less of 4096 x 4096), and rows stored during the next ones (`overlap`).
 //!
-//! Rejected: storing each 32 x 32 block of sums while the next is multiplied (3 % less with 576 columns, 2 % more with
-//! 4096), or as it is done (2 to 6 % more of a step), or some rows after each pair of columns of the next block (1 %
-//! more); fetching the next rows meanwhile, to L1 or L2, at once, spread over the pairs or while sums are stored (none,
-//! or 1 % more); panels of 64 to 576 columns instead of 256, tasks of half as many rows (no gain or worse); gradients
-//! of factors from rows as they lie with ranks of two parts (as long as putting rows in order); keeping the unit awake
-//! while panels are filled (no gain) or in softmax (3 % more of the head); reading rows that start within a cache line
-//! (7 % of a step); panels of the head's gradient in two bf16 parts (only the label's share needs more than one); gates
-//! and their gradients computed from the sums while those are at hand (3 to 4 % more of a step: strips of rows come
-//! from memory more slowly than whole ones); finishing sums every two or four pairs of columns (no gain); rows in the
-//! order of the tiles (6 % less of the products, and more to make them); rows from the last to the first in every other
-//! task (no gain); factors split anew for each panel, without a loop of its own (no gain); 1,024 tokens of the head at
-//! a time (1 to 3 % less of it, 9 MB more), or 256 (10 % more); panels of 256 or 1,024 rows of the head (5 and 14 %
-//! more of it); attention's backward with one head in a block, or with all of a group's tokens in turns (the same), and
-//! its next rows fetched ahead (no gain); the program's code on huge pages (no gain).
+//! Rejected: storing each 32 x 32 block of sums as it is done (2 to 6 % more of a step), or some rows after each pair
+//! of columns of the next block (1 % more); fetching the next rows of products of one pass, to L1 or L2, at once,
+//! spread over the pairs or while sums are stored (none, or 1 % more); panels of 64 to 576 columns instead of 256,
+//! tasks of half as many rows (no gain or worse); gradients of factors from rows as they lie with ranks of two parts
+//! (as long as putting rows in order); keeping the unit awake while panels are filled (no gain) or in softmax (3 % more
+//! of the head); reading rows that start within a cache line (7 % of a step); panels of the head's gradient in two bf16
+//! parts (only the label's share needs more than one); gates and their gradients computed from the sums while those are
+//! at hand (3 to 4 % more of a step: strips of rows come from memory more slowly than whole ones); finishing sums every
+//! two or four pairs of columns (no gain); rows in the order of the tiles (6 % less of the products, and more to make
+//! them); rows from the last to the first in every other task (no gain); factors split anew for each panel, without a
+//! loop of its own (no gain); 1,024 tokens of the head at a time (1 to 3 % less of it, 9 MB more), or 256 (10 % more);
+//! panels of 256 or 1,024 rows of the head (5 and 14 % more of it); attention's backward with one head in a block, or
+//! with all of a group's tokens in turns (the same), and its next rows fetched ahead (no gain); the program's code on
+//! huge pages (no gain).
 
 #[cfg(amx)]
 mod adapter;
