@@ -26,8 +26,8 @@ struct Operand<'a> {
 
 impl<'a> Products<'a> {
     /// Of each linear, `xa = keep * dropped . A^T` and `y = finish(x . W^T + scale * xa . B^T)`, where `finish` of those
-    /// that are to be finished is given the index of the linear, f32 sums and the tile to store them to. False, and nothing done, unless the
-    /// activations are bf16, `k` is a multiple of 64 and the weights are for [`weight_source`].
+    /// that are to be finished is given the index of the linear, f32 sums and the tile to store them to. False, and
+    /// nothing done, unless the activations are bf16, `k` is a multiple of 64 and the weights are for [`weight_source`].
     pub(in crate::cpu) fn run(
         &mut self,
         cpu: &Cpu,
