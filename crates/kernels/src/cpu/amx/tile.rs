@@ -339,18 +339,36 @@ unsafe fn store<const ALL: bool>(to: Sums) {
     }
 }
 
-/// The products of a step.
-macro_rules! step {
-    () => {
-        concat!(
-            "tileloaddt1 tmm6, [{b}+{line}]\n",
-            "tileloadd tmm4, [{a}+{row}]\n",
-            "tileloaddt1 tmm7, [{b}+{line}+1024]\n",
-            "tileloadd tmm5, [{a1}+{row}]\n",
-            "tdpbf16ps tmm0, tmm4, tmm6\n",
-            "tdpbf16ps tmm2, tmm5, tmm6\n",
-            "tdpbf16ps tmm1, tmm4, tmm7\n",
+/// Adds the products of 32 rows over all steps of a segment to the tiles, with other instructions and their operands for
+/// each step.
+macro_rules! accumulate {
+    ($segment:expr, [$($with_each:tt)*], [$($operands:tt)*], $($option:ident),*) => {
+        asm!(
+            ".p2align 6",
+            "2:",
+            "tileloaddt1 tmm6, [{b}+{line}]",
+            "tileloadd tmm4, [{a}+{row}]",
+            "tileloaddt1 tmm7, [{b}+{line}+1024]",
+            "tileloadd tmm5, [{a1}+{row}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
             "tdpbf16ps tmm3, tmm5, tmm7",
+            $($with_each)*
+            "add {a}, {step}",
+            "add {a1}, {step}",
+            "add {b}, 2048",
+            "dec {n}",
+            "jnz 2b",
+            a = inout(reg) $segment.left.first => _,
+            a1 = inout(reg) $segment.left.first.wrapping_add(16 * $segment.left.row) => _,
+            b = inout(reg) $segment.right => _,
+            n = inout(reg) $segment.steps => _,
+            row = in(reg) $segment.left.row,
+            step = in(reg) $segment.left.step,
+            line = in(reg) 64_usize,
+            $($operands)*
+            options($($option),*)
         )
     };
 }
@@ -360,38 +378,27 @@ macro_rules! accumulate_storing {
     ($name:ident, $store:literal) => {
         #[target_feature(enable = "avx512f")]
         unsafe fn $name(segment: Segment, before: &Unstored) {
-            let Segment { left, right, steps, .. } = segment;
             // SAFETY: by the caller's contract.
             unsafe {
-                asm!(
-                    ".p2align 6",
-                    "2:",
-                    step!(),
-                    "vmovups {u}, [{s}+64]",
-                    "vcvtne2ps2bf16 {u}, {u}, [{s}]",
-                    concat!($store, " [{o}], {u}"),
-                    "vmovups {v}, [{s}+192]",
-                    "vcvtne2ps2bf16 {v}, {v}, [{s}+128]",
-                    concat!($store, " [{o}+64], {v}"),
-                    "add {s}, 256",
-                    "add {o}, 128",
-                    "add {a}, {step}",
-                    "add {a1}, {step}",
-                    "add {b}, 2048",
-                    "dec {n}",
-                    "jnz 2b",
-                    a = inout(reg) left.first => _,
-                    a1 = inout(reg) left.first.wrapping_add(16 * left.row) => _,
-                    b = inout(reg) right => _,
-                    n = inout(reg) steps => _,
-                    s = inout(reg) before.sums => _,
-                    o = inout(reg) before.out => _,
-                    u = out(zmm_reg) _,
-                    v = out(zmm_reg) _,
-                    row = in(reg) left.row,
-                    step = in(reg) left.step,
-                    line = in(reg) 64_usize,
-                    options(nostack)
+                accumulate!(
+                    segment,
+                    [
+                        "vmovups {u}, [{s}+64]",
+                        "vcvtne2ps2bf16 {u}, {u}, [{s}]",
+                        concat!($store, " [{o}], {u}"),
+                        "vmovups {v}, [{s}+192]",
+                        "vcvtne2ps2bf16 {v}, {v}, [{s}+128]",
+                        concat!($store, " [{o}+64], {v}"),
+                        "add {s}, 256",
+                        "add {o}, 128",
+                    ],
+                    [
+                        s = inout(reg) before.sums => _,
+                        o = inout(reg) before.out => _,
+                        u = out(zmm_reg) _,
+                        v = out(zmm_reg) _,
+                    ],
+                    nostack
                 );
             }
         }
@@ -408,51 +415,25 @@ unsafe fn accumulate<const ALL: bool>(segment: Segment) {
     // SAFETY: by the caller's contract.
     unsafe {
         if ALL && !ahead.is_null() {
-            asm!(
-                ".p2align 6",
-                "2:",
-                step!(),
-                "prefetcht1 [{p}]",
-                "prefetcht1 [{p}+{row}]",
-                "prefetcht1 [{q}]",
-                "prefetcht1 [{q}+{row}]",
-                "add {p}, {step}",
-                "add {q}, {step}",
-                "add {a}, {step}",
-                "add {a1}, {step}",
-                "add {b}, 2048",
-                "dec {n}",
-                "jnz 2b",
-                a = inout(reg) left.first => _,
-                a1 = inout(reg) left.first.wrapping_add(16 * left.row) => _,
-                b = inout(reg) right => _,
-                n = inout(reg) steps => _,
-                p = inout(reg) ahead => _,
-                q = inout(reg) ahead.wrapping_add(2 * left.row) => _,
-                row = in(reg) left.row,
-                step = in(reg) left.step,
-                line = in(reg) 64_usize,
-                options(nostack, readonly)
+            accumulate!(
+                segment,
+                [
+                    "prefetcht1 [{p}]",
+                    "prefetcht1 [{p}+{row}]",
+                    "prefetcht1 [{q}]",
+                    "prefetcht1 [{q}+{row}]",
+                    "add {p}, {step}",
+                    "add {q}, {step}",
+                ],
+                [
+                    p = inout(reg) ahead => _,
+                    q = inout(reg) ahead.wrapping_add(2 * left.row) => _,
+                ],
+                nostack,
+                readonly
             );
         } else if ALL {
-            asm!(
-                ".p2align 6",
-                "2:",
-                step!(),
-                "add {a}, {step}",
-                "add {a1}, {step}",
-                "add {b}, 2048",
-                "dec {n}",
-                "jnz 2b",
-                a = inout(reg) left.first => _,
-                a1 = inout(reg) left.first.wrapping_add(16 * left.row) => _,
-                b = inout(reg) right => _,
-                n = inout(reg) steps => _,
-                row = in(reg) left.row,
-                step = in(reg) left.step,
-                line = in(reg) 64_usize,
-                options(nostack, readonly)
-            );
+            accumulate!(segment, [], [], nostack, readonly);
         } else {
             asm!(
                 ".p2align 6",
