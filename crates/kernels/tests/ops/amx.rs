@@ -11,7 +11,7 @@ use crate::{attention, child, results};
 
 /// Many parts of the depth, tasks of rows and columns, rows that collide in the cache; the last row
 /// block and column pair whole and not, up to 16 rows and more.
-const CASES: [(Case, &str); 12] = [
+const CASES: [(Case, &str); 13] = [
     (case((530, 700, 1216), nf4(64, true)), "tasks of rows and columns"),
     (case((256, 64, 2048), nf4(256, false)), "colliding rows of X"),
     (case((257, 2048, 64), fp4(64, true)), "colliding rows of dY"),
@@ -22,6 +22,10 @@ const CASES: [(Case, &str); 12] = [
     (
         Case { bias: false, ..adapted((850, 640, 704), 16) },
         "outputs that are stored past the caches while the next rows are multiplied",
+    ),
+    (
+        Case { bias: false, ..adapted((850, 648, 640), 16) },
+        "large outputs whose rows begin within a cache line",
     ),
     (adapted((530, 704, 1216), 16), "an adapter on whole tiles"),
     (adapted((300, 701, 192), 40), "an adapter of odd rank and odd outputs"),

@@ -4,8 +4,8 @@
 //! word, so a table that holds the codebook twice serves wherever the code is shifted to. `vpdpwssd` multiplies at
 //! the rate of f32, twice as many at once, and its sums are exact.
 //!
-//! Weights count with 13 bits beside the sign, more than the bf16 of the tiles has. Of 128 elements of a row the largest
-//! has 15 bits: those that are more than 128 times smaller have fewer than in bf16.
+//! Weights count in parts of absmax that are finer than the bf16 of the tiles; FP4 is exact. Of 128 elements of a row the
+//! largest has 15 bits: those that are more than 128 times smaller have fewer than in bf16.
 //!
 //! GB/s of codes on two threads: one row and 4096 x 4096 in the L3 cache 26 (in f32 12; reading alone 50), from memory
 //! 17 (10; 22); 1536 x 576 16 (10). Rejected: `vdpbf16ps` (20 in the cache: it takes two ticks of both ports); words of
@@ -15,10 +15,10 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_HINT_T0, _mm_prefetch, _mm256_loadu_si256, _mm512_add_ps,
-    _mm512_cvtepi32_ps, _mm512_loadu_si512, _mm512_mask3_fmadd_ps, _mm512_mul_ps,
-    _mm512_permutexvar_epi16, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_srli_epi16, _mm512_zextsi256_si512,
+    __m512, __m512i, _mm256_loadu_si256, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_loadu_si512,
+    _mm512_mask3_fmadd_ps, _mm512_mul_ps, _mm512_permutexvar_epi16, _mm512_reduce_add_ps,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi16,
+    _mm512_zextsi256_si512,
 };
 use std::array;
 use std::hint::black_box;
@@ -26,13 +26,18 @@ use std::hint::black_box;
 use half::bf16;
 
 use crate::cpu::four_bit::{FourBit, RUN};
+use crate::cpu::prefetch;
 
 /// Elements that are multiplied at a time: two runs.
 const PIECE: usize = 2 * RUN;
-/// Integers of the largest weight and the largest element of a piece. A lane adds eight products.
-const WEIGHT: f32 = 8191.0;
+/// The integer of absmax: a multiple of 192, in whose parts FP4's values come.
+const WEIGHT: f32 = 8064.0;
+/// That of the largest element of a piece. A lane adds eight products.
 const ELEMENT: f32 = 32767.0;
 const _: () = assert!(8.0 * WEIGHT as f64 * ELEMENT as f64 <= i32::MAX as f64);
+
+/// Bytes from codes to those that are fetched meanwhile.
+const AHEAD: usize = 8192;
 
 /// A piece of a row: of each four elements the second, the first, the fourth and the third, as the codes of a word lie
 /// from its lowest bits on.
@@ -99,9 +104,7 @@ pub(super) struct IntegerWeight<'a> {
 
 impl<'a> IntegerWeight<'a> {
     pub(super) fn new(weight: &'a FourBit<'a>) -> Self {
-        let codebook = weight.codebook();
-        let table = array::from_fn(|i| (codebook[i % 16] * WEIGHT).round() as i16);
-        Self { weight, table }
+        Self { weight, table: table(weight.codebook()) }
     }
 
     /// `sums [m, outputs]`: products of the rows with as many outputs, from the `first` on. `absmax` is scratch.
@@ -150,6 +153,10 @@ impl<'a> IntegerWeight<'a> {
     }
 }
 
+fn table(codebook: &[f32; 16]) -> [i16; 32] {
+    array::from_fn(|i| (codebook[i % 16] * WEIGHT).round() as i16)
+}
+
 /// Products of a row of the weight with `M` rows.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
@@ -164,7 +171,7 @@ fn dots<const M: usize>(
     let (pairs, last) = codes.as_chunks::<2>();
     let (absmax, last_absmax) = absmax.as_chunks::<2>();
     for (((codes, absmax), x), units) in pairs.iter().zip(absmax).zip(x).zip(units) {
-        fetch(codes);
+        prefetch::to_read_beyond(codes.as_flattened(), AHEAD);
         // SAFETY: 64 readable bytes.
         let words = unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) };
         let weights = look_up(words, table);
@@ -228,11 +235,25 @@ fn dot([a, b, c, d]: [__m512i; 4], x: &Piece) -> __m512 {
     _mm512_cvtepi32_ps(sum)
 }
 
-/// Asks for what lies ahead.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn fetch<T>(part: &[T]) {
-    const AHEAD: usize = 8192;
-    // A hint, which may name any address.
-    _mm_prefetch::<_MM_HINT_T0>(part.as_ptr().wrapping_byte_add(AHEAD).cast());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_are_nearer_to_the_weights_than_bf16() {
+        for quant_type in [nf4::QuantType::Nf4, nf4::QuantType::Fp4] {
+            let codebook = quant_type.values();
+            let pairs = codebook.iter().zip(table(codebook));
+            let errors = pairs.map(|(x, i)| {
+                [f32::from(i) / WEIGHT, bf16::from_f32(*x).to_f32()].map(|y| (y - x).abs())
+            });
+            let [integers, bf16s] = errors
+                .fold([0.0_f32; 2], |worst, error| array::from_fn(|i| worst[i].max(error[i])));
+            assert!(integers < bf16s / 8.0, "{quant_type:?}: {integers} against {bf16s}");
+            assert!(
+                quant_type != nf4::QuantType::Fp4 || integers < 1e-7,
+                "FP4 is not exact: {integers}"
+            );
+        }
+    }
 }

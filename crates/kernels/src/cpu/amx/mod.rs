@@ -7,17 +7,17 @@
 //!
 //! Measured on two cores of a Xeon (2 MiB of L2 each, of which 1.3 are read at 64 bytes a tick of 2.6 GHz; 11 from L3)
 //! that others share: steps of `SmolLM2-135M` with LoRA (4 x 256 tokens, all trained, bf16, NF4, rank 16) take 0.48 to
-//! 0.58 s, by what else the machine does. Of 0.5 s that were profiled, linears take 0.30 with
-//! the gates' gradients, the head 0.06, attention 0.06 and element-wise operations 0.05, at the memory's pace. The
-//! products alone run at 2.1 to 2.6 TFLOP/s from warm caches. A step of a 32 x 32 block takes 52 ticks at best, 70 with
-//! all of it in L1, 90 within a training step, and for the first pair of columns to meet 32 rows 210: these come from
-//! L2, and the matrix unit has fallen asleep. Threads wait for each other for 8 %. What moved most: huge pages, threads
-//! that stay awake, the adapter, attention and head on tiles, exponentials of base 2; then gates of fused products,
-//! larger blocks of tokens for the head, softmax without masks; then linears of one input together and stores past the
-//! caches; then panels filled faster, and rows read less often; then scores only where they are seen, and softmax by 16
-//! rows; then gradients of factors from rows as they lie and ranks of one part (5 % less of the linears' backward), and
-//! a unit that is kept awake (2 to 4 % less of products that are 576 deep); then loads in another order (3 % of a step),
-//! rows fetched ahead of deep products (6 to 8 % less of 4096 x 4096), and rows stored during the next ones (`overlap`).
+//! 0.58 s, by what else the machine does. Of 0.5 s that were profiled, linears take 0.30 with the gates' gradients, the
+//! head 0.06, attention 0.06 and element-wise operations 0.05, at the memory's pace. The products alone run at 2.1 to
+//! 2.6 TFLOP/s from warm caches. A step of a 32 x 32 block takes 52 ticks at best, 70 with all of it in L1, 90 within a
+//! training step, and for the first pair of columns to meet 32 rows 210: these come from L2, and the matrix unit has
+//! fallen asleep. Threads wait for each other for 8 %. What moved most: huge pages, threads that stay awake, the
+//! adapter, attention and head on tiles, exponentials of base 2; then gates of fused products, larger blocks of tokens
+//! for the head, softmax without masks; then linears of one input together and stores past the caches; then panels
+//! filled faster, and rows read less often; then scores only where they are seen, and softmax by 16 rows; then
+//! gradients of factors from rows as they lie and ranks of one part (5 % less of the linears' backward), and a unit
+//! that is kept awake (2 to 4 % less of products that are 576 deep); then loads in another order (3 % of a step), rows
+//! fetched ahead of deep products (7 to 9 % less of 4096 x 4096), and rows stored during the next ones (`overlap`).
 //!
 //! Rejected: storing each 32 x 32 block of sums as it is done (2 to 6 % more of a step), or some rows after each pair
 //! of columns of the next block (1 % more); fetching the next rows of products of one pass, to L1 or L2, at once,
@@ -125,6 +125,16 @@ pub(super) enum Finish<'a> {
     Store,
     /// They are given to a function, some rows at a time, with scratch and the tile to store them to.
     With(&'a StoreRows<'a>),
+}
+
+#[cfg(amx)]
+impl Finish<'_> {
+    fn take(self, scratch: &mut Vec<f32>, sums: &mut [f32], tile: &mut Tile<'_>) {
+        match self {
+            Self::Store => tile.store(sums),
+            Self::With(finish) => finish(scratch, sums, tile),
+        }
+    }
 }
 
 type StoreRows<'a> = dyn Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync + 'a;

@@ -49,10 +49,8 @@ struct Scratch {
     panel: Lines,
     /// Sums between parts of the depth: `[row block][column pair][4 tiles]`.
     carried: Lines,
-    /// Finished rows of one block.
-    strip: Lines,
-    /// Rows that are stored while the next are multiplied.
-    overlap: Lines,
+    /// Finished rows of a block, and of the one before.
+    strips: Lines,
 }
 
 thread_local! {
@@ -144,22 +142,17 @@ pub(super) fn product_tasks<'a>(
 fn fill_tile(terms: &[Operands<'_>], mut tile: Tile<'_>, finish: Finish<'_>) {
     let Tile { row, rows, col, cols, .. } = tile;
     let area = Area { first_block: row / BLOCK, rows, col, cols };
-    let finish = match finish {
-        Finish::Store if cols.is_multiple_of(2 * BLOCK) && tile.is_bf16() => {
-            return run_to(terms, area, Ending::Store(&mut tile));
-        }
-        Finish::Store => {
-            &|_: &mut Vec<f32>, sums: &mut [f32], tile: &mut Tile<'_>| tile.store(sums)
-        }
-        Finish::With(finish) => finish,
-    };
+    let whole = cols.is_multiple_of(2 * BLOCK) && tile.is_bf16();
+    if let (Finish::Store, true) = (finish, whole) {
+        return run_to(terms, area, Ending::Store(&mut tile));
+    }
     tile.part(0..rows.min(BLOCK)).prefetch();
     DELTA.with_borrow_mut(|delta| {
         run(terms, area, STORED, |row, sums| {
             let part = row..row + sums.len() / cols;
             // The system's own prefetcher does not follow a tile's rows.
             tile.part(rows.min(part.start + BLOCK)..rows.min(part.end + BLOCK)).prefetch();
-            finish(delta, sums, &mut tile.part(part));
+            finish.take(delta, sums, &mut tile.part(part));
         });
     });
 }
@@ -191,10 +184,7 @@ fn fill_masked(
             simd!(for (sum, masked) in sums.iter_mut().zip(masked) {
                 *sum += masked;
             });
-            match finish {
-                Finish::Store => tile.store(sums),
-                Finish::With(finish) => finish(delta, sums, tile),
-            }
+            finish.take(delta, sums, tile);
         };
         fill_tile(terms, tile, Finish::With(&add));
     });
@@ -283,12 +273,11 @@ fn run_with(
     mut ending: Ending<'_, '_>,
 ) {
     let Area { first_block, rows, col, cols } = area;
-    let Scratch { panel, carried, strip, overlap } = scratch;
+    let Scratch { panel, carried, strips } = scratch;
     let width = cols.next_multiple_of(BLOCK);
     let (blocks, pairs) = (rows.div_ceil(BLOCK), width / BLOCK);
     let carried = carried.f32(if passes.len() > 1 { blocks * pairs * Sums::LEN } else { 0 });
-    let strip = strip.f32(BLOCK * width);
-    let mut overlap = Overlap::new(overlap.f32(Overlap::scratch(width)), width);
+    let mut overlap = Overlap::new(strips.f32(Overlap::scratch(width)), width);
     let steps = |pass: &Vec<Part<'_>>| pass.iter().map(|part| part.steps.len()).sum::<usize>();
     let panel = panel.registers(passes.iter().map(steps).max().unwrap_or(0) * pairs * STEP);
     let tiles = Tiles::configure();
@@ -308,7 +297,7 @@ fn run_with(
                 let mut between = || Sums::packed(&mut carried[block..block + Sums::LEN]);
                 let from = (!first).then(&mut between);
                 // SAFETY: each left has 32 rows to its last step, and each right 32 registers of 64
-                // bytes for each step; `carried` and `strip` stay borrowed.
+                // bytes for each step; `carried` and the strips stay borrowed.
                 unsafe {
                     match &mut ending {
                         _ if !last => multiply(&tiles, &segments, from, between()),
@@ -316,7 +305,7 @@ fn run_with(
                             overlap.multiply(&tiles, &segments, from, pair * BLOCK);
                         }
                         _ => {
-                            let to = Sums::within(strip, width, pair * BLOCK);
+                            let to = Sums::within(overlap.strip(), width, pair * BLOCK);
                             multiply(&tiles, &segments, from, to);
                         }
                     }
@@ -330,6 +319,7 @@ fn run_with(
                     overlap.turn(tile.place(i * BLOCK));
                 },
                 ending => {
+                    let strip = overlap.strip();
                     close_up(strip, width, cols, height);
                     ending.take(&tiles, i * BLOCK, &mut strip[..height * cols], cols);
                 }
