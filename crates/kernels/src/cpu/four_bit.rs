@@ -1,6 +1,6 @@
 //! 4-bit weights as panels are filled from them.
 
-#[cfg(amx)]
+use std::array;
 use std::ops::Range;
 
 #[cfg(amx)]
@@ -10,11 +10,25 @@ use super::weight::CpuQuantizedWeight;
 /// Elements that share a scale wherever rows are made of whole runs.
 pub(super) const RUN: usize = 64;
 
+/// What codes stand for where absmax is 1.
+pub(super) struct Codebook {
+    pub(super) values: &'static [f32; 16],
+    /// The bytes of all values, from the lowest on.
+    pub(super) planes: [[u8; 16]; 4],
+}
+
+impl Codebook {
+    fn new(values: &'static [f32; 16]) -> Self {
+        let byte = |plane: usize| move |value: f32| value.to_le_bytes()[plane];
+        Self { values, planes: array::from_fn(|plane| values.map(byte(plane))) }
+    }
+}
+
 /// A 4-bit weight `[n, k]`.
 pub(super) struct FourBit<'a> {
     packed: &'a [u8],
     absmax: &'a nf4::Absmax,
-    codebook: &'static [f32; 16],
+    codebook: Codebook,
     /// Logarithm of the block size.
     shift: u32,
     /// The same of the blocks of absmax, where they are quantised; a division would take longer than
@@ -54,7 +68,7 @@ impl<'a> FourBit<'a> {
             return None;
         }
         assert_eq!(weight.numel(), n * k, "the shape was checked");
-        let codebook = weight.quant_type().values();
+        let codebook = Codebook::new(weight.quant_type().values());
         let shift = blocksize.ilog2();
         let absmax = weight.absmax();
         let nested = match absmax {
@@ -68,8 +82,8 @@ impl<'a> FourBit<'a> {
         Some(Self { packed: weight.packed(), absmax, codebook, shift, nested_shift, n, k })
     }
 
-    pub(super) const fn codebook(&self) -> &'static [f32; 16] {
-        self.codebook
+    pub(super) const fn codebook(&self) -> &Codebook {
+        &self.codebook
     }
 
     /// Packed codes and absmax of the 64 elements of a row from `col` on; zeros beyond the last row.
@@ -112,7 +126,6 @@ impl<'a> FourBit<'a> {
     }
 
     /// Packed codes of some runs of the weight.
-    #[cfg(amx)]
     #[expect(clippy::inline_always, reason = "as `run`")]
     #[inline(always)]
     pub(super) fn codes(&self, runs: Range<usize>) -> &'a [[u8; RUN / 2]] {
@@ -120,7 +133,6 @@ impl<'a> FourBit<'a> {
     }
 
     /// Absmax of runs of the weight, from the `first` on.
-    #[cfg(amx)]
     #[expect(clippy::inline_always, reason = "as `run`")]
     #[inline(always)]
     pub(super) fn absmax(&self, first: usize, out: &mut [f32]) {

@@ -5,9 +5,9 @@ use super::product::{Area, COLS, Operands, run, supports};
 use super::rows::Rows;
 use super::split::{ONCE, Parts, RANKS, in_cols, width};
 use super::tile::BLOCK;
-use super::vector::ROWS;
 use crate::Result;
 use crate::cpu::Cpu;
+use crate::cpu::fma::FEW_ROWS;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
 use crate::cpu::view::FloatRef;
@@ -27,7 +27,7 @@ pub(in crate::cpu) fn shrink(
     out: &mut [f32],
 ) -> Result<bool> {
     let m = out.len() / r;
-    let Some(x) = supports(x, k).filter(|_| k > 0 && m > ROWS) else {
+    let Some(x) = supports(x, k).filter(|_| k > 0 && m > FEW_ROWS) else {
         return Ok(false);
     };
     let width = width::<{ ONCE.len() }>(r);

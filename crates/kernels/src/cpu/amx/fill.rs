@@ -161,7 +161,7 @@ fn fill_transposed(w: &FourBit<'_>, panel: &mut [__m512i], col: usize, steps: Ra
                     *pair = runs(
                         rows[2 * r].get(i % RUNS),
                         rows[2 * r + 1].get(i % RUNS),
-                        w.codebook(),
+                        w.codebook().values,
                     );
                     if even {
                         w.prefetch(row + AHEAD, depth..depth + 2 * RUN);
@@ -235,7 +235,7 @@ fn fill_straight(w: &FourBit<'_>, panel: &mut [__m512i], cols: Range<usize>, ste
             w.prefetch(row + AHEAD, cols.clone());
             w.prefetch(row + AHEAD + 1, cols.clone());
             for (col, panel) in cols.clone().step_by(RUN).zip(panel.chunks_exact_mut(2 * pair)) {
-                let runs = runs(w.run(row, col), w.run(row + 1, col), w.codebook());
+                let runs = runs(w.run(row, col), w.run(row + 1, col), w.codebook().values);
                 for (quarter, bytes) in bytes.iter().enumerate() {
                     let at = quarter / 2 * pair + (2 * step + quarter % 2) * TILE + i;
                     panel[at] = look_up(runs, *bytes, shift, second);

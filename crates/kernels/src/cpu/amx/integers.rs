@@ -45,7 +45,7 @@ type Piece = [[i16; 32]; 4];
 
 /// Rows `[m, k]`, filled up with zeros to whole pieces: `[k / 128][m]`.
 #[derive(Debug)]
-pub(super) struct IntegerRows {
+pub(in crate::cpu) struct IntegerRows {
     pieces: Vec<Piece>,
     /// What a product of ones counts where absmax is 1.
     units: Vec<f32>,
@@ -54,7 +54,7 @@ pub(super) struct IntegerRows {
 
 impl IntegerRows {
     /// Nothing unless all are finite.
-    pub(super) fn new(x: &[bf16], m: usize, k: usize) -> Option<Self> {
+    pub(in crate::cpu) fn new(x: &[bf16], m: usize, k: usize) -> Option<Self> {
         let count = k.div_ceil(PIECE) * m;
         let mut rows = Self { pieces: vec![[[0; 32]; 4]; count], units: vec![0.0; count], m };
         for (row, x) in x[..m * k].chunks_exact(k).enumerate() {
@@ -96,19 +96,19 @@ fn set(piece: &mut Piece, x: &[bf16]) -> Option<f32> {
 }
 
 /// A weight whose codes are looked up as integers.
-pub(super) struct IntegerWeight<'a> {
+pub(in crate::cpu) struct IntegerWeight<'a> {
     weight: &'a FourBit<'a>,
     /// The codebook, twice.
     table: [i16; 32],
 }
 
 impl<'a> IntegerWeight<'a> {
-    pub(super) fn new(weight: &'a FourBit<'a>) -> Self {
-        Self { weight, table: table(weight.codebook()) }
+    pub(in crate::cpu) fn new(weight: &'a FourBit<'a>) -> Self {
+        Self { weight, table: table(weight.codebook().values) }
     }
 
     /// `sums [m, outputs]`: products of the rows with as many outputs, from the `first` on. `absmax` is scratch.
-    pub(super) fn multiply(
+    pub(in crate::cpu) fn multiply(
         &self,
         x: &IntegerRows,
         first: usize,

@@ -80,8 +80,6 @@ mod tile;
 mod token_sums;
 #[cfg(amx)]
 mod turn;
-#[cfg(amx)]
-mod vector;
 
 #[cfg(amx)]
 pub(super) use self::{
@@ -91,6 +89,7 @@ pub(super) use self::{
     dots::row_dots,
     gated::{gate, gate_gradients},
     head::Head,
+    integers::{IntegerRows, IntegerWeight},
     overlap::Place,
     scores::Scores,
     small::{Out, Panel, Values, gather_rows, product, product_of_parts, transpose},
@@ -99,7 +98,6 @@ pub(super) use self::{
     store::store,
     tile::{BLOCK, Tiles},
     turn::transpose_rounded,
-    vector::{few_rows, multiply_few},
 };
 
 use super::dropout::Mask;
@@ -222,7 +220,7 @@ pub(super) struct LinearGradients<'a> {
 }
 
 #[cfg(not(amx))]
-pub(super) use self::missing::{FactorGradients, few_rows, shrink};
+pub(super) use self::missing::{FactorGradients, shrink};
 
 #[cfg(not(amx))]
 #[expect(clippy::unnecessary_wraps, reason = "the same signatures as where there is a matrix unit")]
@@ -237,11 +235,6 @@ mod missing {
     use crate::cpu::Cpu;
     use crate::cpu::tiles::Tile;
     use crate::cpu::view::{FloatMut, FloatRef};
-    use crate::cpu::weight::WeightRef;
-
-    pub(in crate::cpu) const fn few_rows(_: FloatRef<'_>, _: WeightRef<'_>) -> usize {
-        0
-    }
 
     pub(in crate::cpu) fn shrink(
         _: &Cpu,

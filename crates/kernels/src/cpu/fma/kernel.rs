@@ -6,6 +6,7 @@
     reason = "a loop is compiled for the instruction set of the function it is inlined into"
 )]
 
+use super::few::{self, Runs};
 use super::mat::end;
 use super::vector::{Portable, Vector};
 use crate::cpu::four_bit::{FourBit, RUN};
@@ -51,6 +52,10 @@ type Transpose = unsafe fn(*const f32, usize, *mut f32, usize, usize);
 ///
 /// Safety: the processor has the instruction set it was compiled for.
 type Decode = unsafe fn(&FourBit<'_>, usize, usize, &mut [f32]);
+/// `(weight, first, (x, k), absmax, sums)`: products of few rows.
+///
+/// Safety: the processor has the instruction set it was compiled for.
+type MultiplyFew = unsafe fn(&Runs<'_>, usize, (&[f32], usize), &mut Vec<f32>, &mut [f32]);
 /// By vectors, less one, and whether the depth of `left` is contiguous.
 type OfRows = [[Kernel; 2]; 3];
 
@@ -66,6 +71,7 @@ pub(super) struct Kernels {
     of_rows: &'static [OfRows],
     transpose: Transpose,
     decode: Decode,
+    multiply_few: MultiplyFew,
 }
 
 impl Kernels {
@@ -107,6 +113,20 @@ impl Kernels {
     pub(super) fn decode(&self, weight: &FourBit<'_>, row: usize, col: usize, out: &mut [f32]) {
         // SAFETY: the functions are those of the process's level, which the processor has.
         unsafe { (self.decode)(weight, row, col, out) }
+    }
+
+    /// `sums [m, outputs]`: products of few rows `[m, k]` with as many outputs, from the `first` on. `absmax` is
+    /// scratch.
+    pub(super) fn multiply_few(
+        &self,
+        weight: &Runs<'_>,
+        first: usize,
+        x: (&[f32], usize),
+        absmax: &mut Vec<f32>,
+        sums: &mut [f32],
+    ) {
+        // SAFETY: the functions are those of the process's level, which the processor has.
+        unsafe { (self.multiply_few)(weight, first, x, absmax, sums) }
     }
 
     /// Cuts columns into pieces for one kernel each, of whole vectors, none much narrower than another.
@@ -234,12 +254,14 @@ unsafe fn decode<V: Vector>(weight: &FourBit<'_>, row: usize, col: usize, out: &
     assert!(rest.is_empty(), "no whole runs");
     for (i, out) in runs.iter_mut().enumerate() {
         let (codes, absmax) = weight.run(row, col + i * RUN);
-        let mut values = *weight.codebook();
-        for value in &mut values {
-            *value *= absmax;
-        }
         // SAFETY: `out` has as many elements as a run.
-        unsafe { V::look_up(codes, &values, out.as_mut_ptr()) };
+        unsafe {
+            let absmax = V::splat(absmax);
+            let values = V::look_up(codes, weight.codebook());
+            for (i, values) in values.as_ref().iter().enumerate() {
+                values.mul(absmax).store(out.as_mut_ptr().add(i * V::LANES));
+            }
+        }
     }
 }
 
@@ -257,6 +279,7 @@ macro_rules! kernels {
                 of_rows: &[$(of_rows::<$rows>()),*],
                 transpose,
                 decode,
+                multiply_few,
             };
 
             const fn of_rows<const M: usize>() -> OfRows {
@@ -278,6 +301,18 @@ macro_rules! kernels {
             unsafe fn decode(weight: &FourBit<'_>, row: usize, col: usize, out: &mut [f32]) {
                 // SAFETY: by the caller's contract.
                 unsafe { super::decode::<$vector>(weight, row, col, out) }
+            }
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn multiply_few(
+                weight: &Runs<'_>,
+                first: usize,
+                x: (&[f32], usize),
+                absmax: &mut Vec<f32>,
+                sums: &mut [f32],
+            ) {
+                // SAFETY: by the caller's contract.
+                unsafe { few::multiply::<$vector>(weight, first, x, absmax, sums) }
             }
 
             $(#[target_feature(enable = $feature)])?

@@ -11,6 +11,7 @@
 //!
 //! Rejected: packing the left side (mostly a tenth slower on AVX2).
 
+mod few;
 mod kernel;
 mod mat;
 mod panel;
@@ -21,6 +22,9 @@ mod vector;
 use std::cell::RefCell;
 use std::ops::Range;
 
+#[cfg(amx)]
+pub(super) use self::few::FEW_ROWS;
+pub(super) use self::few::{few_rows, multiply_few};
 use self::kernel::Kernels;
 pub(super) use self::mat::Mat;
 use self::panel::Panel;

@@ -127,7 +127,6 @@ impl<'a> Adapter<'a> {
     }
 
     /// `out += scale * xa . B^T` for the rows and columns of a tile.
-    #[cfg(amx)]
     fn add_low(&self, xa: &[f32], out: &mut [f32], tile: &Tile<'_>) {
         let r = self.r;
         let xa = Mat::new(&xa[tile.row * r..], tile.rows, r);
@@ -184,7 +183,7 @@ pub(super) fn forward(cpu: &Cpu, x: &CpuBuffer, linears: &mut [LinearInto<'_, Cp
     let mut parts: Vec<Part<'_>> = parts.collect::<Result<_>>()?;
     let together = together(parts.iter().map(|part| &part.checked));
     for parts in parts.chunks_mut(together) {
-        let few = parts.iter().any(|part| m <= amx::few_rows(x, part.checked.weight));
+        let few = parts.iter().any(|part| m <= fma::few_rows(x, part.checked.weight));
         if few || !forward_on_tiles(cpu, x, parts)? {
             parts.iter_mut().try_for_each(|part| forward_alone(cpu, x, part))?;
         }
@@ -232,8 +231,7 @@ fn forward_alone(cpu: &Cpu, x: FloatRef<'_>, part: &mut Part<'_>) -> Result<()> 
         _ => None,
     };
     let bias = bias.as_deref();
-    #[cfg(amx)]
-    if amx::multiply_few(x, weight, y, (checked.m, n, k), |out, tile| {
+    if fma::multiply_few(x, weight, y, (checked.m, n, k), |out, tile| {
         if let Some((adapter, xa)) = lora {
             adapter.add_low(xa, out, tile);
         }
