@@ -14,8 +14,8 @@ torch.set_num_threads(THREADS)
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def load(path, attention):
-    """The NF4 checkpoint as transformers holds it when it quantises a bf16 one: the rest in bf16, bf16 products."""
+def load(path, attention, compute=torch.bfloat16):
+    """The NF4 checkpoint as transformers holds it when it quantises a 16-bit one: the rest and products in `compute`."""
     from bitsandbytes.nn import Linear4bit
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -25,11 +25,11 @@ def load(path, attention):
     model = AutoModelForCausalLM.from_pretrained(path, attn_implementation=attention, device_map={"": "cpu"})
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            parameter.data = parameter.data.bfloat16()
+            parameter.data = parameter.data.to(compute)
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            module.compute_dtype = torch.bfloat16
-            module.weight.quant_state.dtype = torch.bfloat16
+            module.compute_dtype = compute
+            module.weight.quant_state.dtype = compute
     model.config.use_cache = False
     return model
 

@@ -104,7 +104,7 @@ class Bench:
 
     def peft(self, kind, steps, *options):
         [line], wall, memory = self.python(
-            "train_peft.py", kind, self.nf4, self.work, steps, min(self.dropped, steps - 1), *options, tuned=kind == "fastest"
+            "train_peft.py", kind, self.nf4, self.work, steps, min(self.dropped, steps - 1), *options, tuned=kind != "classic"
         )
         return line, wall, memory
 
@@ -119,6 +119,7 @@ class Bench:
             "qlora-train, f32": lambda: self.ours(self.steps, f32),
             "PEFT, fastest: bf16 adapter, autocast, eager, malloc tuned": lambda: self.peft("fastest", self.steps),
             "PEFT, classic: prepare_model_for_kbit_training": lambda: self.peft("classic", self.steps),
+            "PEFT, f32: classic with products in f32, malloc tuned": lambda: self.peft("f32", self.steps),
             "qlora-train, bf16, recompute": lambda: self.ours(self.steps, bf16, recompute),
             "PEFT, fastest, recompute": lambda: self.peft("fastest", self.steps, "--checkpointing"),
             "TRL as shipped (recompute)": self.trl,
