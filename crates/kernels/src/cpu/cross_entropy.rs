@@ -10,7 +10,8 @@ use super::amx;
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::exp::exp;
-use super::fma::{Mat, gemm};
+use super::fma::int16::{self, MadeRows, OwnRows, Space};
+use super::fma::{Mat, Source, Stored, gemm};
 use super::reduce;
 use super::simd::simd;
 use super::team;
@@ -63,11 +64,12 @@ pub(super) fn run(
         let label = |token| labels[token] as usize;
         return head.run(cpu, &trained, label, op.grad_scale, token_loss, dx.as_deref_mut());
     }
-    let head = Head { weight, hidden, vocab };
+    let integers = matches!(x, FloatRef::Bf16(_)) && weight.as_f32().is_none();
+    let head = &Head { weight, stored: Stored::new(weight, vocab, hidden), hidden, vocab };
     for rows in trained.chunks((LOGITS / vocab).clamp(MIN_TOKENS, MAX_TOKENS)) {
         let labels = rows.iter().map(|&row| labels[row] as usize).collect();
         let x = gather(cpu, x, rows, hidden)?;
-        let mut chunk = Chunk::new(cpu, head, &x, labels)?;
+        let mut chunk = Chunk::new(cpu, head, &x, integers, labels)?;
         for (&row, stats) in rows.iter().zip(&chunk.stats) {
             token_loss[row] = stats.loss();
         }
@@ -99,9 +101,10 @@ fn gather(cpu: &Cpu, x: FloatRef<'_>, rows: &[usize], cols: usize) -> Result<F32
     Ok(out)
 }
 
-#[derive(Clone, Copy)]
 struct Head<'a> {
     weight: WeightRef<'a>,
+    /// The weight, as panels are filled from it.
+    stored: Stored<'a>,
     hidden: usize,
     vocab: usize,
 }
@@ -111,8 +114,43 @@ impl Head<'_> {
         index * PANEL..self.vocab.min((index + 1) * PANEL)
     }
 
-    /// Rows `rows` of the head, `[rows, hidden]`.
-    fn rows<'s>(&'s self, rows: &Range<usize>, scratch: &'s mut Widened) -> Mat<'s> {
+    /// `out = x . W^T` of the rows of a panel; `rows` are those of `x` in integers, where they are multiplied so.
+    fn logits(
+        &self,
+        (x, rows): (&[f32], Option<int16::Rows<'_>>),
+        panel: &Range<usize>,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        let Some(rows) = rows else {
+            let x = Mat::new(x, x.len() / self.hidden, self.hidden);
+            return gemm(out, false, 1.0, x, self.rows(panel, scratch).t());
+        };
+        let right = Source { rows: &self.stored, transposed: true, depth: self.hidden };
+        let area = (panel.clone(), 0..self.hidden);
+        int16::gemm(&mut scratch.space, out, false, rows, right, area);
+    }
+
+    /// `out = [out +] probs . W` of the rows of a panel.
+    fn gradient(
+        &self,
+        (probs, integers): (&[f32], bool),
+        panel: &Range<usize>,
+        scratch: &mut Scratch,
+        (out, accumulate): (&mut [f32], bool),
+    ) {
+        if !integers {
+            let probs = Mat::new(probs, probs.len() / panel.len(), panel.len());
+            return gemm(out, accumulate, 1.0, probs, self.rows(panel, scratch));
+        }
+        let right = Source { rows: &self.stored, transposed: false, depth: self.vocab };
+        let area = (0..self.hidden, panel.clone());
+        let rows = scratch.probs.set(probs, panel.len());
+        int16::gemm(&mut scratch.space, out, accumulate, rows, right, area);
+    }
+
+    /// Rows `rows` of the head in f32, `[rows, hidden]`.
+    fn rows<'s>(&'s self, rows: &Range<usize>, scratch: &'s mut Scratch) -> Mat<'s> {
         let (start, len) = (rows.start * self.hidden, rows.len() * self.hidden);
         let data = if let Some(w) = self.weight.as_f32() {
             &w[start..start + len]
@@ -125,10 +163,13 @@ impl Head<'_> {
     }
 }
 
+/// What a thread keeps from panel to panel.
 #[derive(Default)]
-struct Widened {
+struct Scratch {
     weight: Vec<f32>,
     absmax: Vec<f32>,
+    space: Space,
+    probs: OwnRows,
 }
 
 /// Softmax of one row, over a panel or the whole vocabulary.
@@ -163,7 +204,9 @@ impl Stats {
 
 /// Trained tokens whose logits are held together.
 struct Chunk<'a> {
-    head: Head<'a>,
+    head: &'a Head<'a>,
+    /// Whether rows are multiplied in integers.
+    integers: bool,
     labels: Vec<usize>,
     /// Logits at first, their exponentials relative to the panel's maximum thereafter.
     logits: F32Scratch,
@@ -173,34 +216,43 @@ struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    fn new(cpu: &Cpu, head: Head<'a>, x: &[f32], labels: Vec<usize>) -> Result<Self> {
+    /// `x` `[tokens, hidden]` is multiplied in integers if it may be, and can.
+    fn new(
+        cpu: &Cpu,
+        head: &'a Head<'a>,
+        x: &[f32],
+        integers: bool,
+        labels: Vec<usize>,
+    ) -> Result<Self> {
         let tokens = labels.len();
+        let made = if integers { MadeRows::new(cpu, FloatRef::F32(x), head.hidden)? } else { None };
+        let rows = made.as_ref().map(MadeRows::rows);
         let mut logits = cpu.scratch(tokens * head.vocab)?;
         let mut panels = vec![vec![Stats::UNKNOWN; tokens]; head.vocab.div_ceil(PANEL)];
         let tasks = logits.chunks_mut(tokens * PANEL).zip(&mut panels).enumerate();
-        team::for_each_init(tasks, Widened::default, |scratch, (index, (logits, stats))| {
+        team::for_each_init(tasks, Scratch::default, |scratch, (index, (logits, stats))| {
             let panel = head.panel(index);
-            let w = head.rows(&panel, scratch);
-            gemm(logits, false, 1.0, Mat::new(x, tokens, head.hidden), w.t());
+            head.logits((x, rows), &panel, scratch, logits);
             let rows = logits.chunks_mut(panel.len()).zip(&labels);
             for (stats, (row, label)) in stats.iter_mut().zip(rows) {
                 *stats = softmax_row(row, &panel, *label);
             }
         });
         let stats = |row| Stats::combine(panels.iter().map(move |panel| panel[row]));
-        Ok(Self { head, stats: (0..tokens).map(stats).collect(), labels, logits, panels })
+        let stats = (0..tokens).map(stats).collect();
+        Ok(Self { head, integers: rows.is_some(), stats, labels, logits, panels })
     }
 
     /// `grad_scale * (softmax - onehot) . W`, using the logits up.
     fn gradient(&mut self, cpu: &Cpu, grad_scale: f32) -> Result<F32Scratch> {
-        let Self { head, labels, logits, panels, stats } = self;
+        let Self { head, integers, labels, logits, panels, stats } = self;
         let (tokens, hidden) = (labels.len(), head.hidden);
         let per_group = panels.len().div_ceil(GROUPS);
         let groups = panels.len().div_ceil(per_group);
         let mut partial = cpu.scratch(groups * tokens * hidden)?;
         let outputs = partial.chunks_mut(tokens * hidden);
         let tasks = outputs.zip(logits.chunks_mut(tokens * PANEL * per_group)).enumerate();
-        team::for_each_init(tasks, Widened::default, |scratch, (group, (out, logits))| {
+        team::for_each_init(tasks, Scratch::default, |scratch, (group, (out, logits))| {
             for (i, logits) in logits.chunks_mut(tokens * PANEL).enumerate() {
                 let index = group * per_group + i;
                 let panel = head.panel(index);
@@ -214,8 +266,7 @@ impl<'a> Chunk<'a> {
                         probs[labels[row] - panel.start] -= grad_scale;
                     }
                 }
-                let w = head.rows(&panel, scratch);
-                gemm(out, i > 0, 1.0, Mat::new(logits, tokens, panel.len()), w);
+                head.gradient((logits, *integers), &panel, scratch, (out, i > 0));
             }
         });
         let mut sum = cpu.scratch(tokens * hidden)?;

@@ -2,7 +2,7 @@ use kernels::ops::{IGNORE, LinearCrossEntropy, Weight};
 use kernels::reference::{self, CrossEntropyInputs};
 use kernels::{Backend, Buffer, DType};
 
-use crate::linear::{Stored, fp4, nf4};
+use crate::linear::{Stored, fp4, in_integers, in_parts, nf4};
 use crate::support::{FLOOR, Host, assert_close, assert_close_above, output, upload_u32};
 
 pub(crate) fn labels(tokens: usize, vocab: usize) -> Vec<u32> {
@@ -85,7 +85,13 @@ fn check_above<K: Backend>(
     let (w, quantized) = stored.weight(vocab, hidden);
     let labels = labels(tokens, vocab);
     let grad_scale = 0.37;
-    let naive = CrossEntropyInputs { hidden, x: &x.f32, w: &w.f32, labels: &labels };
+    let trained = labels.iter().filter(|label| **label != IGNORE).count();
+    let in_integers =
+        in_integers::<K>(x.dtype, trained) && !matches!(stored, Stored::Dense(DType::F32));
+    let [x_parts, w_parts] = [(x, 4096.0), (&w, 8064.0)].map(|(values, parts)| {
+        if in_integers { in_parts(&values.f32, hidden, parts) } else { values.f32.clone() }
+    });
+    let naive = CrossEntropyInputs { hidden, x: &x_parts, w: &w_parts, labels: &labels };
     let truth = CrossEntropyInputs { hidden, x: &x.f64, w: &w.f64, labels: &labels };
     let naive = reference::linear_cross_entropy(&naive, grad_scale);
     let truth = reference::linear_cross_entropy(&truth, grad_scale);

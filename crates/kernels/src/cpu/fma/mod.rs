@@ -12,6 +12,7 @@
 //! Rejected: packing the left side (mostly a tenth slower on AVX2).
 
 mod few;
+pub(super) mod int16;
 mod kernel;
 mod mat;
 mod panel;

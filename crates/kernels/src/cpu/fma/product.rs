@@ -6,8 +6,9 @@ use std::ops::Range;
 use super::kernel::Kernels;
 use super::panel::{Panel, Source};
 use super::strips::{Out, strips};
-use super::{DEPTH, Mat, parts};
+use super::{DEPTH, Mat, int16, parts};
 use crate::cpu::dropout::Mask;
+use crate::cpu::four_bit::RUN;
 use crate::cpu::lines::Lines;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
@@ -38,22 +39,32 @@ pub(in crate::cpu) struct LowRank<'a> {
 
 /// Rows that are multiplied by something.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct Left<'a> {
-    pub(in crate::cpu) values: FloatRef<'a>,
-    /// Elements to be dropped.
-    pub(in crate::cpu) mask: Option<Mask>,
+pub(in crate::cpu) enum Left<'a> {
+    Floats {
+        values: FloatRef<'a>,
+        /// Elements to be dropped.
+        mask: Option<Mask>,
+    },
+    Int16(int16::Rows<'a>),
 }
 
 impl<'a> Left<'a> {
     pub(in crate::cpu) const fn new(values: FloatRef<'a>) -> Self {
-        Self { values, mask: None }
+        Self::Floats { values, mask: None }
     }
+}
+
+/// Part of the right side as it meets the rows.
+enum Packed<'a> {
+    Floats(Panel<'a>),
+    Int16(int16::Panel<'a>),
 }
 
 /// What a thread keeps from task to task.
 #[derive(Default)]
 struct Scratch {
     panel: Lines,
+    int16: int16::Space,
     low_panel: Lines,
     /// A block of the left side in f32.
     left: Lines,
@@ -124,7 +135,7 @@ impl Product<'_> {
     ) {
         let Self { kernels, right, low, .. } = *self;
         let Tile { row, rows, col, cols, .. } = tile;
-        let Scratch { panel, low_panel, left, sums, delta } = scratch;
+        let Scratch { panel, int16, low_panel, left, sums, delta } = scratch;
         let low = low.map(|low| {
             let r = low.factor.rows;
             let source = Source::of(&low.factor);
@@ -134,13 +145,31 @@ impl Product<'_> {
         let several = right.depth > DEPTH;
         let sums = sums.f32(if several { rows } else { BLOCK.min(rows) } * cols);
         let mut blocks = tile.split(BLOCK);
-        for part in parts(right.depth, DEPTH, 64) {
-            let panel = Panel::fill(kernels, panel, right, col..col + cols, part.clone());
+        for part in parts(right.depth, DEPTH, RUN) {
+            let (cols_of_tile, depth) = (col..col + cols, part.clone());
+            let packed = match self.x {
+                Left::Floats { .. } => {
+                    Packed::Floats(Panel::fill(kernels, panel, right, cols_of_tile, depth))
+                }
+                Left::Int16(_) => {
+                    Packed::Int16(int16::Panel::fill(int16, right, cols_of_tile, depth))
+                }
+            };
             for block in &mut blocks {
                 let first = if several { (block.row - row) * cols } else { 0 };
                 let values = &mut sums[first..][..block.rows * cols];
                 let mut out = Out { values, stride: cols, keep: part.start > 0 };
-                strips(kernels, self.left(block, &part, left), panel.right(), &mut out, 1.0);
+                match (self.x, &packed) {
+                    (Left::Floats { values, mask }, Packed::Floats(panel)) => {
+                        let left = self.left((values, mask), block, &part, left);
+                        strips(kernels, left, panel.right(), &mut out, 1.0);
+                    }
+                    (Left::Int16(rows), Packed::Int16(panel)) => {
+                        let rows_of_block = block.row..block.row + block.rows;
+                        int16::strips(rows, rows_of_block, part.start / RUN, *panel, &mut out);
+                    }
+                    _ => unreachable!("both sides are of one kind"),
+                }
                 if part.end == right.depth {
                     if let Some((low, panel)) = low {
                         self.add_low(low, panel, block, out.values, delta);
@@ -154,13 +183,14 @@ impl Product<'_> {
     /// Part of the rows of a block.
     fn left<'s>(
         &'s self,
+        (x, mask): (FloatRef<'s>, Option<Mask>),
         block: &Tile<'_>,
         part: &Range<usize>,
         scratch: &'s mut Lines,
     ) -> Mat<'s> {
         let (depth, len) = (self.right.depth, part.len());
         let first = |row: usize| (block.row + row) * depth + part.start;
-        match (self.x.values, self.x.mask) {
+        match (x, mask) {
             (FloatRef::F32(x), None) if !depth.is_multiple_of(COLLIDE) => {
                 Mat::strided(&x[first(0).min(x.len())..], block.rows, len, depth)
             }

@@ -1,9 +1,12 @@
 //! Gradients of linears of one input: that and the adapters; the weights are frozen.
 
-use super::{Adapter, Checked, DroppedCopy, Scratch, down_projection, together};
+use super::{
+    Adapter, Checked, DroppedCopy, Scratch, down_projection, in_integers, left_of, together,
+};
 use crate::cpu::amx::{FactorGradients, Finish, Gradients, LinearGradients};
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
+use crate::cpu::fma::int16::MadeRows;
 use crate::cpu::fma::{self, Left, Mat, Source, Stored, gemm};
 use crate::cpu::gated;
 use crate::cpu::panel::Matrix;
@@ -193,7 +196,10 @@ impl<'a> Group<'a> {
             }
             if let Some(dx) = &mut dx {
                 let low = adapter.map(|adapter| (adapter, &*dyb));
-                input_gradient(checked, *dy, low, dx.reborrow(), |scratch, out, tile| {
+                let made = in_integers(cpu, *dy, n)?;
+                let rows = made.as_ref().map(MadeRows::rows);
+                let dy = left_of(*dy, rows, checked.weight, dx);
+                input_gradient(checked, dy, low, dx.reborrow(), |scratch, out, tile| {
                     store(accumulate, scratch, out, tile);
                 });
                 accumulate = true;
@@ -310,7 +316,7 @@ fn a_gradient(
 /// `dX = finish(dY . W + scale * mask(dyb . A))`.
 fn input_gradient(
     checked: &Checked<'_>,
-    dy: FloatRef<'_>,
+    dy: Left<'_>,
     lora: Option<(&Adapter<'_>, &[f32])>,
     dx: FloatMut<'_>,
     finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
@@ -322,7 +328,7 @@ fn input_gradient(
         mask: adapter.mask,
         ..adapter.low(dyb, Mat::new(&adapter.a, adapter.r, k))
     });
-    fma::multiply(Left::new(dy), right, low, dx, k, finish);
+    fma::multiply(dy, right, low, dx, k, finish);
 }
 
 fn add_assign(out: &mut [f32], x: &[f32]) {

@@ -13,6 +13,7 @@ use super::amx::{self, Dropped, Factors, LinearProduct, Products};
 use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::dropout::Mask;
+use super::fma::int16::{self, MadeRows};
 use super::fma::{self, Left, Mat, Source, Stored};
 use super::level::has_amx;
 use super::simd::simd;
@@ -185,7 +186,9 @@ pub(super) fn forward(cpu: &Cpu, x: &CpuBuffer, linears: &mut [LinearInto<'_, Cp
     for parts in parts.chunks_mut(together) {
         let few = parts.iter().any(|part| m <= fma::few_rows(x, part.checked.weight));
         if few || !forward_on_tiles(cpu, x, parts)? {
-            parts.iter_mut().try_for_each(|part| forward_alone(cpu, x, part))?;
+            let made = in_integers(cpu, x, k)?;
+            let rows = made.as_ref().map(MadeRows::rows);
+            parts.iter_mut().try_for_each(|part| forward_alone(cpu, x, rows, part))?;
         }
     }
     Ok(())
@@ -219,7 +222,13 @@ fn forward_on_tiles(cpu: &Cpu, x: FloatRef<'_>, parts: &mut [Part<'_>]) -> Resul
     products.run(cpu, |i, out, tile| finish(biases[i], out, tile))
 }
 
-fn forward_alone(cpu: &Cpu, x: FloatRef<'_>, part: &mut Part<'_>) -> Result<()> {
+/// `integers` are the rows of `x`, where they are multiplied so.
+fn forward_alone(
+    cpu: &Cpu,
+    x: FloatRef<'_>,
+    integers: Option<int16::Rows<'_>>,
+    part: &mut Part<'_>,
+) -> Result<()> {
     let Part { checked, bias, y, xa } = part;
     let &mut Checked { n, k, weight, .. } = checked;
     let lora = match (&checked.lora, xa) {
@@ -239,13 +248,36 @@ fn forward_alone(cpu: &Cpu, x: FloatRef<'_>, part: &mut Part<'_>) -> Result<()> 
     }) {
         return Ok(());
     }
+    let left = left_of(x, integers, weight, y);
     let weight = Stored::new(weight, n, k);
     let right = Source { rows: &weight, transposed: true, depth: k };
     let low = lora.map(|(adapter, xa)| adapter.low(xa, Mat::new(&adapter.b, n, adapter.r).t()));
-    fma::multiply(Left::new(x), right, low, y.reborrow(), n, |_, out, tile| {
+    fma::multiply(left, right, low, y.reborrow(), n, |_, out, tile| {
         finish(bias, out, tile);
     });
     Ok(())
+}
+
+/// Rows of bf16 in integers, where they are multiplied so.
+fn in_integers(cpu: &Cpu, x: FloatRef<'_>, depth: usize) -> Result<Option<MadeRows>> {
+    match x {
+        FloatRef::Bf16(_) => MadeRows::new(cpu, x, depth),
+        FloatRef::F32(_) => Ok(None),
+    }
+}
+
+/// Rows as they meet a weight. Weights of f32, and results of f32, keep their precision.
+const fn left_of<'a>(
+    x: FloatRef<'a>,
+    integers: Option<int16::Rows<'a>>,
+    weight: WeightRef<'_>,
+    out: &FloatMut<'_>,
+) -> Left<'a> {
+    match (integers, weight, out) {
+        (_, WeightRef::Dense(FloatRef::F32(_)), _) => Left::new(x),
+        (Some(rows), _, FloatMut::Bf16(_)) => Left::Int16(rows),
+        _ => Left::new(x),
+    }
 }
 
 /// Adds the bias and stores.
@@ -278,7 +310,7 @@ fn down_projection(
         return Ok(());
     }
     let a = Mat::new(&adapter.a, r, k).t();
-    let left = Left { values: x, mask: adapter.mask };
+    let left = Left::Floats { values: x, mask: adapter.mask };
     fma::multiply(left, Source::of(&a), None, FloatMut::F32(xa), r, |_, out, tile| tile.store(out));
     Ok(())
 }
