@@ -1,6 +1,6 @@
-//! Gradients of attention. Scores are recomputed twice, once by blocks of queries for dQ and once by
-//! blocks of keys for dK and dV, each for one key head: a task then owns what it writes, and no
-//! partial sums are kept.
+//! Gradients of attention: in one pass where there are sequences and heads enough for the threads, else in two, by
+//! blocks of queries for dQ and by blocks of keys for dK and dV, where scores are recomputed twice. Either way a task
+//! owns what it writes, and the sums have the same order, so the results are the same bits.
 
 use std::ops::Range;
 
@@ -84,9 +84,49 @@ pub(in crate::cpu) fn backward(
     let mut delta = cpu.scratch(layout.q_tokens * op.heads)?;
     row_dots(inputs.o, inputs.d_o, op.head_dim, &mut delta);
     let inputs = WithDelta { inputs, delta: &delta };
-    query_gradient(inputs, dq);
-    key_gradients(inputs, dk, dv);
+    if layout.in_one_pass() {
+        in_one_pass(inputs, dq, dk, dv);
+    } else {
+        query_gradient(inputs, dq);
+        key_gradients(inputs, dk, dv);
+    }
     Ok(())
+}
+
+/// Every task has one head of k and v of a sequence whose keys no other reads.
+fn in_one_pass(inputs: WithDelta<'_>, dq: FloatMut<'_>, dk: FloatMut<'_>, dv: FloatMut<'_>) {
+    let layout = inputs.inputs.layout;
+    let Attention { kv_heads, head_dim: d, .. } = layout.op;
+    let whole: Vec<_> = layout.whole_sequences().collect();
+    let dq = layout.query_tiles(dq, layout.q_width(), &whole).into_iter();
+    let [dk, dv] = [dk, dv].map(|x| layout.key_tiles(x).into_iter());
+    let tasks = dq.zip(dk.zip(dv)).enumerate();
+    let init = || (Scratch::default(), [const { Vec::new() }; 3]);
+    team::for_each_init(tasks, init, |(scratch, sums), (task, (dq, (mut dk, mut dv)))| {
+        let (sequence, kv_head) = (&layout.sequences[task / kv_heads], task % kv_heads);
+        let [sum_q, sum_k, sum_v] = sums;
+        let [sum_k, sum_v] = [sum_k, sum_v].map(|sum| zeros(sum, sequence.k.len() * d));
+        let blocks = layout.blocks_of(sequence, sequence.q.clone());
+        for (block, mut dq) in blocks.zip(dq.split(layout.block_tokens())) {
+            inputs.load(&block, kv_head, scratch);
+            let sum_q = zeros(sum_q, block.tokens.len() * layout.group() * d);
+            for keys in key_blocks(layout.keys_of(&block)) {
+                let rows = keys.start * d..keys.end * d;
+                let parts = inputs.recompute(sequence, &block, keys, kv_head, scratch);
+                gemm(sum_q, true, 1.0, parts.d_scores, parts.k);
+                parts.add_key_gradients(&mut sum_k[rows.clone()], &mut sum_v[rows]);
+            }
+            dq.store(sum_q);
+        }
+        dk.store(sum_k);
+        dv.store(sum_v);
+    });
+}
+
+fn zeros(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    let zeros = sized(scratch, len);
+    zeros.fill(0.0);
+    zeros
 }
 
 fn row_dots(x: FloatRef<'_>, y: FloatRef<'_>, cols: usize, out: &mut [f32]) {
@@ -111,8 +151,7 @@ fn query_gradient(inputs: WithDelta<'_>, dq: FloatMut<'_>) {
     team::for_each_init(tasks, init, |(scratch, acc), (task, mut dq)| {
         let ((sequence, block), kv_head) = (&blocks[task / kv_heads], task % kv_heads);
         inputs.load(block, kv_head, scratch);
-        let acc = sized(acc, block.tokens.len() * layout.group() * head_dim);
-        acc.fill(0.0);
+        let acc = zeros(acc, block.tokens.len() * layout.group() * head_dim);
         for keys in key_blocks(layout.keys_of(block)) {
             let parts = inputs.recompute(sequence, block, keys, kv_head, scratch);
             gemm(acc, true, 1.0, parts.d_scores, parts.k);
@@ -127,10 +166,7 @@ fn key_gradients(inputs: WithDelta<'_>, dk: FloatMut<'_>, dv: FloatMut<'_>) {
     let init = || (Scratch::default(), Vec::new(), Vec::new());
     team::for_each_init(dk.zip(dv), init, |(scratch, acc_k, acc_v), (mut dk, mut dv)| {
         let rows = dk.row..dk.row + dk.rows;
-        let acc_k = sized(acc_k, rows.len() * d);
-        let acc_v = sized(acc_v, rows.len() * d);
-        acc_k.fill(0.0);
-        acc_v.fill(0.0);
+        let [acc_k, acc_v] = [acc_k, acc_v].map(|acc| zeros(acc, rows.len() * d));
         inputs.add_key_gradients(rows, dk.col / d, (acc_k, acc_v), scratch);
         dk.store(acc_k);
         dv.store(acc_v);
@@ -144,6 +180,13 @@ struct Parts<'s> {
     d_o: Mat<'s>,
     probs: Mat<'s>,
     d_scores: Mat<'s>,
+}
+
+impl Parts<'_> {
+    fn add_key_gradients(&self, sum_k: &mut [f32], sum_v: &mut [f32]) {
+        gemm(sum_v, true, 1.0, self.probs.t(), self.d_o);
+        gemm(sum_k, true, 1.0, self.d_scores.t(), self.q);
+    }
 }
 
 impl<'a> WithDelta<'a> {
@@ -167,11 +210,14 @@ impl<'a> WithDelta<'a> {
             let part = (start - rows.start) * d..(end - rows.start) * d;
             let keys = start - sequence.k.start..end - sequence.k.start;
             let (acc_k, acc_v) = (&mut acc_k[part.clone()], &mut acc_v[part]);
-            for block in layout.blocks_of(sequence, layout.queries_of(sequence, &keys)) {
+            let queries = layout.queries_of(sequence, &keys);
+            let see = |block: &QueryBlock| {
+                block.tokens.start < queries.end && queries.start < block.tokens.end
+            };
+            for block in layout.blocks_of(sequence, sequence.q.clone()).filter(see) {
                 self.load(&block, kv_head, scratch);
                 let parts = self.recompute(sequence, &block, keys.clone(), kv_head, scratch);
-                gemm(acc_v, true, 1.0, parts.probs.t(), parts.d_o);
-                gemm(acc_k, true, 1.0, parts.d_scores.t(), parts.q);
+                parts.add_key_gradients(acc_k, acc_v);
             }
         }
     }

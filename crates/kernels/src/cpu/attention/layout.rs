@@ -95,7 +95,6 @@ impl Layout {
     }
 
     /// All queries in order, each sequence a block.
-    #[cfg(amx)]
     pub(super) fn whole_sequences(&self) -> impl Iterator<Item = (Sequence, QueryBlock)> {
         self.sequences.iter().map(|sequence| {
             let block = QueryBlock { tokens: sequence.q.clone(), position: sequence.offset() };
@@ -103,9 +102,15 @@ impl Layout {
         })
     }
 
+    /// Whether gradients are made in one pass, each task with one head of k and v of a sequence: keys that no other
+    /// sequence reads, and enough of both for the threads.
+    pub(super) fn in_one_pass(&self) -> bool {
+        let tasks = self.sequences.len() * self.op.kv_heads;
+        self.one_after_the_other() && tasks >= 2 * rayon::current_num_threads()
+    }
+
     /// Whether all sequences have queries, and their keys follow one another from the first on.
-    #[cfg(amx)]
-    pub(super) fn one_after_the_other(&self) -> bool {
+    fn one_after_the_other(&self) -> bool {
         let ends = std::iter::once(0).chain(self.sequences.iter().map(|sequence| sequence.k.end));
         let follows = |(end, sequence): (usize, &Sequence)| sequence.k.start == end;
         ends.zip(&self.sequences).all(follows) && self.sequences.iter().all(|x| !x.q.is_empty())
@@ -123,6 +128,19 @@ impl Layout {
             tiles(rows, width, 0..width, block.tokens.len(), width / self.op.kv_heads)
         });
         tiles.collect()
+    }
+
+    /// An output `[k_tokens, width]` by sequence, then by key head, where sequences are
+    /// [one after the other](Self::one_after_the_other). Zeros go to rows that are of none.
+    pub(super) fn key_tiles<'a>(&self, mut output: FloatMut<'a>) -> Vec<Tile<'a>> {
+        let (width, d) = (self.k_width(), self.op.head_dim);
+        let lens = self.sequences.iter().map(|sequence| sequence.k.len() * width);
+        let own = output.split_off_front(lens.clone().sum());
+        let unused = vec![0.0; output.len()];
+        output.put(&unused);
+        let rows = own.split(lens).into_iter().zip(&self.sequences);
+        rows.flat_map(|(rows, sequence)| tiles(rows, width, 0..width, sequence.k.len(), d))
+            .collect()
     }
 
     /// The queries `tokens` of a sequence, cut into blocks.

@@ -87,9 +87,7 @@ impl<'a> Backward<'a> {
         dk: FloatMut<'_>,
         dv: FloatMut<'_>,
     ) {
-        let layout = self.layout;
-        let tasks = layout.sequences.len() * layout.op.kv_heads;
-        if layout.one_after_the_other() && tasks >= 2 * rayon::current_num_threads() {
+        if self.layout.in_one_pass() {
             self.in_one_pass(dq, dk, dv);
         } else {
             self.query_gradient(dq);
@@ -101,17 +99,9 @@ impl<'a> Backward<'a> {
     fn in_one_pass(&self, dq: FloatMut<'_>, dk: FloatMut<'_>, dv: FloatMut<'_>) {
         let layout = self.layout;
         let Attention { kv_heads, head_dim: d, .. } = layout.op;
-        let width = layout.k_width();
         let whole: Vec<_> = layout.whole_sequences().collect();
         let dq = layout.query_tiles(dq, layout.q_width(), &whole).into_iter();
-        let [dk, dv] = [dk, dv].map(|mut x| {
-            let lens = layout.sequences.iter().map(|sequence| sequence.k.len() * width);
-            let own = x.split_off_front(lens.clone().sum());
-            let unused = vec![0.0; x.len()];
-            x.put(&unused);
-            let rows = own.split(lens).into_iter().zip(&layout.sequences);
-            rows.flat_map(|(rows, sequence)| tiles(rows, width, 0..width, sequence.k.len(), d))
-        });
+        let [dk, dv] = [dk, dv].map(|x| layout.key_tiles(x).into_iter());
         team::for_each(dq.zip(dk.zip(dv)).enumerate(), |(task, (dq, (mut dk, mut dv)))| {
             let (sequence, kv_head) = (&layout.sequences[task / kv_heads], task % kv_heads);
             SCRATCH.with_borrow_mut(|scratch| {
