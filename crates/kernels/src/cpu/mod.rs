@@ -106,7 +106,8 @@ impl Backend for Cpu {
     type HostCopy = std::convert::Infallible;
 
     fn activations(&self) -> DType {
-        if level::has_amx() { DType::Bf16 } else { DType::F32 }
+        let in_bf16 = level::has_amx() || fma::int16::available();
+        if in_bf16 { DType::Bf16 } else { DType::F32 }
     }
 
     fn memory(&self) -> MemoryUsage {

@@ -263,7 +263,7 @@ pub enum Scheduler {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// `bf16` on a card and on a processor with a matrix unit (AMX), `f32` on others.
+    /// `bf16` on a card and on processors with AMX or with AVX2 alone, `f32` on others, AVX-512 among them: what is faster.
     #[default]
     Auto,
     /// 32-bit floats.

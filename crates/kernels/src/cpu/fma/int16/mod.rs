@@ -35,7 +35,7 @@ mod rows;
 pub(super) use self::kernel::strips;
 pub(super) use self::panel::Panel;
 pub(in crate::cpu) use self::panel::Space;
-pub(in crate::cpu) use self::rows::{MadeRows, OwnRows, Rows};
+pub(in crate::cpu) use self::rows::{MadeRows, OwnRows, Rows, available};
 
 use std::ops::Range;
 
@@ -97,7 +97,6 @@ mod tests {
     use half::bf16;
     use proptest::prelude::*;
 
-    use super::rows::available;
     use super::*;
     use crate::cpu::Cpu;
     use crate::cpu::fma::{FEW, Mat};

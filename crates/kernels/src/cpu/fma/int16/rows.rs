@@ -26,7 +26,7 @@ const ROWS: usize = 16;
 const COLLIDE: usize = 1024;
 
 /// Whether rows of bf16 are multiplied in integers.
-pub(super) fn available() -> bool {
+pub(in crate::cpu) fn available() -> bool {
     level() == CpuLevel::Avx2
 }
 
