@@ -247,7 +247,7 @@ pub(crate) fn in_integers<K: Backend>(dtype: DType, rows: usize) -> bool {
     dtype == DType::Bf16
         && match level::<K>() {
             Some(CpuLevel::Amx) => rows <= 4,
-            Some(CpuLevel::Avx2) => rows > 24,
+            Some(CpuLevel::Avx2) => rows <= 4 || rows > 24,
             _ => false,
         }
 }

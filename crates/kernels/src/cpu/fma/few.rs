@@ -1,6 +1,7 @@
 //! Products of few rows, as in generation: each weight is read once and meets all rows in registers.
 //!
-//! Rows of bf16 and 4-bit weights are multiplied in integers where there are tiles (`amx::integers`), others in f32.
+//! Rows of bf16 and 4-bit weights are multiplied in integers where there are tiles (`amx::integers`) and on AVX2 (`int16`),
+//! others in f32.
 
 #![allow(unsafe_code)]
 #![expect(
@@ -10,6 +11,8 @@
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use super::int16;
 use super::kernel::Kernels;
 use super::vector::Vector;
 #[cfg(amx)]
@@ -67,6 +70,19 @@ pub(in crate::cpu) fn multiply_few(
             let mut sums = [0.0; FEW_ROWS * OUTPUTS];
             let sums = &mut sums[..m * tile.cols];
             weight.multiply(&x, tile.col, absmax, sums);
+            finish(sums, &mut tile);
+        });
+        return true;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let (Runs::FourBit(weight), FloatRef::Bf16(values)) = (&weight, x)
+        && tiles.first().is_some_and(Tile::is_bf16)
+        && let Some(x) = int16::FewRows::new(values, m, k)
+    {
+        team::for_each_init(tiles, Vec::new, |absmax, mut tile| {
+            let mut sums = [0.0; FEW_ROWS * OUTPUTS];
+            let sums = &mut sums[..m * tile.cols];
+            int16::multiply_few(weight, &x, tile.col, absmax, sums);
             finish(sums, &mut tile);
         });
         return true;

@@ -11,6 +11,8 @@
 #![cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "nothing is multiplied there"))]
 
 #[cfg(target_arch = "x86_64")]
+mod few;
+#[cfg(target_arch = "x86_64")]
 mod kernel;
 #[cfg(not(target_arch = "x86_64"))]
 mod kernel {
@@ -32,6 +34,8 @@ mod kernel {
 mod panel;
 mod rows;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use self::few::{FewRows, multiply as multiply_few};
 pub(super) use self::kernel::strips;
 pub(super) use self::panel::Panel;
 pub(in crate::cpu) use self::panel::Space;

@@ -142,7 +142,7 @@ impl OwnRows {
     }
 }
 
-trait Widen: Copy {
+pub(super) trait Widen: Copy {
     fn widen(self) -> f32;
 }
 
@@ -169,15 +169,20 @@ fn set_rows<T: Widen>(values: &mut [i16], units: &mut [f32], shape: Shape, x: &[
     for ((values, units), x) in rows.zip(x.chunks(x.len() / m)) {
         let runs = values.as_chunks_mut::<RUN>().0.iter_mut().zip(units);
         for ((values, unit), x) in runs.zip(x.chunks(RUN)) {
-            finite &= set_run(values, unit, x);
+            finite &= set_run(values, unit, x, ELEMENT);
         }
     }
     finite
 }
 
-/// Whether all are finite.
+/// The largest becomes `parts`. Whether all are finite.
 #[inline(always)]
-fn set_run<T: Widen>(values: &mut [i16; RUN], unit: &mut f32, x: &[T]) -> bool {
+pub(super) fn set_run<T: Widen>(
+    values: &mut [i16; RUN],
+    unit: &mut f32,
+    x: &[T],
+    parts: f32,
+) -> bool {
     let mut wide = [0.0; RUN];
     match x.as_array::<RUN>() {
         Some(x) => wide.iter_mut().zip(x).for_each(|(wide, x)| *wide = x.widen()),
@@ -190,8 +195,8 @@ fn set_run<T: Widen>(values: &mut [i16; RUN], unit: &mut f32, x: &[T]) -> bool {
     }
     let finite = f32::from_bits(most).is_finite();
     let most = at_least(most);
-    *unit = most / ELEMENT;
-    let factor = ELEMENT / most;
+    *unit = most / parts;
+    let factor = parts / most;
     for (value, wide) in values.iter_mut().zip(wide) {
         *value = round(wide, factor);
     }
