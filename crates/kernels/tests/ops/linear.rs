@@ -454,7 +454,7 @@ pub(crate) fn check_adapter_precision<K: Backend>(k: &K, dtype: DType) {
 
     let (y, xa) = uploaded.forward(k, DType::Bf16);
     let (truth, _) = reference::linear(&operands.truth());
-    assert_rounded(k, "y", &y, &truth);
+    assert_rounded(k, "y", &y, &truth, 0.98);
 
     let mut dx = output(k, DType::Bf16, m * depth);
     let grads = LinearGrads { dx: Some(&mut dx), accumulate_dx: false, da: None, db: None };
@@ -463,17 +463,23 @@ pub(crate) fn check_adapter_precision<K: Backend>(k: &K, dtype: DType) {
     if has_matrix_unit::<K>() && dtype == DType::Bf16 {
         assert_close(k, "dx", &dx, &operands.naive_backward::<K>(&dy)[0], &truth);
     } else {
-        assert_rounded(k, "dx", &dx, &truth);
+        assert_rounded(k, "dx", &dx, &truth, 0.98);
     }
 }
 
-/// Nearly all elements are the truth rounded to bf16.
+/// At least a share of the elements are the truth rounded to bf16.
 #[track_caller]
-fn assert_rounded<K: Backend>(k: &K, what: &str, got: &K::Buffer, truth: &[f64]) {
+pub(crate) fn assert_rounded<K: Backend>(
+    k: &K,
+    what: &str,
+    got: &K::Buffer,
+    truth: &[f64],
+    least: f64,
+) {
     let right = rounded(DType::Bf16, truth.iter().map(|&x| x as f32).collect());
     let same = k.download(got).unwrap().iter().zip(&right).filter(|(x, y)| x == y).count();
     let share = same as f64 / right.len() as f64;
-    assert!(share >= 0.98, "{what}: {share} of the elements are the rounded truth");
+    assert!(share >= least, "{what}: {share} of the elements are the rounded truth");
 }
 
 /// Standard normal values around `mean`.

@@ -1,11 +1,12 @@
 //! Linears of one input.
 
+use std::any::TypeId;
 use std::iter;
 
 use kernels::ops::{LinearBackward, LinearInto};
-use kernels::{Backend, DType, Error, reference};
+use kernels::{Backend, Cpu, DType, Error, reference};
 
-use crate::linear::{Case, Operands, Stored, Uploaded, fp4, nf4};
+use crate::linear::{Case, Operands, Stored, Uploaded, assert_rounded, fp4, nf4};
 use crate::support::{Host, assert_close_product, rounded};
 
 /// Rows, depth, and linears that read them.
@@ -209,6 +210,28 @@ fn backward<K: Backend>(
     k.linears_backward(x, &mut of_each, dx_buffer, wanted.accumulate_dx).unwrap();
     drop(of_each);
     (dx, factors)
+}
+
+/// On a processor the gradient of the input is rounded when all linears have added to it, not after each.
+pub(crate) fn check_linears_backward_rounds_once<K: Backend>(k: &K, dtype: DType) {
+    if TypeId::of::<K>() != TypeId::of::<Cpu>() {
+        return;
+    }
+    let shape @ (m, n, depth) = (40, 64, 64);
+    let case = Case { shape, stored: Stored::Dense(DType::Bf16), bias: false, lora: None };
+    let operands = [0, 1, 2].map(|i| Operands::numbered(i, case, dtype));
+    let dys = [20, 21, 22].map(|seed| Host::normal(dtype, seed, m * n));
+    let before = Before { dx: Host::normal(DType::Bf16, 9, m * depth), factors: vec![None; 3] };
+    let linears: Vec<_> = operands.iter().map(|operands| operands.upload(k)).collect();
+    let wanted = Wanted { dx: true, accumulate_dx: false, factors: [false; 2] };
+    let (dx, _) = backward(k, &linears, (&dys, &before), dtype, wanted);
+    let mut truth = vec![0.0; m * depth];
+    for (operands, dy) in operands.iter().zip(&dys) {
+        let [dx, ..] = reference::linear_backward(&operands.truth(), &dy.f64);
+        truth.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
+    }
+    // Rounded after each it would be 0.64. Integers move some sums past the middle of two numbers.
+    assert_rounded(k, "dx", &dx, &truth, 0.85);
 }
 
 /// The sum over all linears, each rounded on the way for the naive one.

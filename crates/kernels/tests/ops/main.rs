@@ -42,7 +42,7 @@ macro_rules! checks {
                 rope::check_rope,
                 gated::check_gated, gated::check_gated_backward, gated::check_linear_of_gated_backward,
                 linear::check_linear, linear::check_linear_backward,
-                linear::check_tiled_linear, linears::check_linears, linears::check_linears_backward, linears::check_inputs_that_differ, linear::check_linear_of_identity, linear::check_ragged_linear, linear::check_linear_of_few_rows, linear::check_few_rows_round_alike, linear::check_linear_accumulates, linear::check_linear_rounds_once, linear::check_adapter_precision,
+                linear::check_tiled_linear, linears::check_linears, linears::check_linears_backward, linears::check_linears_backward_rounds_once, linears::check_inputs_that_differ, linear::check_linear_of_identity, linear::check_ragged_linear, linear::check_linear_of_few_rows, linear::check_few_rows_round_alike, linear::check_linear_accumulates, linear::check_linear_rounds_once, linear::check_adapter_precision,
                 attention::check_attention, attention::check_decode_attention, attention::check_decode_attention_of_nan, attention::check_attention_of_nan,
                 attention::check_attention_backward,
                 attention::check_shared_keys,

@@ -78,12 +78,18 @@ thread_local! {
     static EXTRA: RefCell<Vec<f32>> = RefCell::default();
 }
 
-/// `out [m, cols] = finish(x [m, depth] . right + low)`, where `finish` is given scratch, the sums of some
-/// rows and columns and the tile to store them to.
+/// `x [m, depth] . right + low`
+#[derive(Clone, Copy)]
+pub(in crate::cpu) struct Term<'a> {
+    pub(in crate::cpu) x: Left<'a>,
+    pub(in crate::cpu) right: Source<'a>,
+    pub(in crate::cpu) low: Option<LowRank<'a>>,
+}
+
+/// `out [m, cols] = finish(sum of terms)`, where `finish` is given scratch, the sums of some rows and columns and
+/// the tile to store them to.
 pub(in crate::cpu) fn multiply(
-    x: Left<'_>,
-    right: Source<'_>,
-    low: Option<LowRank<'_>>,
+    terms: &[Term<'_>],
     out: FloatMut<'_>,
     cols: usize,
     finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
@@ -94,7 +100,7 @@ pub(in crate::cpu) fn multiply(
     let m = out.len() / cols;
     let width = cols.div_ceil(cols.div_ceil(COLS)).next_multiple_of(64);
     let height = height(m, cols.div_ceil(width));
-    let product = Product { kernels: Kernels::get(), x, right, low, cols };
+    let product = Product { kernels: Kernels::get(), terms, cols };
     team::for_each(tiles(out, cols, 0..cols, height, width), |tile| {
         SCRATCH.with_borrow_mut(|scratch| {
             EXTRA.with_borrow_mut(|extra| {
@@ -119,9 +125,7 @@ fn height(m: usize, tasks_of_cols: usize) -> usize {
 
 struct Product<'a> {
     kernels: &'static Kernels,
-    x: Left<'a>,
-    right: Source<'a>,
-    low: Option<LowRank<'a>>,
+    terms: &'a [Term<'a>],
     /// Of the whole output.
     cols: usize,
 }
@@ -133,77 +137,55 @@ impl Product<'_> {
         tile: Tile<'_>,
         mut finish: impl FnMut(&mut [f32], &mut Tile<'_>),
     ) {
-        let Self { kernels, right, low, .. } = *self;
+        let Self { kernels, terms, .. } = *self;
         let Tile { row, rows, col, cols, .. } = tile;
         let Scratch { panel, int16, low_panel, left, sums, delta } = scratch;
-        let low = low.map(|low| {
-            let r = low.factor.rows;
-            let source = Source::of(&low.factor);
-            (low, Panel::fill(kernels, low_panel, source, col..col + cols, 0..r))
-        });
-        // Sums of several parts of the depth wait for each other.
-        let several = right.depth > DEPTH;
+        // Sums of several terms, or parts of the depth, wait for each other.
+        let several = terms.len() > 1 || terms.iter().any(|term| term.right.depth > DEPTH);
         let sums = sums.f32(if several { rows } else { BLOCK.min(rows) } * cols);
         let mut blocks = tile.split(BLOCK);
-        for part in parts(right.depth, DEPTH, RUN) {
-            let (cols_of_tile, depth) = (col..col + cols, part.clone());
-            let packed = match self.x {
-                Left::Floats { .. } => {
-                    Packed::Floats(Panel::fill(kernels, panel, right, cols_of_tile, depth))
-                }
-                Left::Int16(_) => {
-                    Packed::Int16(int16::Panel::fill(int16, right, cols_of_tile, depth))
-                }
-            };
-            for block in &mut blocks {
-                let first = if several { (block.row - row) * cols } else { 0 };
-                let values = &mut sums[first..][..block.rows * cols];
-                let mut out = Out { values, stride: cols, keep: part.start > 0 };
-                match (self.x, &packed) {
-                    (Left::Floats { values, mask }, Packed::Floats(panel)) => {
-                        let left = self.left((values, mask), block, &part, left);
-                        strips(kernels, left, panel.right(), &mut out, 1.0);
+        for (i, &Term { x, right, low }) in terms.iter().enumerate() {
+            let low = low.map(|low| {
+                let r = low.factor.rows;
+                let source = Source::of(&low.factor);
+                (low, Panel::fill(kernels, low_panel, source, col..col + cols, 0..r))
+            });
+            for part in parts(right.depth, DEPTH, RUN) {
+                let (cols_of_tile, depth) = (col..col + cols, part.clone());
+                let packed = match x {
+                    Left::Floats { .. } => {
+                        Packed::Floats(Panel::fill(kernels, panel, right, cols_of_tile, depth))
                     }
-                    (Left::Int16(rows), Packed::Int16(panel)) => {
-                        let rows_of_block = block.row..block.row + block.rows;
-                        int16::strips(rows, rows_of_block, part.start / RUN, *panel, &mut out);
+                    Left::Int16(_) => {
+                        Packed::Int16(int16::Panel::fill(int16, right, cols_of_tile, depth))
                     }
-                    _ => unreachable!("both sides are of one kind"),
-                }
-                if part.end == right.depth {
+                };
+                for block in &mut blocks {
+                    let first = if several { (block.row - row) * cols } else { 0 };
+                    let values = &mut sums[first..][..block.rows * cols];
+                    let mut out = Out { values, stride: cols, keep: i > 0 || part.start > 0 };
+                    match (x, &packed) {
+                        (Left::Floats { values, mask }, Packed::Floats(panel)) => {
+                            let x = (values, mask, right.depth);
+                            let left = self::left(x, block, &part, left);
+                            strips(kernels, left, panel.right(), &mut out, 1.0);
+                        }
+                        (Left::Int16(rows), Packed::Int16(panel)) => {
+                            let rows_of_block = block.row..block.row + block.rows;
+                            int16::strips(rows, rows_of_block, part.start / RUN, *panel, &mut out);
+                        }
+                        _ => unreachable!("both sides are of one kind"),
+                    }
+                    if part.end < right.depth {
+                        continue;
+                    }
                     if let Some((low, panel)) = low {
                         self.add_low(low, panel, block, out.values, delta);
                     }
-                    finish(out.values, block);
-                }
-            }
-        }
-    }
-
-    /// Part of the rows of a block.
-    fn left<'s>(
-        &'s self,
-        (x, mask): (FloatRef<'s>, Option<Mask>),
-        block: &Tile<'_>,
-        part: &Range<usize>,
-        scratch: &'s mut Lines,
-    ) -> Mat<'s> {
-        let (depth, len) = (self.right.depth, part.len());
-        let first = |row: usize| (block.row + row) * depth + part.start;
-        match (x, mask) {
-            (FloatRef::F32(x), None) if !depth.is_multiple_of(COLLIDE) => {
-                Mat::strided(&x[first(0).min(x.len())..], block.rows, len, depth)
-            }
-            (x, mask) => {
-                let stride = len.next_multiple_of(16) + 16;
-                let values = scratch.f32(block.rows * stride);
-                for (row, out) in values.chunks_exact_mut(stride).enumerate() {
-                    x.slice(first(row)..first(row) + len).widen_into(&mut out[..len]);
-                    if let Some(mask) = mask {
-                        mask.apply(first(row), &mut out[..len]);
+                    if i + 1 == terms.len() {
+                        finish(out.values, block);
                     }
                 }
-                Mat::strided(values, block.rows, len, stride)
             }
         }
     }
@@ -233,5 +215,32 @@ impl Product<'_> {
         simd!(for (sum, delta) in sums.iter_mut().zip(&*delta) {
             *sum += delta;
         });
+    }
+}
+
+/// Part of the rows `[m, depth]` of a block.
+fn left<'s>(
+    (x, mask, depth): (FloatRef<'s>, Option<Mask>, usize),
+    block: &Tile<'_>,
+    part: &Range<usize>,
+    scratch: &'s mut Lines,
+) -> Mat<'s> {
+    let len = part.len();
+    let first = |row: usize| (block.row + row) * depth + part.start;
+    match (x, mask) {
+        (FloatRef::F32(x), None) if !depth.is_multiple_of(COLLIDE) => {
+            Mat::strided(&x[first(0).min(x.len())..], block.rows, len, depth)
+        }
+        (x, mask) => {
+            let stride = len.next_multiple_of(16) + 16;
+            let values = scratch.f32(block.rows * stride);
+            for (row, out) in values.chunks_exact_mut(stride).enumerate() {
+                x.slice(first(row)..first(row) + len).widen_into(&mut out[..len]);
+                if let Some(mask) = mask {
+                    mask.apply(first(row), &mut out[..len]);
+                }
+            }
+            Mat::strided(values, block.rows, len, stride)
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::cpu::amx::{FactorGradients, Finish, Gradients, LinearGradients};
 use crate::cpu::buffer::CpuBuffer;
 use crate::cpu::check::Op;
 use crate::cpu::fma::int16::MadeRows;
-use crate::cpu::fma::{self, Left, Mat, Source, Stored, gemm};
+use crate::cpu::fma::{self, Left, Mat, Source, Term, gemm};
 use crate::cpu::gated;
 use crate::cpu::panel::Matrix;
 use crate::cpu::simd::simd;
@@ -170,7 +170,7 @@ impl<'a> Group<'a> {
         cpu: &Cpu,
         dtype: DType,
         mut dx: Option<FloatMut<'_>>,
-        mut accumulate: bool,
+        accumulate: bool,
     ) -> Result<Begun<'a>> {
         let Self { parts, linears } = self;
         let &Checked { m, k, .. } = &parts[0].checked;
@@ -185,7 +185,7 @@ impl<'a> Group<'a> {
             let finish = if accumulate { Finish::With(&add) } else { Finish::Store };
             on_tiles = gradients.input(cpu, dx, finish)?;
         }
-        let mut dx = dx.filter(|_| on_tiles.is_none());
+        let dx = dx.filter(|_| on_tiles.is_none());
         let mut rest = Vec::new();
         for (Part { checked, dy, .. }, linear) in parts.iter().zip(gradients.linears) {
             let LinearGradients { n, da, db, .. } = linear;
@@ -194,17 +194,11 @@ impl<'a> Group<'a> {
             if let Some(adapter) = adapter {
                 up_projection(adapter, *dy, n, &mut dyb);
             }
-            if let Some(dx) = &mut dx {
-                let low = adapter.map(|adapter| (adapter, &*dyb));
-                let made = in_integers(cpu, *dy, n)?;
-                let rows = made.as_ref().map(MadeRows::rows);
-                let dy = left_of(*dy, rows, checked.weight, dx);
-                input_gradient(checked, dy, low, dx.reborrow(), |scratch, out, tile| {
-                    store(accumulate, scratch, out, tile);
-                });
-                accumulate = true;
-            }
             rest.push((Outs { da, db }, dyb));
+        }
+        if let Some(dx) = dx {
+            let dyb = rest.iter().map(|(_, dyb)| &**dyb);
+            input_gradient(cpu, parts, dyb, dx, accumulate)?;
         }
         Ok(Begun { parts, wants_db, on_tiles, rest })
     }
@@ -257,8 +251,8 @@ fn store(accumulate: bool, scratch: &mut Vec<f32>, out: &mut [f32], tile: &mut T
 fn up_projection(adapter: &Adapter<'_>, dy: FloatRef<'_>, n: usize, dyb: &mut [f32]) {
     let r = adapter.r;
     let b = Mat::new(&adapter.b, n, r);
-    let out = FloatMut::F32(dyb);
-    fma::multiply(Left::new(dy), Source::of(&b), None, out, r, |_, out, tile| tile.store(out));
+    let term = Term { x: Left::new(dy), right: Source::of(&b), low: None };
+    fma::multiply(&[term], FloatMut::F32(dyb), r, |_, out, tile| tile.store(out));
 }
 
 /// `dB += scale * dY^T . xa`.
@@ -313,22 +307,31 @@ fn a_gradient(
     });
 }
 
-/// `dX = finish(dY . W + scale * mask(dyb . A))`.
-fn input_gradient(
-    checked: &Checked<'_>,
-    dy: Left<'_>,
-    lora: Option<(&Adapter<'_>, &[f32])>,
+/// `dX = [dX +]` the sum of `dY . W + scale * mask(dyb . A)`, rounded once.
+fn input_gradient<'a>(
+    cpu: &Cpu,
+    parts: &'a [Part<'a>],
+    dyb: impl Iterator<Item = &'a [f32]>,
     dx: FloatMut<'_>,
-    finish: impl Fn(&mut Vec<f32>, &mut [f32], &mut Tile<'_>) + Sync,
-) {
-    let &Checked { n, k, .. } = checked;
-    let weight = Stored::new(checked.weight, n, k);
-    let right = Source { rows: &weight, transposed: false, depth: n };
-    let low = lora.map(|(adapter, dyb)| fma::LowRank {
-        mask: adapter.mask,
-        ..adapter.low(dyb, Mat::new(&adapter.a, adapter.r, k))
+    accumulate: bool,
+) -> Result<()> {
+    let k = parts[0].checked.k;
+    let mut made = Vec::new();
+    for Part { checked, dy, .. } in parts {
+        made.push((in_integers(cpu, *dy, checked.n)?, checked.stored()));
+    }
+    let terms = parts.iter().zip(&made).zip(dyb).map(|((part, (made, weight)), dyb)| {
+        let Part { checked, dy, .. } = part;
+        let low = checked.lora.as_ref().map(|adapter| fma::LowRank {
+            mask: adapter.mask,
+            ..adapter.low(dyb, Mat::new(&adapter.a, adapter.r, k))
+        });
+        let x = left_of(*dy, made.as_ref().map(MadeRows::rows), checked.weight, &dx);
+        Term { x, right: Source { rows: weight, transposed: false, depth: checked.n }, low }
     });
-    fma::multiply(dy, right, low, dx, k, finish);
+    let terms: Vec<Term<'_>> = terms.collect();
+    fma::multiply(&terms, dx, k, |scratch, out, tile| store(accumulate, scratch, out, tile));
+    Ok(())
 }
 
 fn add_assign(out: &mut [f32], x: &[f32]) {

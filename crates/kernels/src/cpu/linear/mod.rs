@@ -14,7 +14,7 @@ use super::buffer::CpuBuffer;
 use super::check::Op;
 use super::dropout::Mask;
 use super::fma::int16::{self, MadeRows};
-use super::fma::{self, Left, Mat, Source, Stored};
+use super::fma::{self, Left, Mat, Source, Stored, Term};
 use super::level::has_amx;
 use super::simd::simd;
 use super::team;
@@ -91,6 +91,11 @@ impl Checked<'_> {
     /// Of the adapter, 0 without.
     fn rank(&self) -> usize {
         self.lora.as_ref().map_or(0, |adapter| adapter.r)
+    }
+
+    /// The weight, as panels are filled from it.
+    fn stored(&self) -> Stored<'_> {
+        Stored::new(self.weight, self.n, self.k)
     }
 
     fn mask(&self) -> Option<Mask> {
@@ -249,10 +254,10 @@ fn forward_alone(
         return Ok(());
     }
     let left = left_of(x, integers, weight, y);
-    let weight = Stored::new(weight, n, k);
+    let weight = checked.stored();
     let right = Source { rows: &weight, transposed: true, depth: k };
     let low = lora.map(|(adapter, xa)| adapter.low(xa, Mat::new(&adapter.b, n, adapter.r).t()));
-    fma::multiply(left, right, low, y.reborrow(), n, |_, out, tile| {
+    fma::multiply(&[Term { x: left, right, low }], y.reborrow(), n, |_, out, tile| {
         finish(bias, out, tile);
     });
     Ok(())
@@ -310,7 +315,8 @@ fn down_projection(
         return Ok(());
     }
     let a = Mat::new(&adapter.a, r, k).t();
-    let left = Left::Floats { values: x, mask: adapter.mask };
-    fma::multiply(left, Source::of(&a), None, FloatMut::F32(xa), r, |_, out, tile| tile.store(out));
+    let x = Left::Floats { values: x, mask: adapter.mask };
+    let term = Term { x, right: Source::of(&a), low: None };
+    fma::multiply(&[term], FloatMut::F32(xa), r, |_, out, tile| tile.store(out));
     Ok(())
 }
