@@ -85,10 +85,9 @@ fn check_above<K: Backend>(
     let (w, quantized) = stored.weight(vocab, hidden);
     let labels = labels(tokens, vocab);
     let grad_scale = 0.37;
-    let trained = labels.iter().filter(|label| **label != IGNORE).count();
-    let in_integers = trained > 24
-        && in_integers::<K>(x.dtype, trained)
-        && !matches!(stored, Stored::Dense(DType::F32));
+    // However few the tokens, they are not multiplied one by one.
+    let in_integers =
+        in_integers::<K>(x.dtype, tokens.max(5)) && !matches!(stored, Stored::Dense(DType::F32));
     let [x_parts, w_parts] = [(x, 4096.0), (&w, 8064.0)].map(|(values, parts)| {
         if in_integers { in_parts(&values.f32, hidden, parts) } else { values.f32.clone() }
     });

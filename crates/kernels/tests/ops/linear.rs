@@ -247,7 +247,7 @@ pub(crate) fn in_integers<K: Backend>(dtype: DType, rows: usize) -> bool {
     dtype == DType::Bf16
         && match level::<K>() {
             Some(CpuLevel::Amx) => rows <= 4,
-            Some(CpuLevel::Avx2) => rows <= 4 || rows > 24,
+            Some(CpuLevel::Avx2) => true,
             _ => false,
         }
 }
@@ -337,14 +337,13 @@ pub(crate) fn check_few_rows_round_alike<K: Backend>(k: &K, dtype: DType) {
         k.download(&y).unwrap()
     };
     let rows = || (1..=9).chain([100]).rev();
-    let most = rows().find(|&m| !in_integers::<K>(dtype, m)).expect("not all are in integers");
-    let alike = difference(most);
+    let alike = rows().find(|&m| !in_integers::<K>(dtype, m)).map(difference);
     let w = Operands::new(case(1), dtype).w.f32;
     let largest = w.iter().fold(0.0, |a: f32, x| a.max(x.abs()));
     for m in rows() {
         let y = difference(m);
         if !in_integers::<K>(dtype, m) {
-            assert!(y == alike[..m * n], "{m} rows");
+            assert!(y == alike.as_ref().expect("these, or more")[..m * n], "{m} rows");
             continue;
         }
         for (i, y) in y.iter().enumerate() {

@@ -191,7 +191,7 @@ pub(super) fn forward(cpu: &Cpu, x: &CpuBuffer, linears: &mut [LinearInto<'_, Cp
     for parts in parts.chunks_mut(together) {
         let few = parts.iter().any(|part| m <= fma::few_rows(x, part.checked.weight));
         if few || !forward_on_tiles(cpu, x, parts)? {
-            let made = in_integers(cpu, x, k)?;
+            let made = if few { None } else { in_integers(cpu, x, k)? };
             let rows = made.as_ref().map(MadeRows::rows);
             parts.iter_mut().try_for_each(|part| forward_alone(cpu, x, rows, part))?;
         }

@@ -103,13 +103,13 @@ mod tests {
 
     use super::*;
     use crate::cpu::Cpu;
-    use crate::cpu::fma::{FEW, Mat};
+    use crate::cpu::fma::Mat;
     use crate::cpu::view::FloatRef;
 
     proptest! {
         #[test]
         fn products_of_any_shape_are_within_their_parts(
-            (m, n, depth) in (FEW + 1..50, 1..70_usize, 1..200_usize),
+            (m, n, depth) in (1..50_usize, 1..70_usize, 1..200_usize),
             transposed in any::<bool>(),
             seed in 0..1000_usize,
         ) {

@@ -11,7 +11,6 @@ use half::bf16;
 
 use super::{ELEMENT, at_least, round};
 use crate::Result;
-use crate::cpu::fma::FEW;
 use crate::cpu::four_bit::RUN;
 use crate::cpu::level::{CpuLevel, level};
 use crate::cpu::lines::Lines;
@@ -92,9 +91,9 @@ pub(in crate::cpu) struct MadeRows {
 }
 
 impl MadeRows {
-    /// Nothing unless products in integers are available, rows are not few, and all are finite.
+    /// Nothing unless products in integers are available and all elements are finite.
     pub(in crate::cpu) fn new(cpu: &Cpu, x: FloatRef<'_>, depth: usize) -> Result<Option<Self>> {
-        if !available() || depth == 0 || x.len() <= FEW * depth {
+        if !available() || depth == 0 {
             return Ok(None);
         }
         let shape = Shape::new(x.len() / depth, depth);
