@@ -126,7 +126,7 @@ impl<'a> Tile<'a> {
     }
 
     /// Whether it is of bf16.
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(amx)]
     pub(super) const fn is_bf16(&self) -> bool {
         matches!(self.first, First::Bf16(_))
     }

@@ -58,45 +58,74 @@ pub(in crate::cpu) fn multiply_few(
         return false;
     }
     let Some(weight) = Runs::of(weight, n, k) else { return false };
-    let tiles = tiles(out.reborrow(), n, 0..n, m, OUTPUTS);
-    #[cfg(amx)]
-    if let (Runs::FourBit(weight), FloatRef::Bf16(values)) = (&weight, x)
-        && tiles.first().is_some_and(Tile::is_bf16)
-        && has_amx()
-        && let Some(x) = IntegerRows::new(values, m, k)
-    {
-        let weight = IntegerWeight::new(weight);
-        team::for_each_init(tiles, Vec::new, |absmax, mut tile| {
-            let mut sums = [0.0; FEW_ROWS * OUTPUTS];
-            let sums = &mut sums[..m * tile.cols];
-            weight.multiply(&x, tile.col, absmax, sums);
-            finish(sums, &mut tile);
-        });
-        return true;
-    }
-    #[cfg(target_arch = "x86_64")]
-    if let (Runs::FourBit(weight), FloatRef::Bf16(values)) = (&weight, x)
-        && tiles.first().is_some_and(Tile::is_bf16)
-        && let Some(x) = int16::FewRows::new(values, m, k)
-    {
-        team::for_each_init(tiles, Vec::new, |absmax, mut tile| {
-            let mut sums = [0.0; FEW_ROWS * OUTPUTS];
-            let sums = &mut sums[..m * tile.cols];
-            int16::multiply_few(weight, &x, tile.col, absmax, sums);
-            finish(sums, &mut tile);
-        });
-        return true;
-    }
+    let in_integers = match (&weight, x, &*out) {
+        (Runs::FourBit(weight), FloatRef::Bf16(x), FloatMut::Bf16(_)) => {
+            Meeting::in_integers(x, weight, m)
+        }
+        _ => None,
+    };
     let mut wide = Vec::new();
-    let x = x.slice(0..m * k).widen(&mut wide);
-    let kernels = Kernels::get();
-    team::for_each_init(tiles, Vec::new, |absmax, mut tile| {
-        let mut sums = [0.0; FEW_ROWS * OUTPUTS];
-        let sums = &mut sums[..m * tile.cols];
-        kernels.multiply_few(&weight, tile.col, (x, k), absmax, sums);
-        finish(sums, &mut tile);
+    let meeting = in_integers.unwrap_or_else(|| {
+        let x = x.slice(0..m * k).widen(&mut wide);
+        Meeting::Floats { x, k, weight: &weight }
     });
+    team::for_each_init(
+        tiles(out.reborrow(), n, 0..n, m, OUTPUTS),
+        Vec::new,
+        |absmax, mut tile| {
+            let mut sums = [0.0; FEW_ROWS * OUTPUTS];
+            let sums = &mut sums[..m * tile.cols];
+            meeting.multiply(tile.col, absmax, sums);
+            finish(sums, &mut tile);
+        },
+    );
     true
+}
+
+/// Few rows, and the weight that they meet.
+enum Meeting<'a> {
+    #[cfg(amx)]
+    IntegersOfAvx512(IntegerRows, IntegerWeight<'a>),
+    #[cfg(target_arch = "x86_64")]
+    IntegersOfAvx2(int16::FewRows, &'a FourBit<'a>),
+    Floats {
+        x: &'a [f32],
+        k: usize,
+        weight: &'a Runs<'a>,
+    },
+}
+
+impl<'a> Meeting<'a> {
+    /// Of rows `[m, k]`, if they are multiplied so.
+    #[cfg(target_arch = "x86_64")]
+    fn in_integers(x: &[bf16], weight: &'a FourBit<'a>, m: usize) -> Option<Self> {
+        #[cfg(amx)]
+        if has_amx() {
+            let x = IntegerRows::new(x, m, weight.k)?;
+            return Some(Self::IntegersOfAvx512(x, IntegerWeight::new(weight)));
+        }
+        Some(Self::IntegersOfAvx2(int16::FewRows::new(x, m, weight.k)?, weight))
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn in_integers(_: &[bf16], _: &'a FourBit<'a>, _: usize) -> Option<Self> {
+        None
+    }
+
+    /// `sums [m, outputs]`: products with as many outputs, from the `first` on. `absmax` is scratch.
+    fn multiply(&self, first: usize, absmax: &mut Vec<f32>, sums: &mut [f32]) {
+        match self {
+            #[cfg(amx)]
+            Self::IntegersOfAvx512(x, weight) => weight.multiply(x, first, absmax, sums),
+            #[cfg(target_arch = "x86_64")]
+            Self::IntegersOfAvx2(x, weight) => {
+                int16::multiply_few(weight, x, first, absmax, sums);
+            }
+            Self::Floats { x, k, weight } => {
+                Kernels::get().multiply_few(weight, first, (x, *k), absmax, sums);
+            }
+        }
+    }
 }
 
 /// A weight whose rows are made of runs.
@@ -150,45 +179,40 @@ unsafe fn multiply_by<V: Vector, const M: usize>(
 ) {
     let (outputs, runs) = (sums.len() / M, k / RUN);
     let range = first * runs..(first + outputs) * runs;
-    // SAFETY: by the caller's contract.
-    unsafe {
-        match weight {
-            Runs::FourBit(weight) => {
-                absmax.resize(range.len(), 0.0);
-                weight.absmax(range.start, absmax);
-                let codebook = weight.codebook();
-                let rows = weight.codes(range).chunks_exact(runs).zip(absmax.chunks_exact(runs));
-                for (col, (codes, absmax)) in rows.enumerate() {
+    // Closures would be compiled without the vectors that this is for.
+    macro_rules! rows {
+        ($rows:expr, |$run:pat_param| $ahead:expr, $values:expr, $scale:expr) => {
+            for (col, row) in $rows.enumerate() {
+                // SAFETY: by the caller's contract.
+                unsafe {
                     let mut dots = Dots::<V, M>::new(x, k);
-                    for (i, (codes, absmax)) in codes.iter().zip(absmax).enumerate() {
-                        prefetch::to_read_beyond(codes, AHEAD);
-                        dots.add(i, V::look_up(codes, codebook), *absmax);
+                    for (i, $run) in row.into_iter().enumerate() {
+                        prefetch::to_read_beyond($ahead, AHEAD);
+                        dots.add(i, $values, $scale);
                     }
                     dots.store(sums, outputs, col);
                 }
             }
-            Runs::Bf16(values) => {
-                let rows = values.as_chunks().0[range].chunks_exact(runs);
-                for (col, row) in rows.enumerate() {
-                    let mut dots = Dots::<V, M>::new(x, k);
-                    for (i, values) in row.iter().enumerate() {
-                        prefetch::to_read_beyond(values, AHEAD);
-                        dots.add(i, V::widen(values), 1.0);
-                    }
-                    dots.store(sums, outputs, col);
-                }
-            }
-            Runs::F32(values) => {
-                let rows = values.as_chunks().0[range].chunks_exact(runs);
-                for (col, row) in rows.enumerate() {
-                    let mut dots = Dots::<V, M>::new(x, k);
-                    for (i, values) in row.iter().enumerate() {
-                        prefetch::to_read_beyond(values, AHEAD);
-                        dots.add(i, V::load_run(values), 1.0);
-                    }
-                    dots.store(sums, outputs, col);
-                }
-            }
+        };
+    }
+    match weight {
+        Runs::FourBit(weight) => {
+            absmax.resize(range.len(), 0.0);
+            weight.absmax(range.start, absmax);
+            let codes = weight.codes(range).chunks_exact(runs);
+            let rows = codes
+                .zip(absmax.chunks_exact(runs))
+                .map(|(codes, absmax)| codes.iter().zip(absmax));
+            let codebook = weight.codebook();
+            rows!(rows, |(codes, absmax)| codes, V::look_up(codes, codebook), *absmax);
+        }
+        Runs::Bf16(values) => {
+            let rows = values.as_chunks().0[range].chunks_exact(runs);
+            rows!(rows, |values| values, V::widen(values), 1.0);
+        }
+        Runs::F32(values) => {
+            let rows = values.as_chunks().0[range].chunks_exact(runs);
+            rows!(rows, |values| values, V::load_run(values), 1.0);
         }
     }
 }

@@ -5,9 +5,9 @@
 
 use std::arch::x86_64::{
     __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_broadcastsi128_si256,
-    _mm256_castps256_ps128, _mm256_cvtepi32_ps, _mm256_extractf128_ps, _mm256_fmadd_ps,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi8, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_shuffle_epi8, _mm256_srli_epi16, _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
+    _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi8,
+    _mm256_set1_ps, _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_srli_epi16,
+    _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
 };
 use std::array;
 
@@ -15,6 +15,7 @@ use half::bf16;
 
 use super::WEIGHT;
 use super::rows::{available, set_run};
+use crate::cpu::fma::vector::Vector;
 use crate::cpu::four_bit::{Codebook, FourBit, RUN};
 use crate::cpu::prefetch;
 use crate::cpu::simd::simd;
@@ -136,11 +137,8 @@ fn dots<const M: usize>(
     }
     let mut dots = [0.0; M];
     for (dot, sum) in dots.iter_mut().zip(sums) {
-        let halves = [_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum)];
-        // SAFETY: both are 32 bytes of plain bits.
-        let [low, high]: [[f32; 4]; 2] = unsafe { std::mem::transmute(halves) };
-        let [a, b, c, d]: [f32; 4] = array::from_fn(|i| low[i] + high[i]);
-        *dot = (a + b) + (c + d);
+        // SAFETY: this is compiled for the instruction set.
+        *dot = unsafe { Vector::sum(sum) };
     }
     dots
 }
