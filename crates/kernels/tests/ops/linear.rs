@@ -242,12 +242,23 @@ fn has_matrix_unit<K: Backend>() -> bool {
     level::<K>() == Some(CpuLevel::Amx)
 }
 
+#[cfg(target_arch = "x86_64")]
+fn has_vnni() -> bool {
+    std::arch::is_x86_feature_detected!("avx512vnni")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+const fn has_vnni() -> bool {
+    false
+}
+
 /// Whether that many rows may be multiplied in integers, in which [`in_parts`] counts.
 pub(crate) fn in_integers<K: Backend>(dtype: DType, rows: usize) -> bool {
     dtype == DType::Bf16
         && match level::<K>() {
             Some(CpuLevel::Amx) => rows <= 4,
             Some(CpuLevel::Avx2) => true,
+            Some(CpuLevel::Avx512) => rows > 4 && has_vnni(),
             _ => false,
         }
 }

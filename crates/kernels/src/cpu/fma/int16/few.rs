@@ -14,9 +14,10 @@ use std::array;
 use half::bf16;
 
 use super::WEIGHT;
-use super::rows::{available, set_run};
+use super::rows::set_run;
 use crate::cpu::fma::vector::Vector;
 use crate::cpu::four_bit::{Codebook, FourBit, RUN};
+use crate::cpu::level::{CpuLevel, level};
 use crate::cpu::prefetch;
 use crate::cpu::simd::simd;
 
@@ -39,9 +40,9 @@ pub(in crate::cpu::fma) struct FewRows {
 }
 
 impl FewRows {
-    /// `k` is a multiple of 64. Nothing unless products in integers are available, and all elements finite.
+    /// `k` is a multiple of 64. Nothing on levels other than AVX2, or unless all elements are finite.
     pub(in crate::cpu::fma) fn new(x: &[bf16], m: usize, k: usize) -> Option<Self> {
-        if !available() {
+        if level() != CpuLevel::Avx2 {
             return None;
         }
         let mut rows =

@@ -1,12 +1,9 @@
-//! Products of bf16 in integers of 16 bits, where vectors of 8 are all there is: `vpmaddwd` multiplies twice as many of
-//! them as an FMA does of f32.
+//! Products of bf16 in integers of 16 bits, where there is no matrix unit: one instruction multiplies twice as many of them
+//! as an FMA does of f32.
 //!
 //! Of each 64 elements along the depth, those of a row count in parts of their largest, and so do those of a column
 //! of the right side. A sum over 64 products fits a word, so it is exact; sums of these are in f32, in the order of
 //! the depth. An element has 12 bits and a weight 13 below the largest, where bf16 has 8 of its own.
-//!
-//! Measured on one core of an EPYC that shows AVX2 (Zen 4): 133 GFLOP/s from warm caches with a strip of 5 or 6 rows, where
-//! FMAs make 90. A pair of `vpmaddwd` and `vpaddd` takes 0.63 ticks, an FMA 0.5.
 
 #![cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "nothing is multiplied there"))]
 
@@ -21,6 +18,10 @@ mod kernel {
     use super::{Panel, Rows};
     use crate::cpu::fma::strips::Out;
 
+    pub(super) const fn available() -> bool {
+        false
+    }
+
     pub(in crate::cpu::fma) fn strips(
         _: Rows<'_>,
         _: Range<usize>,
@@ -28,7 +29,7 @@ mod kernel {
         _: Panel<'_>,
         _: &mut Out<'_>,
     ) {
-        unreachable!("no rows are made where there is no AVX2")
+        unreachable!("no rows are made where there are no kernels")
     }
 }
 mod panel;
@@ -39,7 +40,7 @@ pub(super) use self::few::{FewRows, multiply as multiply_few};
 pub(super) use self::kernel::strips;
 pub(super) use self::panel::Panel;
 pub(in crate::cpu) use self::panel::Space;
-pub(in crate::cpu) use self::rows::{MadeRows, OwnRows, Rows, available};
+pub(in crate::cpu) use self::rows::{MadeRows, OwnRows, Rows};
 
 use std::ops::Range;
 
@@ -71,6 +72,11 @@ const fn round(x: f32, factor: f32) -> i16 {
     /// Where it is added, the last bit of a sum counts one, and the lowest are those of the other summand.
     const UNIT: f32 = 1.5 * (1 << 23) as f32;
     (x * factor + UNIT).to_bits() as i16
+}
+
+/// Whether rows of bf16 are multiplied in integers.
+pub(in crate::cpu) fn available() -> bool {
+    kernel::available()
 }
 
 /// `out [m, columns] = [out +] rows . right`, of some columns and some of the depth, which starts at a multiple of 64 and

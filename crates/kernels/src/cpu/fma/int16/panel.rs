@@ -59,13 +59,13 @@ impl<'a> Panel<'a> {
         Self { values, units, runs, cols: count }
     }
 
-    /// Integers of 16 columns from one on.
-    pub(super) fn values(&self, col: usize) -> &'a [i16] {
+    /// Integers from sliver to sliver, and those of slivers from a column on.
+    pub(super) fn slivers(&self, col: usize, count: usize) -> (usize, &'a [i16]) {
         let len = self.runs * RUN;
-        &self.values[col * len..][..WIDTH * len]
+        (WIDTH * len, &self.values[col * len..][..count * WIDTH * len])
     }
 
-    /// Units from run to run, and those of 16 columns from one on.
+    /// Units from run to run, and those of columns from one on.
     pub(super) fn units(&self, col: usize) -> (usize, &'a [f32]) {
         (self.cols.next_multiple_of(WIDTH), &self.units[col..])
     }

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::bf16;
 
-use super::{ELEMENT, at_least, round};
+use super::{ELEMENT, at_least, available, round};
 use crate::Result;
 use crate::cpu::four_bit::RUN;
-use crate::cpu::level::{CpuLevel, level};
 use crate::cpu::lines::Lines;
 use crate::cpu::simd::simd;
 use crate::cpu::team;
@@ -23,11 +22,6 @@ use crate::cpu::{Cpu, F32Scratch};
 const ROWS: usize = 16;
 /// Rows that lie a multiple of this many elements apart share a set of the L1 cache.
 const COLLIDE: usize = 1024;
-
-/// Whether rows of bf16 are multiplied in integers.
-pub(in crate::cpu) fn available() -> bool {
-    level() == CpuLevel::Avx2
-}
 
 /// Rows `[m, depth]`, filled up with zeros to whole runs.
 #[derive(Clone, Copy)]
