@@ -5,7 +5,8 @@
 //! it. Every output element is summed in the order of the depth, in parts of a fixed length, however the rest
 //! is cut: neither the number of threads nor the size of a task changes a bit.
 //!
-//! On AVX2, and on AVX-512 with VNNI, those of bf16 are in integers (`int16`); few rows meet the right side without a panel (`few`).
+//! On AVX2, and on AVX-512 with VNNI, those of bf16 are in integers (`int16`); few rows meet the right side without
+//! a panel (`few`).
 //!
 //! Measured apart, on one core of a shared Xeon with AVX-512 at the shapes of `SmolLM2-135M`: the micro-kernels reach
 //! 146 to 187 GFLOP/s on AVX-512 and 91 to 117 on AVX2, packing included; the `gemm` crate 151 to 181 on AVX-512. In

@@ -1,7 +1,8 @@
 //! Frozen linears of one input, with LoRA.
 //!
 //! Products are in f32 (`fma`), but where the processor has a matrix unit, it takes over those of bf16 and
-//! 4 bits (`amx`), and on AVX2, and AVX-512 with VNNI, those whose rows and results are bf16 are in integers (`fma::int16`).
+//! 4 bits (`amx`), and on AVX2, and AVX-512 with VNNI, those whose rows and results are bf16 are in integers
+//! (`fma::int16`).
 
 mod backward;
 

@@ -74,11 +74,6 @@ const fn round(x: f32, factor: f32) -> i16 {
     (x * factor + UNIT).to_bits() as i16
 }
 
-/// Whether rows of bf16 are multiplied in integers.
-pub(in crate::cpu) fn available() -> bool {
-    kernel::available()
-}
-
 /// `out [m, columns] = [out +] rows . right`, of some columns and some of the depth, which starts at a multiple of 64 and
 /// is all that the rows have; by this thread.
 pub(in crate::cpu) fn gemm(
@@ -107,6 +102,7 @@ mod tests {
     use half::bf16;
     use proptest::prelude::*;
 
+    use super::kernel::available;
     use super::*;
     use crate::cpu::Cpu;
     use crate::cpu::fma::Mat;

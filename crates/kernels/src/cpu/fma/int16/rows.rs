@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::bf16;
 
-use super::{ELEMENT, at_least, available, round};
+use super::kernel::available;
+use super::{ELEMENT, at_least, round};
 use crate::Result;
 use crate::cpu::four_bit::RUN;
 use crate::cpu::lines::Lines;

@@ -38,7 +38,7 @@ impl Kernels {
     }
 }
 
-/// Whether there are micro-kernels for this process's level.
+/// Whether rows of bf16 are multiplied in integers on this process's level.
 pub(super) fn available() -> bool {
     Kernels::get().is_some()
 }
