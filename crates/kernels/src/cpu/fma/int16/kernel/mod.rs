@@ -30,6 +30,7 @@ impl Kernels {
     /// Those for this process's level, if there are any.
     fn get() -> Option<&'static Self> {
         static KERNELS: LazyLock<Option<&Kernels>> = LazyLock::new(|| match level() {
+            CpuLevel::Avx2 if is_x86_feature_detected!("avxvnni") => Some(&ymm::VNNI_KERNELS),
             CpuLevel::Avx2 => Some(&ymm::KERNELS),
             CpuLevel::Avx512 if is_x86_feature_detected!("avx512vnni") => Some(&zmm::KERNELS),
             _ => None,
@@ -105,7 +106,7 @@ pub(in crate::cpu::fma) fn strips(
                 keep: out.keep,
             };
             if cols == slivers * WIDTH {
-                // SAFETY: the kernels are those of the process's level, which the processor has. The asserts above, and
+                // SAFETY: the kernels are of instructions that the processor has. The asserts above, and
                 // `slivers`, have all of the left side, the right side and its units readable, and hold the output to
                 // its slice, which is borrowed exclusively.
                 unsafe { (kernels.multiply)(count, slivers, operands) };

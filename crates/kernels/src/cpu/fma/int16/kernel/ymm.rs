@@ -3,6 +3,7 @@
 //! Measured on one core of an EPYC that shows AVX2 (Zen 4): 133 GFLOP/s from warm caches with a strip of 5 or 6 rows, where
 //! FMAs make 90. A pair of `vpmaddwd` and `vpaddd` takes 0.62 ticks, an FMA 0.5: additions that wait for products take time
 //! from them, in any order.
+//! AVX-VNNI has both in one instruction, two a tick on Alder Lake (uops.info); that has run on an emulator only.
 //!
 //! Rejected: integers shifted to start at zero, so that a sum of two products is less than 2^24 and its bits are a float
 //! that is as many times the least one. Additions of floats take no time from `vpmaddwd` on Zen 4, which makes 178 GFLOP/s
@@ -22,36 +23,39 @@ use crate::cpu::four_bit::RUN;
 /// Most rows: with two vectors of columns they take 12 registers for sums, two for the right side, and two for products.
 const ROWS: usize = 6;
 
-pub(super) const KERNELS: Kernels = Kernels { rows: ROWS, slivers: 1, multiply };
+pub(super) const KERNELS: Kernels = Kernels { rows: ROWS, slivers: 1, multiply: multiply::<false> };
+/// With AVX-VNNI.
+pub(super) const VNNI_KERNELS: Kernels =
+    Kernels { rows: ROWS, slivers: 1, multiply: multiply::<true> };
 
-/// Safety: as [`Kernels::multiply`].
+/// Safety: as [`Kernels::multiply`], and the processor has AVX-VNNI where that is used.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn multiply(rows: usize, _: usize, operands: Operands) {
+unsafe fn multiply<const VNNI: bool>(rows: usize, _: usize, operands: Operands) {
     // SAFETY: by the caller's contract.
     unsafe {
         match rows {
-            1 => multiply_rows::<1>(operands),
-            2 => multiply_rows::<2>(operands),
-            3 => multiply_rows::<3>(operands),
-            4 => multiply_rows::<4>(operands),
-            5 => multiply_rows::<5>(operands),
-            ROWS => multiply_rows::<ROWS>(operands),
+            1 => multiply_rows::<1, VNNI>(operands),
+            2 => multiply_rows::<2, VNNI>(operands),
+            3 => multiply_rows::<3, VNNI>(operands),
+            4 => multiply_rows::<4, VNNI>(operands),
+            5 => multiply_rows::<5, VNNI>(operands),
+            ROWS => multiply_rows::<ROWS, VNNI>(operands),
             _ => unreachable!("{rows} rows are more than a kernel has"),
         }
     }
 }
 
-/// Safety: as [`Kernels::multiply`].
+/// Safety: as [`multiply`].
 #[target_feature(enable = "avx2,fma")]
-unsafe fn multiply_rows<const R: usize>(operands: Operands) {
+unsafe fn multiply_rows<const R: usize, const VNNI: bool>(operands: Operands) {
     let Operands { runs, left, left_stride, right, out, out_stride, keep, .. } = operands;
     // SAFETY: by the caller's contract.
     unsafe {
         for run in 0..runs {
             let right_units = operands.right_units.add(run * operands.right_units_stride);
             let columns = [_mm256_loadu_ps(right_units), _mm256_loadu_ps(right_units.add(8))];
-            let sums =
-                run_sums::<R>(left.add(run * RUN), left_stride, right.add(run * RUN * WIDTH));
+            let (left, right) = (left.add(run * RUN), right.add(run * RUN * WIDTH));
+            let sums = run_sums::<R, VNNI>(left, left_stride, right);
             for (row, sums) in sums.into_iter().enumerate() {
                 let unit = *operands.left_units.add(row * operands.left_units_stride + run);
                 for (i, sum) in sums.into_iter().enumerate() {
@@ -66,10 +70,10 @@ unsafe fn multiply_rows<const R: usize>(operands: Operands) {
     }
 }
 
-/// Exact sums over a run. Safety: as [`Kernels::multiply`].
+/// Exact sums over a run. Safety: as [`multiply`].
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn run_sums<const R: usize>(
+unsafe fn run_sums<const R: usize, const VNNI: bool>(
     left: *const i16,
     left_stride: usize,
     mut right: *const i16,
@@ -90,7 +94,7 @@ unsafe fn run_sums<const R: usize>(
                         _mm256_loadu_si256(pairs.add(STEP / 2).cast()),
                     ];
                     for (sums, row) in sums.iter_mut().zip(rows) {
-                        add_products::<{ 4 * $step }>(sums, row, columns);
+                        add_products::<{ 4 * $step }, VNNI>(sums, row, columns);
                     }
                 )*};
             }
@@ -107,31 +111,47 @@ unsafe fn run_sums<const R: usize>(
 /// Adds products of the pair of a row that lies `BYTES` on. Left to itself the compiler loads and multiplies ahead until
 /// sums no longer fit the registers, at half the rate.
 ///
-/// Safety: the pair can be read.
+/// Safety: the pair can be read, and the processor has AVX-VNNI where that is used.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add_products<const BYTES: i32>(
+unsafe fn add_products<const BYTES: i32, const VNNI: bool>(
     [first, second]: &mut [__m256i; 2],
     row: *const i16,
     columns: [__m256i; 2],
 ) {
     // SAFETY: by the caller's contract.
     unsafe {
-        asm!(
-            "vpbroadcastd {x}, dword ptr [{row} + {bytes}]",
-            "vpmaddwd {product}, {x}, {a}",
-            "vpmaddwd {x}, {x}, {b}",
-            "vpaddd {first}, {first}, {product}",
-            "vpaddd {second}, {second}, {x}",
-            x = out(ymm_reg) _,
-            product = out(ymm_reg) _,
-            row = in(reg) row,
-            bytes = const BYTES,
-            a = in(ymm_reg) columns[0],
-            b = in(ymm_reg) columns[1],
-            first = inout(ymm_reg) *first,
-            second = inout(ymm_reg) *second,
-            options(pure, readonly, nostack, preserves_flags)
-        );
+        if VNNI {
+            asm!(
+                "vpbroadcastd {x}, dword ptr [{row} + {bytes}]",
+                "{{vex}} vpdpwssd {first}, {x}, {a}",
+                "{{vex}} vpdpwssd {second}, {x}, {b}",
+                x = out(ymm_reg) _,
+                row = in(reg) row,
+                bytes = const BYTES,
+                a = in(ymm_reg) columns[0],
+                b = in(ymm_reg) columns[1],
+                first = inout(ymm_reg) *first,
+                second = inout(ymm_reg) *second,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        } else {
+            asm!(
+                "vpbroadcastd {x}, dword ptr [{row} + {bytes}]",
+                "vpmaddwd {product}, {x}, {a}",
+                "vpmaddwd {x}, {x}, {b}",
+                "vpaddd {first}, {first}, {product}",
+                "vpaddd {second}, {second}, {x}",
+                x = out(ymm_reg) _,
+                product = out(ymm_reg) _,
+                row = in(reg) row,
+                bytes = const BYTES,
+                a = in(ymm_reg) columns[0],
+                b = in(ymm_reg) columns[1],
+                first = inout(ymm_reg) *first,
+                second = inout(ymm_reg) *second,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
     }
 }
