@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # As the whole suite is built.
+CUDA_HOME=$(scripts/setup-cuda.sh)
+export CUDA_HOME
 arguments=(test --quiet --workspace --features "real-model-tests,cuda" --test ops)
 cargo "${arguments[@]}" --no-run
 
