@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs a program in a small Linux on Bochs, an emulator of processors this machine may not have, at 50 to 400 million
-# instructions a second. The program has its libraries and QLORA_CPU there, no files else. Exits as it does, or with 124
+# Runs a program in a small Linux on Bochs, an emulator of processors this machine may not have; some 400 million simple
+# instructions take it a second. The program has its libraries and QLORA_CPU there, no files else. Exits as it does, or with 124
 # after EMULATED_SECONDS (600) altogether:
 #   export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="$PWD/scripts/emulated-cpu.sh sapphire_rapids"
 #   cargo test --release -p kernels --test ops -- --test-threads 1 cpu_bf16::check_linear
@@ -104,7 +104,7 @@ mkdir -p "$disk/isolinux"
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$disk/isolinux"
 ln "$cache/vmlinuz" "$disk/vmlinuz"
 (cd "$root" && find . | cpio --create --format=newc --quiet) > "$disk/initrd"
-# With FSRM (580) this kernel moves memory in an endless loop there, and with pages of five levels SMM panics.
+# With FSRM (580) this kernel does not come up there, and pages of five levels make SMM panic.
 cat > "$disk/isolinux/isolinux.cfg" << 'END'
 DEFAULT linux
 LABEL linux

@@ -3,7 +3,7 @@
 //! Measured on one core of an EPYC that shows AVX2 (Zen 4): 133 GFLOP/s from warm caches with a strip of 5 or 6 rows, where
 //! FMAs make 90. A pair of `vpmaddwd` and `vpaddd` takes 0.62 ticks, an FMA 0.5: additions that wait for products take time
 //! from them, in any order.
-//! AVX-VNNI has both in one instruction, two a tick on Alder Lake (uops.info); that has run on an emulator only.
+//! AVX-VNNI has both in one instruction, which has run on an emulator only and is not timed.
 //!
 //! Rejected: integers shifted to start at zero, so that a sum of two products is less than 2^24 and its bits are a float
 //! that is as many times the least one. Additions of floats take no time from `vpmaddwd` on Zen 4, which makes 178 GFLOP/s
