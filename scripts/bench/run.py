@@ -135,12 +135,18 @@ class Bench:
         self.add(table, name, f"of step {len(line['losses'])}", line["losses"][-1])
 
     def products(self):
+        table = "Products of bf16 activations with an NF4 weight, M x N x K, ms"
+
         def add(lines):
             for line in lines:
                 name = line.get("contender", "qlora-train") + (", r = 16" if line["adapter"] else "")
                 for product, field in [("forward", "forward_ms"), ("dX", "dx_ms")]:
-                    row = f"{product} {line['m']} x {line['n']} x {line['k']}"
-                    self.add("Products of bf16 activations with an NF4 weight, M x N x K, ms", row, name, line[field])
+                    m, n, k = (line[size] for size in "mnk")
+                    row, ms = f"{product} {m} x {n} x {k}", line[field]
+                    self.add(table, row, name, ms)
+                    if "flops_per_s_from_l1" in line and not line["adapter"]:
+                        share = 100 * 2 * m * n * k / (1e-3 * ms) / line["flops_per_s_from_l1"]
+                        self.add(table, row, "its rate, % of that from the L1 cache", share)
 
         example = self.binaries / "examples/cpu_linear"
         yield "products, ours", lambda: add(self.run([example, "--json", self.seconds, *self.shapes])[0])

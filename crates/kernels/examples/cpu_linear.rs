@@ -3,9 +3,9 @@
 //!     cargo run --release -p kernels --example cpu_linear [M,N,K]...
 //!     cargo run --release -p kernels --example cpu_linear -- --json SECONDS [M,N,K]...
 //!
-//! The first prints rates on the level of the processor that `QLORA_CPU` asks for, of f32 activations too. The
-//! second prints lines of JSON, with and without an adapter: medians of SECONDS of each product, at least three
-//! runs.
+//! The first prints rates on the level of the processor that `QLORA_CPU` asks for, of f32 activations too, and in
+//! brackets their share of the rate from the L1 cache. The second prints lines of JSON, with and without an adapter:
+//! medians of SECONDS of each product, at least three runs, and that rate as it was between them.
 
 use std::env;
 use std::time::Instant;
@@ -53,13 +53,17 @@ fn parse(shapes: &[String]) -> Vec<[usize; 3]> {
 fn print_rates(shapes: &[[usize; 3]]) {
     let level = CpuLevel::of_process().expect("QLORA_CPU names a level of this processor");
     println!("{level}; TFLOP/s");
-    println!("{:>16} {:>5} {:>8} {:>8}", "M,N,K", "", "forward", "dX");
+    println!("{:>16} {:>5} {:>14} {:>14}", "M,N,K", "", "forward", "dX");
     for &[m, n, k] in shapes {
         for dtype in [DType::Bf16, DType::F32] {
-            let [forward, dx] = Case::new([m, n, k], dtype).fastest();
-            let rate = |seconds: f64| 2e-12 * (m * n * k) as f64 / seconds;
+            let case = Case::new([m, n, k], dtype);
+            let from_l1 = case.cpu.multiplication_rate(dtype);
+            let [forward, dx] = case.fastest().map(|seconds| {
+                let rate = 2.0 * (m * n * k) as f64 / seconds;
+                format!("{:8.3} ({:2.0} %)", 1e-12 * rate, 100.0 * rate / from_l1)
+            });
             let shape = format!("{m},{n},{k}");
-            println!("{shape:>16} {dtype:>5} {:8.3} {:8.3}", rate(forward), rate(dx));
+            println!("{shape:>16} {dtype:>5} {forward} {dx}");
         }
     }
 }
@@ -68,9 +72,11 @@ fn print_medians(case: &Case, adapter: bool, seconds: f64) {
     let [m, n, k] = case.shape;
     let mut products = Products::new(case, adapter);
     let forward = median(seconds, || products.forward(&case.cpu));
+    let from_l1 = case.cpu.multiplication_rate(case.dtype);
     let backward = median(seconds, || products.backward(&case.cpu));
     let line = json!({
         "m": m, "n": n, "k": k, "adapter": adapter, "forward_ms": 1e3 * forward, "dx_ms": 1e3 * backward,
+        "flops_per_s_from_l1": from_l1,
     });
     println!("{line}");
 }

@@ -20,6 +20,7 @@ mod lines;
 mod optimizer;
 mod panel;
 mod prefetch;
+mod rate;
 mod reduce;
 mod rms_norm;
 mod rope;

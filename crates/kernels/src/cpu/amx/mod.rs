@@ -61,6 +61,8 @@ mod overlap;
 #[cfg(amx)]
 mod product;
 #[cfg(amx)]
+mod rate;
+#[cfg(amx)]
 mod rows;
 #[cfg(amx)]
 mod scores;
@@ -91,6 +93,7 @@ pub(super) use self::{
     head::Head,
     integers::{IntegerRows, IntegerWeight},
     overlap::Place,
+    rate::multiply_from_l1,
     scores::Scores,
     small::{Out, Panel, Values, gather_rows, product, product_of_parts, transpose},
     softmax::{Running, Strip, online_softmax, rescale},

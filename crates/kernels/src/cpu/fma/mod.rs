@@ -74,6 +74,24 @@ pub(super) fn gemm(out: &mut [f32], accumulate: bool, alpha: f32, a: Mat<'_>, b:
     }
 }
 
+/// Multiplies rows and a panel that stay in the L1 cache, so many times: floating-point operations.
+pub(super) fn multiply_from_l1(times: usize) -> usize {
+    const DEPTH: usize = 96;
+    let kernels = Kernels::get();
+    let (m, n) = (2 * kernels.rows, kernels.vectors * kernels.lanes);
+    let (values, mut sums) = (vec![1.0; DEPTH * m.max(n)], vec![0.0; m * n]);
+    let right = Mat::new(&values[..DEPTH * n], DEPTH, n);
+    PANEL.with_borrow_mut(|lines| {
+        let panel = Panel::fill(kernels, lines, Source::of(&right), 0..n, 0..DEPTH).right();
+        for _ in 0..times {
+            let mut out = Out { values: &mut sums, stride: n, keep: true };
+            strips(kernels, Mat::new(&values[..m * DEPTH], m, DEPTH), panel, &mut out, 1.0);
+        }
+    });
+    assert_eq!(sums, vec![(times * DEPTH) as f32; m * n]);
+    2 * m * n * DEPTH * times
+}
+
 /// About equal ranges of at most `most`, whose starts are multiples of `unit`; an empty one of nothing.
 fn parts(len: usize, most: usize, unit: usize) -> impl Iterator<Item = Range<usize>> {
     let step = len.div_ceil(len.div_ceil(most).max(1)).next_multiple_of(unit).max(1);

@@ -18,7 +18,7 @@ mod kernel {
     use super::{Panel, Rows};
     use crate::cpu::fma::strips::Out;
 
-    pub(super) const fn available() -> bool {
+    pub(in crate::cpu) const fn available() -> bool {
         false
     }
 
@@ -37,6 +37,7 @@ mod rows;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use self::few::{FewRows, multiply as multiply_few};
+pub(in crate::cpu) use self::kernel::available;
 pub(super) use self::kernel::strips;
 pub(super) use self::panel::Panel;
 pub(in crate::cpu) use self::panel::Space;
@@ -46,7 +47,7 @@ use std::ops::Range;
 
 use super::panel::Source;
 use super::strips::Out;
-use super::{DEPTH, parts};
+use super::{DEPTH, Mat, parts};
 use crate::cpu::four_bit::RUN;
 
 /// Most columns that are multiplied by at a time by one thread.
@@ -97,15 +98,31 @@ pub(in crate::cpu) fn gemm(
     }
 }
 
+/// Multiplies rows and a panel that stay in the L1 cache, so many times: floating-point operations that these stand for.
+pub(in crate::cpu) fn multiply_from_l1(times: usize) -> usize {
+    const M: usize = 24;
+    const N: usize = 32;
+    const DEPTH: usize = 3 * RUN;
+    let (values, mut sums) = (vec![1.0; DEPTH * N], vec![0.0; M * N]);
+    let (mut rows, mut space) = (OwnRows::default(), Space::default());
+    let rows = rows.set(&values[..M * DEPTH], DEPTH);
+    let right = Mat::new(&values, DEPTH, N);
+    let panel = Panel::fill(&mut space, Source::of(&right), 0..N, 0..DEPTH);
+    for _ in 0..times {
+        strips(rows, 0..M, 0, panel, &mut Out { values: &mut sums, stride: N, keep: true });
+    }
+    let sum = (times * DEPTH) as f32;
+    assert!(sums.iter().all(|got| (got - sum).abs() < 1e-3 * sum));
+    2 * M * N * DEPTH * times
+}
+
 #[cfg(test)]
 mod tests {
     use half::bf16;
     use proptest::prelude::*;
 
-    use super::kernel::available;
     use super::*;
     use crate::cpu::Cpu;
-    use crate::cpu::fma::Mat;
     use crate::cpu::view::FloatRef;
 
     proptest! {

@@ -40,7 +40,7 @@ impl Kernels {
 }
 
 /// Whether rows of bf16 are multiplied in integers on this process's level.
-pub(super) fn available() -> bool {
+pub(in crate::cpu) fn available() -> bool {
     Kernels::get().is_some()
 }
 
