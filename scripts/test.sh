@@ -35,5 +35,6 @@ fi
 
 # The other architecture that vectors are written for, where its standard library is there.
 if rustup target list --installed 2>/dev/null | grep -qx aarch64-unknown-linux-gnu; then
-    cargo check --quiet -p kernels --target aarch64-unknown-linux-gnu
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-D warnings" \
+        cargo check --quiet -p kernels --target aarch64-unknown-linux-gnu
 fi

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::level::{CpuLevel, level};
-use super::{Cpu, amx, fma};
+use super::{Cpu, fma};
+#[cfg(amx)]
+use super::{amx, level};
 use crate::DType;
 
 /// How long each thread multiplies.
@@ -12,9 +13,9 @@ const TIME: Duration = Duration::from_millis(200);
 const TIMES: usize = 2000;
 
 impl Cpu {
-    /// How many floating-point operations a second all threads of the current pool make together of rows of this type and
-    /// a weight, in the loops of this process's level that its products run in, with both operands in the L1 cache:
-    /// the most that was seen in a fifth of a second. Those in integers count as what they stand for.
+    /// How many floating-point operations a second all threads of the current pool make together of rows of this
+    /// type and a weight, in the loops of this process's level that its products run in, with both operands in the
+    /// L1 cache: the most that was seen in a fifth of a second. Those in integers count as what they stand for.
     pub fn multiplication_rate(&self, dtype: DType) -> f64 {
         let rates = rayon::broadcast(|_| {
             let (start, mut most) = (Instant::now(), 0.0_f64);
@@ -32,11 +33,14 @@ impl Cpu {
 /// Floating-point operations that were made.
 fn multiply(dtype: DType, times: usize) -> usize {
     let of_bf16 = dtype == DType::Bf16;
-    match level() {
-        #[cfg(amx)]
-        CpuLevel::Amx if of_bf16 => amx::multiply_from_l1(times),
-        _ if of_bf16 && fma::int16::available() => fma::int16::multiply_from_l1(times),
-        _ => fma::multiply_from_l1(times),
+    #[cfg(amx)]
+    if of_bf16 && level::level() == level::CpuLevel::Amx {
+        return amx::multiply_from_l1(times);
+    }
+    if of_bf16 && fma::int16::available() {
+        fma::int16::multiply_from_l1(times)
+    } else {
+        fma::multiply_from_l1(times)
     }
 }
 
