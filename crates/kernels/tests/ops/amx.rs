@@ -5,7 +5,8 @@ use std::fs;
 
 use kernels::{Backend, Cpu, CpuLevel, DType};
 
-use crate::linear::{self, Case, Stored, fp4, nf4};
+use crate::linear;
+use crate::operands::{Case, Operands, Stored, fp4, nf4};
 use crate::support::Host;
 use crate::{attention, child, results};
 
@@ -56,8 +57,8 @@ fn few_rows_of_any_size() {
     let cpu = Cpu::new();
     for (m, k) in [(1, 64), (2, 192), (3, 576), (4, 4_160), (1, 4_160)] {
         let case = Case { shape: (m, 70, k), stored: nf4(64, true), bias: false, lora: None };
-        let mut operands = linear::Operands::new(case, DType::Bf16);
-        let y = |operands: &linear::Operands| {
+        let mut operands = Operands::new(case, DType::Bf16);
+        let y = |operands: &Operands| {
             cpu.download(&operands.upload(&cpu).forward(&cpu, DType::Bf16).0).unwrap()
         };
         let uneven = |i: usize, x: f32| x * [1.0, 1e-3, 1e3, 1e-9, 0.0][i / 128 % 5];
@@ -81,7 +82,7 @@ fn few_rows_of_nan() {
     let cpu = Cpu::new();
     for bad in [f32::NAN, f32::INFINITY] {
         let case = Case { shape: (3, 70, 576), stored: nf4(64, true), bias: false, lora: None };
-        let mut operands = linear::Operands::new(case, DType::Bf16);
+        let mut operands = Operands::new(case, DType::Bf16);
         operands.x = map(&operands.x, |i, x| if i == 576 + 300 { bad } else { x });
         let y = cpu.download(&operands.upload(&cpu).forward(&cpu, DType::Bf16).0).unwrap();
         for (i, y) in y.into_iter().enumerate() {

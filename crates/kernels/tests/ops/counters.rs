@@ -5,7 +5,7 @@ use kernels::ops::LinearGrads;
 use kernels::{Backend, DType};
 use serde_json::Value;
 
-use crate::linear::{self, nf4};
+use crate::operands::{Case, Operands, nf4};
 use crate::support::{Host, output};
 use crate::{attention, child, linears};
 
@@ -41,8 +41,8 @@ fn products(rank: Option<usize>) {
     let (m, columns, depth) = SHAPE;
     let upload = |shape| {
         let lora = rank.map(|r| (r, 0.0));
-        let case = linear::Case { shape, stored: nf4(64, true), bias: false, lora };
-        linear::Operands::new(case, dtype).upload(k)
+        let case = Case { shape, stored: nf4(64, true), bias: false, lora };
+        Operands::new(case, dtype).upload(k)
     };
     upload((m, columns, depth)).forward(k, dtype);
     let backward = upload((m, depth, columns));
@@ -94,7 +94,7 @@ fn linears_of_one_input_are_one_launch() {
         let k = &crate::cuda();
         let case = |n| {
             let shape = (m, n, depth);
-            linear::Case { shape, stored: nf4(64, true), bias: false, lora: Some((16, 0.0)) }
+            Case { shape, stored: nf4(64, true), bias: false, lora: Some((16, 0.0)) }
         };
         let linears = linears::upload_group(k, &columns.map(case), dtype);
         linears::forward_together(k, &linears, dtype);

@@ -2,7 +2,8 @@ use kernels::ops::{IGNORE, LinearCrossEntropy, Weight};
 use kernels::reference::{self, CrossEntropyInputs};
 use kernels::{Backend, Buffer, DType};
 
-use crate::linear::{Stored, fp4, in_integers, in_parts, nf4};
+use crate::arithmetic::{in_integers, in_parts};
+use crate::operands::{Stored, fp4, nf4};
 use crate::support::{FLOOR, Host, assert_close, assert_close_above, output, upload_u32};
 
 pub(crate) fn labels(tokens: usize, vocab: usize) -> Vec<u32> {

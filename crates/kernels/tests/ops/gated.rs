@@ -1,7 +1,7 @@
 use kernels::ops::{Activation, LinearBackward};
 use kernels::{Backend, DType, reference};
 
-use crate::linear::{self, Case, Operands, Stored, Uploaded};
+use crate::operands::{self, Case, Operands, Stored, Uploaded};
 use crate::results::bits;
 use crate::support::{Host, assert_close, output};
 
@@ -48,7 +48,7 @@ pub(crate) fn check_gated_backward<K: Backend>(k: &K, dtype: DType) {
 
 /// Bit by bit the linear's gradients for the gated product, and the gates' for that product's gradient.
 pub(crate) fn check_linear_of_gated_backward<K: Backend>(k: &K, dtype: DType) {
-    let nf4 = linear::nf4(64, true);
+    let nf4 = operands::nf4(64, true);
     let cases = [
         ((300, 72, 128), nf4, Some((16, 0.0))),
         ((70, 96, 192), nf4, Some((33, 0.3))),

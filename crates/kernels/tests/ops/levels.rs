@@ -5,7 +5,7 @@ use std::{env, fs};
 
 use kernels::{Backend, Cpu, CpuLevel, DType, Error, MemoryKind};
 
-use crate::{attention, child, linear, results};
+use crate::{attention, child, operands, results};
 
 /// All checks of the CPU backend on a level, unless that is this process's or not there.
 fn check(level: CpuLevel) {
@@ -39,9 +39,9 @@ fn checks_pass_on_avx512() {
 /// The level and results of products of more rows than are multiplied one by one.
 fn products() -> String {
     let cpu = &Cpu::new();
-    let linears = [linear::nf4(64, true), linear::Stored::Dense(DType::F32)].map(|stored| {
+    let linears = [operands::nf4(64, true), operands::Stored::Dense(DType::F32)].map(|stored| {
         let case =
-            linear::Case { shape: (130, 203, 700), stored, bias: true, lora: Some((5, 0.1)) };
+            operands::Case { shape: (130, 203, 700), stored, bias: true, lora: Some((5, 0.1)) };
         results::of_linear(cpu, case, DType::F32)
     });
     let case = attention::Case::new((6, 2, 40), &[(70, 70), (33, 90)], Some(50), None);

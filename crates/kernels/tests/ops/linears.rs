@@ -6,7 +6,8 @@ use std::iter;
 use kernels::ops::{LinearBackward, LinearInto};
 use kernels::{Backend, Cpu, DType, Error, reference};
 
-use crate::linear::{Case, Operands, Stored, Uploaded, assert_rounded, fp4, nf4};
+use crate::operands::{Case, Operands, Stored, Uploaded, fp4, nf4};
+use crate::rounding::assert_rounded;
 use crate::support::{Host, assert_close_product, rounded};
 
 /// Rows, depth, and linears that read them.

@@ -2,6 +2,7 @@
 //! against finite differences.
 
 mod amx;
+mod arithmetic;
 mod attention;
 mod child;
 #[cfg(feature = "cuda")]
@@ -19,6 +20,7 @@ mod levels;
 mod linear;
 mod linears;
 mod memory;
+mod operands;
 mod optimizer;
 #[cfg(feature = "cuda")]
 mod orders;
@@ -26,6 +28,7 @@ mod quantize;
 mod results;
 mod rms_norm;
 mod rope;
+mod rounding;
 #[cfg(feature = "cuda")]
 mod routes;
 mod support;
@@ -41,11 +44,15 @@ macro_rules! checks {
                 rms_norm::check_rms_norm, rms_norm::check_add_rms_norm, rms_norm::check_rms_norm_backward,
                 rope::check_rope,
                 gated::check_gated, gated::check_gated_backward, gated::check_linear_of_gated_backward,
-                linear::check_linear, linear::check_linear_backward,
-                linear::check_tiled_linear, linears::check_linears, linears::check_linears_backward, linears::check_linears_backward_rounds_once, linears::check_inputs_that_differ, linear::check_linear_of_identity, linear::check_ragged_linear, linear::check_linear_of_few_rows, linear::check_few_rows_round_alike, linear::check_linear_accumulates, linear::check_linear_rounds_once, linear::check_adapter_precision,
-                attention::check_attention, attention::check_decode_attention, attention::check_decode_attention_of_nan, attention::check_attention_of_nan,
-                attention::check_attention_backward,
-                attention::check_shared_keys,
+                linear::check_linear, linear::check_linear_backward, linear::check_linear_accumulates,
+                linear::check_tiled_linear, linear::check_ragged_linear, linear::check_linear_of_few_rows,
+                linears::check_linears, linears::check_linears_backward, linears::check_inputs_that_differ,
+                linears::check_linears_backward_rounds_once,
+                rounding::check_linear_of_identity, rounding::check_few_rows_round_alike,
+                rounding::check_linear_rounds_once, rounding::check_adapter_precision,
+                attention::check_attention, attention::check_attention_backward, attention::check_shared_keys,
+                attention::check_decode_attention, attention::check_decode_attention_of_nan,
+                attention::check_attention_of_nan,
                 cross_entropy::check_cross_entropy, cross_entropy::check_cross_entropy_of_nan,
                 cross_entropy::check_cross_entropy_of_confident_tokens,
                 optimizer::check_squared_norm, optimizer::check_adamw, optimizer::check_adamw_8bit,

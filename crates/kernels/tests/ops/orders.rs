@@ -6,11 +6,11 @@ use std::fs;
 
 use kernels::{Backend, DType};
 
-use crate::{attention, child, linear, results};
+use crate::{attention, child, operands, results};
 
 /// Results of each family of kernels on ragged shapes, a line each.
 fn all<K: Backend>(k: &K) -> String {
-    let (nf4, dense) = (linear::nf4(64, true), linear::Stored::Dense);
+    let (nf4, dense) = (operands::nf4(64, true), operands::Stored::Dense);
     let linears = [
         ((130, 200, 192), nf4, (16, 0.1)),
         ((63, 136, 128), nf4, (8, 0.1)),
@@ -21,7 +21,7 @@ fn all<K: Backend>(k: &K) -> String {
         ((37, 70, 45), dense(DType::F32), (3, 0.1)),
     ]
     .map(|(shape, stored, lora)| {
-        let case = linear::Case { shape, stored, bias: true, lora: Some(lora) };
+        let case = operands::Case { shape, stored, bias: true, lora: Some(lora) };
         results::of_linear(k, case, DType::Bf16)
     });
     let prefill: &[_] = &[(65, 130), (1, 1), (63, 63)];

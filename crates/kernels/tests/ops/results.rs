@@ -7,7 +7,7 @@ use kernels::ops::{
 use kernels::{Backend, Buffer, DType};
 
 use crate::support::{Host, output, upload_u32};
-use crate::{attention, cross_entropy, linear, optimizer, rope};
+use crate::{attention, cross_entropy, operands, optimizer, rope};
 
 /// Bits of results, by name.
 pub(crate) type Bits = Vec<(&'static str, Vec<u32>)>;
@@ -23,11 +23,11 @@ pub(crate) fn hash(words: &[u32]) -> u64 {
 }
 
 /// Of a linear with an adapter, forward and backward.
-pub(crate) fn of_linear<K: Backend>(k: &K, case: linear::Case, dtype: DType) -> Bits {
+pub(crate) fn of_linear<K: Backend>(k: &K, case: operands::Case, dtype: DType) -> Bits {
     let (m, n, depth) = case.shape;
     let (r, _) = case.lora.unwrap();
     let zeros = |len| Host::new(DType::F32, vec![0.0; len]).upload(k);
-    let uploaded = linear::Operands::new(case, dtype).upload(k);
+    let uploaded = operands::Operands::new(case, dtype).upload(k);
     let (y, xa) = uploaded.forward(k, dtype);
     let dy = Host::normal(dtype, 6, m * n).upload(k);
     let mut dx = output(k, dtype, m * depth);

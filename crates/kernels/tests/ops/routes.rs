@@ -3,8 +3,9 @@
 use kernels::ops::LinearGrads;
 use kernels::{Backend, Cuda, DType, Route, RouteEntry, Routes};
 
-use crate::linear::{Case, Operands, check_case, fp4, nf4};
+use crate::linear::check_case;
 use crate::linears::{forward_together, upload_group};
+use crate::operands::{Case, Operands, fp4, nf4};
 use crate::support::{Host, output};
 
 fn always(n: usize, k: usize, route: Route) -> Cuda {

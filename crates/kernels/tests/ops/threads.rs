@@ -3,7 +3,7 @@
 use kernels::{Cpu, DType};
 
 use crate::results::{self, Bits};
-use crate::{attention, linear, linears};
+use crate::{attention, linears, operands};
 
 /// The results of `run`, the same in pools of 1, 2 and 3 threads, again, and of more than there are tasks.
 fn check(run: impl Fn(&Cpu, DType) -> Bits + Sync) {
@@ -22,17 +22,17 @@ fn check(run: impl Fn(&Cpu, DType) -> Bits + Sync) {
 
 #[test]
 fn linear() {
-    let dense = linear::Stored::Dense;
+    let dense = operands::Stored::Dense;
     for (stored, shape, r) in [
-        (linear::nf4(64, true), (700, 450, 300), 8),
-        (linear::nf4(64, true), (700, 450, 640), 8),
-        (linear::nf4(64, true), (3, 500, 300), 8),
-        (linear::nf4(64, true), (40, 1_200, 1_100), 4),
+        (operands::nf4(64, true), (700, 450, 300), 8),
+        (operands::nf4(64, true), (700, 450, 640), 8),
+        (operands::nf4(64, true), (3, 500, 300), 8),
+        (operands::nf4(64, true), (40, 1_200, 1_100), 4),
         (dense(DType::F32), (300, 450, 300), 8),
         (dense(DType::Bf16), (300, 450, 300), 8),
         (dense(DType::Bf16), (700, 450, 640), 8),
     ] {
-        let case = linear::Case { shape, stored, bias: true, lora: Some((r, 0.1)) };
+        let case = operands::Case { shape, stored, bias: true, lora: Some((r, 0.1)) };
         check(|cpu, dtype| results::of_linear(cpu, case, dtype));
     }
 }
