@@ -15,6 +15,7 @@
 //! Rejected: packing the left side (mostly a tenth slower on AVX2).
 
 mod few;
+mod grid;
 pub(super) mod int16;
 mod kernel;
 mod mat;

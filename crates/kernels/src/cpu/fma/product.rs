@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::grid::{BLOCK, grid};
 use super::kernel::Kernels;
 use super::panel::{Panel, Source};
 use super::strips::{Out, strips};
@@ -15,14 +16,6 @@ use crate::cpu::team;
 use crate::cpu::tiles::{Tile, tiles};
 use crate::cpu::view::{FloatMut, FloatRef};
 
-/// Most columns of a task: with [`DEPTH`] a panel of 432 KiB.
-const COLS: usize = 192;
-/// Most rows of a task: each fills its panels itself.
-const ROWS: usize = 1024;
-/// Fewest rows of a task that there are more of than threads.
-const FEWEST_ROWS: usize = 256;
-/// Rows that are widened, and finished, at a time.
-const BLOCK: usize = 32;
 /// Rows that lie a multiple of this many elements apart share a set of the L1 cache.
 const COLLIDE: usize = 1024;
 
@@ -98,8 +91,9 @@ pub(in crate::cpu) fn multiply(
         return;
     }
     let m = out.len() / cols;
-    let width = cols.div_ceil(cols.div_ceil(COLS)).next_multiple_of(64);
-    let height = height(m, cols.div_ceil(width));
+    // Rows of a weight are read by whole runs.
+    let unit = if terms.iter().all(|term| term.right.transposed) { RUN / 2 } else { RUN };
+    let (height, width) = grid((m, cols), unit, rayon::current_num_threads());
     let product = Product { kernels: Kernels::get(), terms, cols };
     team::for_each(tiles(out, cols, 0..cols, height, width), |tile| {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -108,19 +102,6 @@ pub(in crate::cpu) fn multiply(
             });
         });
     });
-}
-
-/// Rows of a task: whole blocks, as many as leave equal shares to the threads. Results do not depend on it.
-fn height(m: usize, tasks_of_cols: usize) -> usize {
-    let threads = rayon::current_num_threads();
-    let even = |parts: &usize| {
-        let tasks = parts * tasks_of_cols;
-        tasks.is_multiple_of(threads) || tasks >= 8 * threads
-    };
-    let fewest = m.div_ceil(ROWS);
-    let most = m.div_ceil(FEWEST_ROWS).max(fewest);
-    let parts = (fewest..=most).find(even).unwrap_or(most);
-    m.div_ceil(parts).next_multiple_of(BLOCK)
 }
 
 struct Product<'a> {
