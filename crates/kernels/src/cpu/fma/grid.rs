@@ -9,7 +9,7 @@ pub(super) const BLOCK: usize = 32;
 /// Rows that take as long as filling the panel they pass by, whatever its width: 25 to 40, measured on AVX2.
 const FILL: usize = 32;
 /// Columns that take as long as what a row costs besides, whatever their number. With none, panels are cut where rows
-/// might be, and products of 1,024 rows take 3 to 12 % longer.
+/// might be, and products of 1,024 rows take up to an eighth longer.
 const PASS: usize = 16;
 
 /// Rows, whole blocks, and columns, a multiple of `unit`, of the tasks that are soonest done by threads that take as
