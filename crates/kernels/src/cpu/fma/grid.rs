@@ -12,8 +12,8 @@ const FILL: usize = 32;
 /// might be, and products of 1,024 rows take up to an eighth longer.
 const PASS: usize = 16;
 
-/// Rows, whole blocks, and columns, a multiple of `unit`, of the tasks that are soonest done by threads that take as
-/// many each. Results do not depend on it.
+/// Rows, whole blocks, and columns, a multiple of `unit` or all, of the tasks that are soonest done by threads that
+/// take as many each. Results do not depend on it.
 pub(super) fn grid((m, cols): (usize, usize), unit: usize, threads: usize) -> (usize, usize) {
     let fewest = m.div_ceil(ROWS);
     // Beyond some tasks for each thread, shares are about equal anyway.
